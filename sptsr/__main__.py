@@ -1,0 +1,6 @@
+"""`python -m sptsr` is the same as the console script `sptsr`."""
+
+from sptsr.cli import main
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Networks: backbones, units, and `SPTNet`, which joins them. Tensors only, no priors or data."""

@@ -1,0 +1,131 @@
+"""The adapter file: what was trained, and what is needed to rebuild it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sptsr.archs.spt_arch import SPTNet
+from sptsr.errors import UserError
+from sptsr.files import write_atomic
+from sptsr.version import __version__
+
+_FORMAT = 'sptsr-adapter-1'
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A read adapter.
+
+    Attributes:
+        params: tensors of stem and units by name.
+        params_ema: their moving average, or None.
+        network_g: the options that the network was built from.
+        backbone_sha256: digest of the backbone's tensors (see `state_digest`).
+        iteration: training iterations it has seen.
+        version: of the sptsr that wrote it.
+    """
+
+    params: dict[str, Tensor]
+    params_ema: dict[str, Tensor] | None
+    network_g: dict[str, Any]
+    backbone_sha256: str
+    iteration: int
+    version: str
+
+
+def save_adapter(
+    path: str | os.PathLike[str],
+    net: SPTNet,
+    network_g: Mapping[str, Any],
+    iteration: int,
+    params_ema: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes the adapter of a network atomically, as safetensors; the backbone is not in it."""
+    tensors = {f'params.{name}': value for name, value in net.adapter_state().items()}
+    if params_ema is not None:
+        tensors |= {f'params_ema.{name}': value for name, value in params_ema.items()}
+    metadata = {
+        'format': _FORMAT,
+        'network_g': json.dumps(network_g),
+        'backbone_sha256': net.backbone_digest(),
+        'iteration': str(iteration),
+        'sptsr': __version__,
+    }
+    # clone: safetensors refuses tensors that share storage, and channels-last ones must become plain
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(plain, temporary, metadata))
+
+
+def read_adapter(path: str | os.PathLike[str]) -> Adapter:
+    """Reads an adapter file; raises UserError when it is missing, damaged, or something else."""
+    if not Path(path).is_file():
+        raise UserError(f'{path}: no such file; check the path of the adapter')
+    try:
+        with safe_open(path, framework='pt', device='cpu') as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f'{path}: not a readable adapter ({error}); it is a .safetensors written by sptsr') from error
+    if metadata.get('format') != _FORMAT:
+        raise UserError(f"{path}: not an adapter of this format ({_FORMAT}), but '{metadata.get('format')}'")
+    groups: dict[str, dict[str, Tensor]] = {'params': {}, 'params_ema': {}}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition('.')
+        groups[group][rest] = tensor
+    return Adapter(
+        params=groups['params'],
+        params_ema=groups['params_ema'] or None,
+        network_g=json.loads(metadata['network_g']),
+        backbone_sha256=metadata['backbone_sha256'],
+        iteration=int(metadata['iteration']),
+        version=metadata['sptsr'],
+    )
+
+
+def load_adapter(net: SPTNet, path: str | os.PathLike[str], ema: bool = True) -> Adapter:
+    """Loads an adapter file into a network that has the same backbone, weights, sites and unit.
+
+    Args:
+        net: where to.
+        path: the file.
+        ema: take the moving average when the file has one.
+
+    Raises:
+        UserError: trained for another backbone or other weights, or tensors that do not fit.
+    """
+    adapter = read_adapter(path)
+    if adapter.backbone_sha256 != net.backbone_digest():
+        was = adapter.network_g.get('backbone', {}).get('type', 'unknown')
+        weights = adapter.network_g.get('backbone_weights')
+        raise UserError(
+            f'{path}: the adapter was trained for {was} with the weights {weights}, and this backbone holds others; '
+            'set backbone and backbone_weights to those it was trained for'
+        )
+    params = adapter.params_ema if ema and adapter.params_ema is not None else adapter.params
+    load_params(net, params, path)
+    return adapter
+
+
+@torch.no_grad()
+def load_params(net: SPTNet, params: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Copies adapter tensors into a network; raises UserError unless names and shapes are the same."""
+    own = net.adapter_state()
+    different = sorted(own.keys() ^ params.keys())
+    different += sorted(n for n in own.keys() & params.keys() if own[n].shape != params[n].shape)
+    if different:
+        raise UserError(
+            f"{path}: the adapter's tensors do not fit ({len(different)} differ, such as '{different[0]}'); "
+            'set sites, unit and num_masks to those it was trained with'
+        )
+    for name, value in own.items():
+        value.copy_(params[name])

@@ -1,0 +1,110 @@
+"""SPT units: the trainable parts that sit at the sites of a frozen backbone."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sptsr.registry import UNIT_REGISTRY, register
+
+
+class SPTUnit(nn.Module):
+    """What every unit is: refines a feature with the prior representation.
+
+    A subclass takes `channels` (of the feature at its site) and `width` first, its own
+    options after them by keyword, and registers itself in `UNIT_REGISTRY`.
+
+    Attributes:
+        uses_masks: whether the network must be given masks.
+    """
+
+    uses_masks: ClassVar[bool] = True
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.width = width
+
+    @classmethod
+    def make_stem(cls, in_channels: int, num_masks: int, width: int) -> nn.Module:
+        """Returns the stem: [B, in_channels + num_masks, h, w] to S0 [B, width, h, w].
+
+        S0 = conv3x3(LeakyReLU(conv3x3([LQ, masks]))).
+        """
+        return nn.Sequential(
+            nn.Conv2d(in_channels + num_masks, width, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    @classmethod
+    def stem_input(cls, lq: Tensor, masks: Tensor | None, num_masks: int) -> Tensor:
+        """Returns what the stem sees, [B, C + num_masks, h, w]."""
+        assert masks is not None
+        return torch.cat([lq, masks.to(lq.dtype)], dim=1)
+
+    def forward(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Refines F [B, C, h, w] with S [B, width, h, w]; returns F' and S' of the same shapes."""
+        raise NotImplementedError
+
+
+@register(UNIT_REGISTRY)
+class ModulationUnit(SPTUnit):
+    """The default unit: a scale and a shift for each pixel and channel.
+
+        S' = S + g(concat(q(F), S))
+        gamma, beta = split(o(LeakyReLU(S')))
+        F' = F (1 + gamma) + beta
+
+    with q a 1x1 convolution to `width` channels, g a 1x1 convolution, LeakyReLU and a depthwise
+    3x3 convolution, and o a 1x1 convolution to 2C channels that starts at zero, so that an
+    untrained unit changes nothing, bit for bit.
+
+    The idea is that of "A Dive into SAM Prior in Image Restoration" (arXiv 2305.13620): a light,
+    plug-in unit, the only trainable part, fed with the masks that SAM finds in the LQ image. Its
+    published text does not fix every layer; this arrangement of layers is ours, not the paper's.
+
+    Args:
+        channels: C, of the feature at the site.
+        width: channels of the prior representation.
+    """
+
+    def __init__(self, channels: int, width: int = 16) -> None:
+        super().__init__(channels, width)
+        self.query = nn.Conv2d(channels, width, 1)
+        self.mix = nn.Sequential(
+            nn.Conv2d(2 * width, width, 1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(width, width, 3, padding=1, groups=width),
+        )
+        self.act = nn.LeakyReLU(0.1)
+        self.out = nn.Conv2d(width, 2 * channels, 1)
+        nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        prior = prior + self.mix(torch.cat([self.query(features), prior], dim=1))
+        gamma, beta = self.out(self.act(prior)).to(features.dtype).chunk(2, dim=1)
+        # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
+        return torch.addcmul(features + beta, features, gamma), prior
+
+
+@register(UNIT_REGISTRY)
+class PlainUnit(ModulationUnit):
+    """The control: a `ModulationUnit` that never sees a mask.
+
+    Layers, parameter count and cost are exactly those of `ModulationUnit`. Where the stem would
+    read the masks it reads the LQ image's own channels over and over, so every weight is alive
+    and none knows of a region. What a `ModulationUnit` gains over it, masks gave.
+    """
+
+    uses_masks: ClassVar[bool] = False
+
+    @classmethod
+    def stem_input(cls, lq: Tensor, masks: Tensor | None, num_masks: int) -> Tensor:
+        channels = lq.shape[1]
+        repeated = torch.arange(channels + num_masks, device=lq.device) % channels
+        return lq[:, repeated]

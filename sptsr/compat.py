@@ -1,0 +1,105 @@
+"""The one place that knows what is broken upstream and patches it.
+
+Each patch says which line of BasicSR 1.4.2 it mends; `docs/upstream.md` has the
+list with the tests. `apply()` runs when `sptsr` is imported. It imports nothing
+heavy: the patches are applied when the module concerned is first imported.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+_FUNCTIONAL_TENSOR = 'torchvision.transforms.functional_tensor'
+_FILE_CLIENT = 'basicsr.utils.file_client'
+
+
+def apply() -> None:
+    """Makes `import basicsr` work and its LMDB client safe. May be called again."""
+    if not any(isinstance(finder, _UpstreamFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _UpstreamFinder())
+    if _FILE_CLIENT in sys.modules:
+        _patch_file_client(sys.modules[_FILE_CLIENT])
+
+
+class _UpstreamFinder(importlib.abc.MetaPathFinder):
+    """Finds the removed torchvision module, and patches BasicSR's file client as it loads."""
+
+    _busy = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if self._busy or fullname not in (_FUNCTIONAL_TENSOR, _FILE_CLIENT):
+            return None
+        self._busy = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._busy = False
+        if fullname == _FUNCTIONAL_TENSOR:
+            # torchvision 0.15 and older still have it.
+            return spec or importlib.machinery.ModuleSpec(fullname, _FunctionalTensorLoader())
+        if spec is not None and spec.loader is not None:
+            spec.loader = _FileClientLoader(spec.loader)
+        return spec
+
+
+class _FunctionalTensorLoader(importlib.abc.Loader):
+    """basicsr/data/degradations.py:8 imports a module that torchvision 0.17 removed."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        from torchvision.transforms.functional import rgb_to_grayscale
+
+        module.__dict__['rgb_to_grayscale'] = rgb_to_grayscale
+
+
+class _FileClientLoader(importlib.abc.Loader):
+    """Loads basicsr/utils/file_client.py as it is, then patches its LMDB backend."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        _patch_file_client(module)
+
+
+def _patch_file_client(module: Any) -> None:
+    module.LmdbBackend.__init__ = _lmdb_backend_init
+    module.LmdbBackend.get = _lmdb_backend_get
+
+
+def _lmdb_backend_init(
+    self: Any, db_paths: str | list[str], client_keys: str | list[str] = 'default', **kwargs: Any
+) -> None:
+    """file_client.py:112 opens an environment for each dataset: lmdb 3.0 refuses the second one
+    of a path, and none survives a pickle. Keep the paths here, the environments per process."""
+    del kwargs  # readonly, lock, readahead: a reader is always read-only and without a lock
+    paths = [db_paths] if isinstance(db_paths, str | os.PathLike) else list(db_paths)
+    keys = [client_keys] if isinstance(client_keys, str) else list(client_keys)
+    if len(paths) != len(keys):
+        raise ValueError(f'client_keys and db_paths differ in length: {len(keys)} and {len(paths)}')
+    self.db_paths = [str(path) for path in paths]
+    self._client = dict(zip(keys, self.db_paths, strict=True))
+
+
+def _lmdb_backend_get(self: Any, filepath: Any, client_key: str) -> bytes:
+    """img_util.py:127 turns a missing key (None) into a TypeError without a name."""
+    from sptsr.errors import UserError
+    from sptsr.lmdb_env import open_reader
+
+    with open_reader(self._client[client_key]).begin() as transaction:
+        value = transaction.get(str(filepath).encode())
+    if value is None:
+        raise UserError(f"{self._client[client_key]}: no entry '{filepath}'; make the LMDB again from its images")
+    return value

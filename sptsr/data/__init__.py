@@ -1,0 +1,1 @@
+"""Data: LQ and GT images with priors, loaders, and the making of sets."""

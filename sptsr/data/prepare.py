@@ -1,0 +1,167 @@
+"""Making training and test sets: LR images, sub-images, BasicSR LMDBs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+
+from sptsr.data.resize import imresize
+from sptsr.errors import UserError
+from sptsr.files import write_text
+from sptsr.images import RGB, ImageFolder, decode_rgb, encode_png, image_digest, write_png
+from sptsr.progress import bar
+
+_FIRST_MAP_BYTES = 1 << 26
+
+
+def prepare(
+    images: ImageFolder,
+    out: str | os.PathLike[str],
+    scale: int,
+    mod_crop: bool = False,
+    sub_image: int = 0,
+    step: int = 0,
+    as_lmdb: bool = False,
+) -> int:
+    """Writes `OUT/GTx{scale}` and `OUT/LRx{scale}` (or the same with `.lmdb`), key by key.
+
+    What is there and whole is kept, so a run that was cut off goes on.
+
+    Args:
+        images: GT images.
+        out: folder of the set.
+        scale: 2, 3, 4, ...; the LR images are MATLAB's bicubic of the GT images.
+        mod_crop: cut right and bottom to a multiple of the scale instead of refusing other sizes.
+        sub_image: cut squares of this side (in GT pixels) named `KEY_s001`, ...; 0 keeps images whole.
+        step: distance of two sub-images; 0 for `sub_image`.
+        as_lmdb: write BasicSR LMDBs instead of folders.
+
+    Returns:
+        number of pairs in the set.
+
+    Raises:
+        UserError: an image that is no multiple of the scale (before anything is written), or is
+            smaller than a sub-image.
+    """
+    step = step or sub_image
+    if scale < 1 or sub_image < 0 or step < 0 or sub_image % scale or step % scale:
+        raise UserError(
+            f'data prepare: scale {scale}, sub-image {sub_image} and step {step} do not go together; '
+            'sub-image and step must be multiples of the scale'
+        )
+    _check_sizes(images, scale, mod_crop, sub_image)
+    suffix = '.lmdb' if as_lmdb else ''
+    writer = _LmdbFolder if as_lmdb else _DiskFolder
+    gt, lr = (writer(Path(out) / f'{kind}x{scale}{suffix}') for kind in ('GT', 'LR'))
+    count = 0
+    try:
+        with bar(len(images), 'prepare') as progress:
+            for key in images.keys:
+                for name, image in _cuts(key, images.read(key), scale, sub_image, step):
+                    if not gt.holds(name, image):
+                        gt.put(name, image)
+                    small = imresize(image, 1 / scale)
+                    if not lr.holds(name, small):
+                        lr.put(name, small)
+                    count += 1
+                progress.update()
+        gt.finish()
+        lr.finish()
+    finally:
+        gt.close()
+        lr.close()
+    return count
+
+
+def _check_sizes(images: ImageFolder, scale: int, mod_crop: bool, sub_image: int) -> None:
+    for key in images.keys:
+        height, width = images.read(key).shape[:2]
+        if not mod_crop and (height % scale or width % scale):
+            raise UserError(
+                f'{images.name(key)}: {height}x{width} is no multiple of {scale} (height x width); '
+                'cut it, or say --mod-crop to cut right and bottom'
+            )
+        if min(height, width) < max(scale, sub_image):
+            raise UserError(f'{images.name(key)}: {height}x{width} is smaller than {max(scale, sub_image)}; remove it')
+
+
+def _cuts(key: str, image: RGB, scale: int, sub_image: int, step: int) -> Iterator[tuple[str, RGB]]:
+    height, width = (side - side % scale for side in image.shape[:2])
+    image = image[:height, :width]
+    if not sub_image:
+        yield key, image
+        return
+    number = 0
+    for top in _starts(height, sub_image, step):
+        for left in _starts(width, sub_image, step):
+            number += 1
+            yield f'{key}_s{number:03d}', image[top : top + sub_image, left : left + sub_image]
+
+
+def _starts(length: int, size: int, step: int) -> list[int]:
+    """Returns where windows begin; the last one ends at the image's border, as in BasicSR's script."""
+    starts = list(range(0, length - size + 1, step))
+    return starts if starts[-1] + size == length else [*starts, length - size]
+
+
+class _DiskFolder:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def holds(self, key: str, image: RGB) -> bool:
+        path = self.root / f'{key}.png'
+        if not path.exists():
+            return False
+        if image_digest(decode_rgb(path.read_bytes(), str(path))) != image_digest(image):
+            raise UserError(f'{path}: is there with other content; choose another folder for the set')
+        return True
+
+    def put(self, key: str, image: RGB) -> None:
+        write_png(self.root / f'{key}.png', image)
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _LmdbFolder:
+    """A BasicSR LMDB. `meta_info.txt` comes last, so an unfinished one is known as such."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if (root / 'meta_info.txt').exists():
+            raise UserError(f'{root}: is there already; remove it, or choose another folder')
+        if root.exists():
+            if {entry.name for entry in root.iterdir()} - {'data.mdb', 'lock.mdb'}:
+                raise UserError(f'{root}: holds other things than an LMDB; choose another folder')
+            shutil.rmtree(root)  # what a kill left behind
+        root.mkdir(parents=True)
+        self.env = lmdb.open(str(root), map_size=_FIRST_MAP_BYTES, metasync=False)
+        self.lines: dict[str, str] = {}
+
+    def holds(self, key: str, image: RGB) -> bool:
+        del image
+        return key in self.lines
+
+    def put(self, key: str, image: RGB) -> None:
+        content = encode_png(image, 1)
+        while True:
+            try:
+                with self.env.begin(write=True) as transaction:
+                    transaction.put(key.encode(), content)
+                break
+            except lmdb.MapFullError:
+                self.env.set_mapsize(2 * self.env.info()['map_size'])
+        height, width, channels = image.shape
+        self.lines[key] = f'{key}.png ({height},{width},{channels}) 1'
+
+    def finish(self) -> None:
+        self.env.sync(True)
+        write_text(self.root / 'meta_info.txt', '\n'.join(self.lines[key] for key in sorted(self.lines)) + '\n')
+
+    def close(self) -> None:
+        self.env.close()

@@ -1,0 +1,66 @@
+"""Crop, flip and rotation that move LQ, GT and prior together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sptsr.images import RGB
+from sptsr.priors.prior import Prior
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One aligned training or test example.
+
+    Attributes:
+        lq: uint8 [h, w, 3], RGB.
+        gt: uint8 [scale h, scale w, 3], RGB.
+        prior: of `lq`, [h, w]; None where no prior is used.
+    """
+
+    lq: RGB
+    gt: RGB
+    prior: Prior | None
+
+    def crop(self, top: int, left: int, height: int, width: int, scale: int) -> Sample:
+        """Returns the window of these LQ coordinates, in LQ pixels."""
+        return Sample(
+            self.lq[top : top + height, left : left + width],
+            self.gt[top * scale : (top + height) * scale, left * scale : (left + width) * scale],
+            self.prior.crop(top, left, height, width) if self.prior else None,
+        )
+
+    def flip(self, axis: int) -> Sample:
+        """Flips along an axis: 0 vertically, 1 horizontally."""
+        prior = self.prior.flip(axis) if self.prior else None
+        return Sample(np.flip(self.lq, axis), np.flip(self.gt, axis), prior)
+
+    def transpose(self) -> Sample:
+        """Exchanges height and width."""
+        prior = self.prior.transpose() if self.prior else None
+        return replace(self, lq=self.lq.transpose(1, 0, 2), gt=self.gt.transpose(1, 0, 2), prior=prior)
+
+
+def random_crop(sample: Sample, lq_size: int, scale: int, rng: np.random.Generator) -> Sample:
+    """Cuts a square of `lq_size` LQ pixels; the image must be at least that large."""
+    height, width = sample.lq.shape[:2]
+    top = int(rng.integers(height - lq_size + 1))
+    left = int(rng.integers(width - lq_size + 1))
+    return sample.crop(top, left, lq_size, lq_size, scale)
+
+
+def augment(sample: Sample, hflip: bool, rotate: bool, rng: np.random.Generator) -> Sample:
+    """Flips horizontally, and rotates by quarters (as a vertical flip and a transposition), each at 1/2.
+
+    The draws are made whatever the switches are, so one switch does not move the other's outcome.
+    """
+    draws = rng.random(3) < 0.5
+    if hflip and draws[0]:
+        sample = sample.flip(1)
+    if rotate and draws[1]:
+        sample = sample.flip(0)
+    if rotate and draws[2]:
+        sample = sample.transpose()
+    return sample

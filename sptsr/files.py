@@ -1,0 +1,99 @@
+"""Files that are either whole or not there, and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sptsr.errors import UserError
+
+
+def write_atomic(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
+    """Writes a file so that its final name never holds a torn version of it.
+
+    The content goes to a temporary file beside it, which is fsynced and renamed;
+    then the folder is fsynced. A temporary file left by a kill starts with ``.tmp-``.
+
+    Args:
+        path: final name; its folder is created.
+        write: is called with the temporary name and writes the content there.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, temporary = tempfile.mkstemp(prefix='.tmp-', suffix=path.suffix, dir=path.parent)
+        os.close(fd)
+        os.chmod(temporary, 0o666 & ~_umask())
+        write(temporary)
+        with open(temporary, 'rb') as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        _fsync_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f'{path}: cannot write it ({reason}); free space or choose another folder') from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes bytes atomically."""
+
+    def write(temporary: str) -> None:
+        with open(temporary, 'wb') as handle:
+            handle.write(content)
+
+    write_atomic(path, write)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes JSON atomically, indented, with a final newline; NaN and Infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Returns the hexadecimal sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, 'rb') as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise UserError(f'{path}: cannot read it ({error.strerror}); check the path') from error
+    return digest.hexdigest()
+
+
+def remove_temporaries(folder: str | os.PathLike[str]) -> None:
+    """Removes what writers killed in `folder` left behind; call it with no writer alive."""
+    for leftover in Path(folder).glob('.tmp-*'):
+        leftover.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+def _fsync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,53 @@
+"""LMDB environments for reading, opened once a process.
+
+lmdb 3.0 refuses to open one path twice in a process, and an environment must not
+cross a fork or a pickle. BasicSR opens one for each dataset (file_client.py:112),
+so a set shared by train and val, or by a forked worker, dies. Here environments
+are cached by path and closed in a forked child, which opens its own; nothing that holds one is ever pickled.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import lmdb
+
+from sptsr.errors import UserError
+
+_environments: dict[str, lmdb.Environment] = {}
+
+
+def open_reader(path: str | os.PathLike[str]) -> lmdb.Environment:
+    """Returns this process's read-only environment of the LMDB folder `path`.
+
+    Raises:
+        UserError: the folder is missing or holds no LMDB.
+    """
+    real = os.path.realpath(path)
+    if real not in _environments:
+        if not (Path(real) / 'data.mdb').is_file():
+            raise UserError(f'{path}: no LMDB here (data.mdb is missing); check the path')
+        try:
+            _environments[real] = lmdb.open(
+                real, readonly=True, lock=False, readahead=False, meminit=False, max_readers=512, max_dbs=4
+            )
+        except lmdb.Error as error:
+            raise UserError(f'{path}: not a readable LMDB ({error}); make it again') from error
+    return _environments[real]
+
+
+def close_reader(path: str | os.PathLike[str]) -> None:
+    """Closes this process's reader of `path`, if any, so that a writer may open it."""
+    environment = _environments.pop(os.path.realpath(path), None)
+    if environment is not None:
+        environment.close()
+
+
+def _close_inherited() -> None:
+    """In a forked child: lmdb counts the parent's environments as open here until they are closed."""
+    while _environments:
+        _environments.popitem()[1].close()
+
+
+os.register_at_fork(after_in_child=_close_inherited)

@@ -1,0 +1,1 @@
+"""Models: what trains and evaluates a network."""

@@ -1,0 +1,228 @@
+"""SPTModel: tunes the units of an SPTNet, and evaluates any network."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.models.base_model import BaseModel
+from torch import Tensor
+
+from sptsr import logs
+from sptsr.archs.adapter import load_adapter, load_params, save_adapter
+from sptsr.archs.spt_arch import SPTNet
+from sptsr.archs.weights import load_strictly, read_weights
+from sptsr.errors import UserError
+from sptsr.priors.prior import PriorBatch
+from sptsr.registry import MODEL_REGISTRY, register
+from sptsr.report.metrics import Results, evaluate
+from sptsr.schema import find_optimizer, find_scheduler
+from sptsr.sizing import restore_padded, restore_tiled
+
+
+@register(MODEL_REGISTRY)
+class SPTModel(BaseModel):
+    """A network with what trains and evaluates it, in BasicSR's form.
+
+    An `SPTNet` is tuned: only stem and units learn, and checkpoints hold only them. Any other
+    registered network can be evaluated.
+
+    Args:
+        opt: complete options (see `sptsr.options.load_options`).
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        super().__init__(opt)
+        self.net_g = build_network(deepcopy(opt['network_g'])).to(self.device)
+        load_path = opt['path'].get('pretrain_network_g')
+        if load_path is not None:
+            self._load(load_path)
+        self.net_g.eval()
+        self.params_ema: dict[str, Tensor] = {}
+        self.best_metric_results: dict[str, Any] = {}
+        self.validation_results: dict[str, Results] = {}
+        self.log_dict: OrderedDict[str, float] = OrderedDict()
+        if self.is_train:
+            self.init_training_settings()
+
+    def _load(self, path: str) -> None:
+        if isinstance(self.net_g, SPTNet):
+            load_adapter(self.net_g, path)
+        else:
+            load_strictly(self.net_g, read_weights(path, self.opt['path'].get('param_key_g')), path)
+
+    @property
+    def net(self) -> SPTNet:
+        """The network as an SPTNet; raises UserError when it is none."""
+        if not isinstance(self.net_g, SPTNet):
+            raise UserError('network_g: only an SPTNet is tuned; put the network into its backbone')
+        return self.net_g
+
+    def init_training_settings(self) -> None:
+        """Makes loss, optimiser, schedulers and moving average."""
+        train = self.opt['train']
+        self.net.train()
+        if train.get('channels_last'):
+            self.net_g.to(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if train.get('channels_last') else torch.contiguous_format
+        self.autocast = train.get('precision', 'fp32') == 'bf16'
+        self.ema_decay = float(train.get('ema_decay', 0))
+        if self.ema_decay > 0:
+            self.params_ema = {name: value.detach().clone() for name, value in self.net.adapter_state().items()}
+        self.cri_pix = build_loss(train['pixel_opt']).to(self.device)
+
+        optim = dict(train['optim_g'])
+        self.optimizer_g = find_optimizer(optim.pop('type'))(self.net.adapter_parameters().values(), **optim)
+        self.optimizers = [self.optimizer_g]
+        schedule = dict(train['scheduler'])
+        self.schedulers = [find_scheduler(schedule.pop('type'))(self.optimizer_g, **schedule)]
+
+    def feed_data(self, data: dict[str, Any]) -> None:
+        """Moves a batch to the device and expands its priors there."""
+        self.lq = data['lq'].to(self.device, non_blocking=True)
+        self.gt = data['gt'].to(self.device, non_blocking=True) if 'gt' in data else None
+        self.masks: Tensor | None = None
+        if isinstance(self.net_g, SPTNet) and self.net_g.uses_masks and self.net_g.enabled:
+            prior = data.get('prior')
+            if not isinstance(prior, PriorBatch):
+                raise UserError(
+                    f'{data["lq_path"][0]}: the unit uses masks but this dataset has no prior; '
+                    'use PriorPairedImageDataset with dataroot_prior, or PlainUnit'
+                )
+            self.masks = prior.to(self.device, non_blocking=True).expand(self.net_g.num_masks)
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Makes one step on the batch that was fed."""
+        del current_iter
+        assert self.gt is not None
+        self.optimizer_g.zero_grad(set_to_none=True)
+        lq = self.lq.contiguous(memory_format=self.memory_format)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            output = self.net_g(lq, self.masks)
+        loss = self.cri_pix(output.float(), self.gt)
+        loss.backward()
+        self.optimizer_g.step()
+        self.log_dict = OrderedDict(l_pix=loss.item())
+        if self.ema_decay > 0:
+            self._update_ema()
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        for name, value in self.net.adapter_state().items():
+            average = self.params_ema[name]
+            if value.is_floating_point():
+                average.lerp_(value, 1 - self.ema_decay)
+            else:
+                average.copy_(value)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the network has the moving average of its adapter, if there is one."""
+        if not self.params_ema:
+            yield
+            return
+        own = {name: value.detach().clone() for name, value in self.net.adapter_state().items()}
+        load_params(self.net, self.params_ema, 'params_ema')
+        try:
+            yield
+        finally:
+            load_params(self.net, own, 'params')
+
+    @torch.inference_mode()
+    def restore(self, data: dict[str, Any]) -> Tensor:
+        """Returns the restored image of a batch, padded or tiled as the options say."""
+        self.feed_data(data)
+        scale = int(self.opt.get('scale', 1))
+        multiple = self.net_g.multiple if isinstance(self.net_g, SPTNet) else 1
+        tile = self.opt['val'].get('tile')
+
+        def forward(lq: Tensor, masks: Tensor | None) -> Tensor:
+            return self.net_g(lq, masks) if isinstance(self.net_g, SPTNet) else self.net_g(lq)
+
+        if tile:
+            overlap = self.opt['val'].get('tile_overlap', 32)
+            return restore_tiled(forward, self.lq, self.masks, multiple, scale, tile, overlap)
+        return restore_padded(forward, self.lq, self.masks, multiple, scale)
+
+    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
+        """Evaluates a dataset; the results stay in `validation_results[name]`."""
+        name = dataloader.dataset.opt['name']
+        val = self.opt['val']
+        folder = Path(self.opt['path']['visualization']) / name if save_img else None
+        suffix = f'_{current_iter}' if self.is_train else f'_{val["suffix"]}' if val.get('suffix') else ''
+        was_training = self.net_g.training
+        self.net_g.eval()
+        try:
+            with self.averaged():
+                results = evaluate(self.restore, dataloader, val['metrics'], folder, suffix, val['pbar'])
+        finally:
+            self.net_g.train(was_training)
+        self.validation_results[name] = results
+        if val['metrics']:
+            self._note_validation(name, results, current_iter, tb_logger)
+
+    def _note_validation(self, name: str, results: Results, current_iter: int | str, tb_logger: Any) -> None:
+        self._initialize_best_metric_results(name)
+        parts = []
+        for metric, record in results.items():
+            text = f'{metric} {record["mean"]:.4f}'
+            if self.is_train:
+                self._update_best_metric_result(name, metric, record['mean'], current_iter)
+                best = self.best_metric_results[name][metric]
+                text += f' (best {best["val"]:.4f} @ {best["iter"]})'
+                if tb_logger:
+                    tb_logger.add_scalar(f'metrics/{name}/{metric}', record['mean'], current_iter)
+            parts.append(text)
+        logs.get().info('%s, %d images: %s', name, len(next(iter(results.values()))['per_image']), ', '.join(parts))
+
+    def save(self, epoch: int, current_iter: int, path: str | None = None) -> None:
+        """Writes the adapter to `models/net_g_<iter>.safetensors`, or to `path`."""
+        del epoch
+        target = path or str(Path(self.opt['path']['models']) / f'net_g_{current_iter}.safetensors')
+        save_adapter(target, self.net, self.opt['network_g'], current_iter, self.params_ema or None)
+
+    def training_state(self) -> dict[str, Any]:
+        """Returns all that training needs to go on, as plain values and tensors."""
+        plain = (bool, int, float, str, list, tuple)
+        return {
+            'params': self.net.adapter_state(),
+            'params_ema': self.params_ema,
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [
+                {key: value for key, value in scheduler.state_dict().items() if isinstance(value, plain)}
+                for scheduler in self.schedulers
+            ],
+            'best_metric_results': self.best_metric_results,
+            'backbone_sha256': self.net.backbone_digest(),
+        }
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Restores what `training_state` returned; raises UserError for another backbone or unit."""
+        source = str(resume_state.get('path', 'training state'))
+        if resume_state['backbone_sha256'] != self.net.backbone_digest():
+            raise UserError(
+                f'{source}: trained for another backbone or other weights; use the options it was made with'
+            )
+        load_params(self.net, resume_state['params'], source)
+        if bool(resume_state['params_ema']) != bool(self.params_ema):
+            raise UserError(f'{source}: ema_decay was switched on or off since; use the options it was made with')
+        for name, value in resume_state['params_ema'].items():
+            self.params_ema[name].copy_(value)
+        for optimizer, state in zip(self.optimizers, resume_state['optimizers'], strict=True):
+            optimizer.load_state_dict(state)
+        for scheduler, state in zip(self.schedulers, resume_state['schedulers'], strict=True):
+            scheduler.load_state_dict(state)
+        self.best_metric_results = resume_state['best_metric_results']
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Returns numbers of parameters: `trainable` (adapter) and `total` (adapter and backbone)."""
+        spt = isinstance(self.net_g, SPTNet)
+        trainable = sum(p.numel() for p in self.net.adapter_parameters().values()) if spt else 0
+        return {'trainable': trainable, 'total': sum(p.numel() for p in self.net_g.parameters())}

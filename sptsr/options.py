@@ -1,0 +1,159 @@
+"""Reading option files: `base:` merged, `--force_yml` applied, all mistakes in one report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sptsr.errors import UserError
+from sptsr.yaml_io import KeyPath, Lines, read_scalar, read_yaml
+
+_MAX_BASES = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """A checked option file.
+
+    Attributes:
+        path: the file.
+        given: its content as written, `base` merged.
+        opt: the same, complete and in BasicSR's form; a copy goes to whoever changes it.
+        sha256: digest of what the user asked for (root and machine play no part).
+    """
+
+    path: str
+    given: dict[str, Any]
+    opt: dict[str, Any]
+    sha256: str
+
+
+def load_options(
+    path: str | os.PathLike[str], is_train: bool, root: str | os.PathLike[str] = '.', force: Sequence[str] = ()
+) -> Options:
+    """Reads, checks and completes an option file. Nothing is written and no data is read.
+
+    Args:
+        path: the YAML file; `base: OTHER.yml` in it (relative to it) is read first and overridden key by key.
+        is_train: for training; else for a test.
+        root: where `experiments/`, `results/` and `tb_logger/` go.
+        force: entries such as `train:ema_decay=0.999`, applied before the check.
+
+    Raises:
+        UserError: one report of all mistakes, each with file, line and the nearest right name.
+    """
+    from sptsr.registry import import_plugins, register_all
+    from sptsr.schema import check
+
+    opt, lines = _read_with_base(Path(path))
+    for entry in force:
+        _force(opt, lines, entry)
+    register_all()
+    plugins = opt.get('plugins') or []
+    if not isinstance(plugins, list) or not all(isinstance(plugin, str) for plugin in plugins):
+        raise UserError(f'{lines.get(("plugins",), path)}: plugins must be a list of modules and .py files')
+    import_plugins(plugins)
+    problems = check(opt, is_train)
+    if problems:
+        raise UserError(_report(str(path), lines, problems))
+    digest = hashlib.sha256(json.dumps(opt, sort_keys=True).encode()).hexdigest()
+    return Options(str(path), opt, _complete(opt, is_train, Path(root)), digest)
+
+
+def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:
+    opt, lines = read_yaml(path)
+    base = opt.pop('base', None)
+    if base is None:
+        return opt, lines
+    where = lines[('base',)]
+    if not isinstance(base, str):
+        raise UserError(f'{where}: base must be the name of one YAML file')
+    if depth >= _MAX_BASES:
+        raise UserError(f'{where}: base files go round in a circle; remove one')
+    if not (path.parent / base).is_file():
+        raise UserError(f'{where}: base: {path.parent / base}: no such file; it is relative to this file')
+    below, below_lines = _read_with_base(path.parent / base, depth + 1)
+    return _merge(below, opt), below_lines | lines
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides key by key; a section that names another `type` replaces the one below whole."""
+    merged = deepcopy(dict(below))
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get('type', old.get('type')) == old.get('type'):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _force(opt: dict[str, Any], lines: Lines, entry: str) -> None:
+    keys, equals, text = entry.partition('=')
+    path = tuple(key.strip() for key in keys.split(':'))
+    if not equals or not all(path):
+        raise UserError(f"--force_yml: '{entry}' is not of the form section:key=value")
+    section = opt
+    for key in path[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise UserError(f"--force_yml: '{entry}': {key} is a value, not a section")
+    section[path[-1]] = read_scalar(text.strip())
+    for end in range(1, len(path) + 1):
+        lines.setdefault(path[:end], '--force_yml')
+    lines[path] = '--force_yml'
+
+
+def _report(file: str, lines: Lines, problems: Sequence[tuple[KeyPath, str]]) -> str:
+    rows = []
+    for path, message in problems:
+        while path and path not in lines:
+            path = path[:-1]
+        rows.append(f'{lines.get(path, file)}: {message}')
+    rows = list(dict.fromkeys(rows))
+    return rows[0] if len(rows) == 1 else '\n'.join([f'{file}: {len(rows)} mistakes', *(f'  {row}' for row in rows)])
+
+
+def _complete(opt: dict[str, Any], is_train: bool, root: Path) -> dict[str, Any]:
+    """Returns the options with BasicSR's derived keys and our defaults."""
+    opt = deepcopy(opt)
+    name = opt['name']
+    if opt.get('num_gpu', 'auto') == 'auto':
+        opt['num_gpu'] = torch.cuda.device_count()
+    if opt['num_gpu'] > 0 and not torch.cuda.is_available():
+        raise UserError(f'num_gpu: {opt["num_gpu"]}, but no GPU is usable here; set num_gpu: 0 (or auto)')
+    opt.setdefault('manual_seed', random.randint(1, 10000))
+    opt.update(is_train=is_train, dist=False, rank=0, world_size=1, root_path=str(root))
+    for phase, data in opt['datasets'].items():
+        data['phase'] = phase.split('_')[0]
+        data['scale'] = opt['scale']
+        for key in ('dataroot_gt', 'dataroot_lq', 'dataroot_prior'):
+            if isinstance(data.get(key), str):
+                data[key] = os.path.expanduser(data[key])
+    path = opt['path'] = dict(opt.get('path') or {})
+    if is_train:
+        home = root / 'experiments' / name
+        path.update(experiments_root=str(home), models=str(home / 'models'), log=str(home))
+        path.update(training_states=str(home / 'training_states'), visualization=str(home / 'visualization'))
+        opt['train'].setdefault('warmup_iter', -1)
+    else:
+        home = root / 'results' / name
+        path.update(results_root=str(home), log=str(home), visualization=str(home / 'visualization'))
+    opt['val'] = {'save_img': False, 'suffix': None, 'pbar': True, 'metrics': None, **(opt.get('val') or {})}
+    opt['val'] = {'tile': None, 'tile_overlap': 32, **opt['val']}
+    opt['logger'] = {
+        'print_freq': 100,
+        'save_checkpoint_freq': 1000,
+        'use_tb_logger': False,
+        **(opt.get('logger') or {}),
+    }
+    return opt

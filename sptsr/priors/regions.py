@@ -1,0 +1,124 @@
+"""Many overlapping regions of one image, without one dense mask for each.
+
+A pixel belongs to a set of regions; few distinct sets occur in an image. `Regions`
+keeps the distinct sets (atoms) and an index map. Areas, intersections and IoU of all
+pairs are then small matrix products over atoms, whatever the image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """N regions of an [H, W] image as K atoms.
+
+    Attributes:
+        index: int [H, W], the atom of each pixel, 0..K-1.
+        members: bool [K, N], whether atom k lies in region n.
+    """
+
+    index: IntArray
+    members: BoolArray
+
+    @classmethod
+    def from_masks(cls, masks: BoolArray) -> Regions:
+        """Makes regions of bool masks [N, H, W], which may overlap; N may be 0."""
+        count, height, width = masks.shape
+        if count == 0:
+            return cls(np.zeros((height, width), np.int64), np.zeros((1, 0), np.bool_))
+        packed = np.packbits(masks.reshape(count, -1), axis=0).T  # [HW, ceil(N / 8)]
+        rows = np.ascontiguousarray(packed).view(f'V{packed.shape[1]}').ravel()
+        unique, index = np.unique(rows, return_inverse=True)
+        bits = np.frombuffer(unique.tobytes(), np.uint8).reshape(len(unique), -1)
+        members = np.unpackbits(bits, axis=1, count=count).astype(np.bool_)
+        return cls(index.reshape(height, width), members)
+
+    @classmethod
+    def from_label_maps(cls, maps: Sequence[IntArray], background: int | None = None) -> Regions:
+        """Makes one region of each label of each map.
+
+        Args:
+            maps: label maps [H, W] of one size, at least one.
+            background: a label that is no region, in all maps.
+        """
+        height, width = maps[0].shape
+        index = np.zeros(height * width, np.int64)
+        columns: list[tuple[int, int]] = []  # of each region: its map, its label's rank
+        ranks = []
+        for number, labels in enumerate(maps):
+            values, rank = np.unique(labels, return_inverse=True)
+            rank = rank.reshape(-1)
+            columns += [(number, r) for r, value in enumerate(values) if value != background]
+            ranks.append(rank)
+            _, index = np.unique(index * len(values) + rank, return_inverse=True)
+            index = index.reshape(-1)
+        atoms = int(index.max()) + 1 if index.size else 1
+        members = np.zeros((atoms, len(columns)), np.bool_)
+        first = np.zeros(atoms, np.int64)
+        first[index] = np.arange(index.size)  # any pixel of the atom tells its labels
+        for column, (number, rank) in enumerate(columns):
+            members[:, column] = ranks[number][first] == rank
+        return cls(index.reshape(height, width), members)
+
+    @property
+    def count(self) -> int:
+        """N, the number of regions."""
+        return self.members.shape[1]
+
+    def areas(self) -> npt.NDArray[np.int64]:
+        """Returns the area of each region in pixels, int64 [N]."""
+        return self._sizes() @ self.members.astype(np.int64)
+
+    def iou(self) -> npt.NDArray[np.float64]:
+        """Returns intersection over union of all pairs, float64 [N, N]; empty regions give 0."""
+        weighted = self.members * self._sizes()[:, None].astype(np.float64)
+        intersection = self.members.T.astype(np.float64) @ weighted
+        areas = self.areas().astype(np.float64)
+        union = areas[:, None] + areas[None, :] - intersection
+        return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+    def select(self, max_regions: int, min_area: int = 1, max_iou: float = 1.0) -> Regions:
+        """Orders by area, largest first, drops small ones and near-duplicates, and keeps the first.
+
+        Args:
+            max_regions: at most this many remain.
+            min_area: a region under this many pixels is dropped; at least 1.
+            max_iou: a region whose IoU with a larger, kept one is above this is dropped.
+                Ties in area keep the given order, so the outcome is deterministic.
+        """
+        areas = self.areas()
+        order = [n for n in np.argsort(-areas, kind='stable') if areas[n] >= max(1, min_area)]
+        kept: list[int] = []
+        if order and max_iou < 1.0:
+            overlap = self.take(order).iou()
+            for position in range(len(order)):
+                if not kept or overlap[position, kept].max() <= max_iou:
+                    kept.append(position)
+                if len(kept) == max_regions:
+                    break
+            order = [order[position] for position in kept]
+        return self.take(order[:max_regions])
+
+    def take(self, order: Sequence[int]) -> Regions:
+        """Returns the regions of these numbers, in this order, with atoms merged where they became equal."""
+        members = self.members[:, list(order)]
+        if members.shape[1] == 0:
+            return Regions(np.zeros_like(self.index), np.zeros((1, 0), np.bool_))
+        unique, inverse = np.unique(members, axis=0, return_inverse=True)
+        return Regions(inverse.reshape(-1)[self.index], unique)
+
+    def masks(self) -> BoolArray:
+        """Returns the dense masks, bool [N, H, W]."""
+        return np.moveaxis(self.members[self.index], -1, 0)
+
+    def _sizes(self) -> npt.NDArray[np.int64]:
+        return np.bincount(self.index.reshape(-1), minlength=len(self.members)).astype(np.int64)

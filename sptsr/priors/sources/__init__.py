@@ -1,0 +1,1 @@
+"""What makes a prior; each source registers itself in `SOURCE_REGISTRY`."""

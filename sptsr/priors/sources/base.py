@@ -1,0 +1,54 @@
+"""What every prior source is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from sptsr.images import RGB
+from sptsr.priors.prior import Prior
+from sptsr.priors.store import StoreHeader
+from sptsr.version import __version__
+
+
+class Source(ABC):
+    """Makes the prior of an image.
+
+    A subclass takes its parameters by keyword in `__init__` (they are `--set k=v` on the
+    command line, checked by signature) and registers itself in `SOURCE_REGISTRY`.
+
+    Attributes:
+        name: what users call it.
+        params: what decides the masks, resolved, JSON values; no machine paths.
+        weights_sha256: digest of the checkpoint; None when there is none.
+    """
+
+    name: ClassVar[str]
+    params: dict[str, Any]
+    weights_sha256: str | None = None
+
+    @abstractmethod
+    def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
+        """Returns at most `max_masks` masks of uint8 RGB [H, W, 3], ordered by area, largest first.
+
+        Args:
+            image: the LQ image.
+            key: its key, for sources that look something up.
+            max_masks: 1..64.
+
+        Raises:
+            UserError: what the source needs for this image is missing; names it.
+        """
+
+    def check(self, keys: Sequence[str]) -> None:  # noqa: B027 (most have nothing to check)
+        """Raises UserError when the source is bound to fail for one of these keys; called before any work."""
+
+    def versions(self) -> dict[str, str]:
+        """Returns the versions of packages that decide the masks."""
+        return {}
+
+    def header(self, max_masks: int) -> StoreHeader:
+        """Returns the header of a store that this source fills."""
+        versions = {'sptsr': __version__, **self.versions()}
+        return StoreHeader(self.name, self.params, self.weights_sha256, max_masks, versions)

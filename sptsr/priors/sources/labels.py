@@ -1,0 +1,177 @@
+"""Masks from segmentations that somebody made: label maps, mask PNGs, COCO RLE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import scipy.io
+
+from sptsr.errors import UserError, nearest
+from sptsr.images import RGB, image_key
+from sptsr.priors.prior import Prior
+from sptsr.priors.regions import BoolArray, Regions
+from sptsr.priors.sources.base import Source
+from sptsr.registry import SOURCE_REGISTRY, register
+
+LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')
+LabelMap = npt.NDArray[np.int64]
+
+
+@register(SOURCE_REGISTRY, 'labels')
+class LabelsSource(Source):
+    """Regions of label files with the image's key, at the image's size or a whole multiple of it.
+
+    For the key `train/0001` these are read below `dir`: `train/0001.EXT`, and every file in the
+    folder `train/0001/`. By suffix: `.mat` as BSDS writes it (several segmentations), `.npy` int
+    [H, W] or [S, H, W], `.png` 8- or 16-bit gray (each value a label) or colour (each colour a
+    label), `.json` as segment_anything's `amg.py` writes it (COCO RLE, one record a mask).
+
+    A segmentation of a larger image is brought down to the LQ image's size: it is cut at the
+    right and bottom to `scale` times the LQ size, and a region keeps an LQ pixel when it covers
+    at least half of it.
+
+    Args:
+        dir: folder of the label files.
+        names: JSON file that maps an image's key (or file name) to the name of its labels,
+            when they differ; the folder part is then searched for.
+        background: the label that is no region, -1 for none.
+        scale: size of the labels over the size of the image; 0 finds it.
+        max_iou: of two regions with an IoU above this the smaller is dropped.
+    """
+
+    name = 'labels'
+
+    def __init__(self, dir: str, names: str = '', background: int = 0, scale: int = 0, max_iou: float = 0.9) -> None:
+        self.dir = Path(dir)
+        if not self.dir.is_dir():
+            raise UserError(f'labels: {dir}: no such folder; give it with --set dir=FOLDER')
+        self.files: dict[str, list[Path]] = {}
+        for path in sorted(self.dir.rglob('*')):
+            if path.suffix.lower() in LABEL_SUFFIXES and path.name != 'metadata.csv':
+                relative = path.relative_to(self.dir)
+                self.files.setdefault(image_key(relative), []).append(path)
+                if relative.parent != Path('.'):
+                    self.files.setdefault(relative.parent.as_posix(), []).append(path)
+        if not self.files:
+            raise UserError(f'labels: {dir}: no label files ({" ".join(LABEL_SUFFIXES)}) here; check the folder')
+        self.names = _read_names(names) if names else {}
+        self.params = {
+            'dir': self.dir.name,
+            'background': int(background),
+            'scale': int(scale),
+            'max_iou': float(max_iou),
+        }
+
+    def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
+        height, width = image.shape[:2]
+        groups = [self._regions_of(path, (height, width)) for path in self._paths(key)]
+        masks = np.concatenate(groups) if groups else np.zeros((0, height, width), np.bool_)
+        return Prior.from_regions(Regions.from_masks(masks).select(max_masks, 1, self.params['max_iou']))
+
+    def check(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._paths(key)
+
+    def _paths(self, key: str) -> list[Path]:
+        name = self.names.get(key, key)
+        if name in self.files:
+            return self.files[name]
+        if key in self.names:  # a mapping gives bare names; the folder part is ours to find
+            found = [known for known in self.files if known.rsplit('/', 1)[-1] == name]
+            if len(found) == 1:
+                return self.files[found[0]]
+        hint = nearest(name, self.files) or f'; names there look like {next(iter(self.files))}'
+        raise UserError(f"labels: {self.dir}: no labels for '{name}'{hint}")
+
+    def _regions_of(self, path: Path, size: tuple[int, int]) -> BoolArray:
+        try:
+            if path.suffix.lower() == '.json':
+                masks = _read_coco(path)
+            else:
+                masks = _masks_of(_read_label_maps(path), self.params['background'])
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise UserError(f'{path}: not a readable label file ({error}); see sptsr prior extract --help') from error
+        return _to_size(masks, size, self.params['scale'], path)
+
+    def versions(self) -> dict[str, str]:
+        return {'opencv': cv2.__version__}
+
+
+def _read_names(path: str) -> dict[str, str]:
+    try:
+        table = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f'labels: names={path}: not a readable JSON file ({error})') from error
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise UserError(f'labels: names={path}: must be one JSON object of image name: label name')
+    return {image_key(key): image_key(value) if '.' in value else value for key, value in table.items()}
+
+
+def _read_label_maps(path: Path) -> list[LabelMap]:
+    suffix = path.suffix.lower()
+    if suffix == '.mat':
+        content: dict[str, Any] = scipy.io.loadmat(str(path))
+        if 'groundTruth' not in content:
+            raise UserError(f"{path}: no 'groundTruth' inside, so not a BSDS segmentation; use .npy or .png")
+        return [entry['Segmentation'][0, 0].astype(np.int64) for entry in content['groundTruth'][0]]
+    if suffix == '.npy':
+        array = np.load(path, allow_pickle=False)
+        if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):
+            raise UserError(f'{path}: {array.dtype} {list(array.shape)}; integers [H, W] or [S, H, W] are needed')
+        return [layer.astype(np.int64) for layer in (array[None] if array.ndim == 2 else array)]
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
+    if image is None:
+        raise UserError(f'{path}: not a readable PNG; copy or make it again')
+    if image.ndim == 3:  # a colour is a label: blue, green and red become one number
+        channels = image[:, :, :3].astype(np.int64)
+        return [channels[:, :, 0] | channels[:, :, 1] << 16 | channels[:, :, 2] << 32]
+    return [image.astype(np.int64)]
+
+
+def _masks_of(maps: list[LabelMap], background: int) -> BoolArray:
+    sizes = {labels.shape for labels in maps}
+    if len(sizes) != 1:
+        raise UserError(f'its segmentations differ in size: {sorted(sizes)}')
+    return Regions.from_label_maps(maps, None if background < 0 else background).masks()
+
+
+def _read_coco(path: Path) -> BoolArray:
+    from pycocotools import mask as coco_types  # only this format needs it
+
+    coco: Any = coco_types  # its stubs know fewer forms than it takes
+
+    records = json.loads(path.read_text())
+    if isinstance(records, dict):
+        records = records.get('annotations', [])
+    masks = []
+    for record in records:
+        rle = record['segmentation']
+        if not isinstance(rle, dict):
+            raise UserError(f"{path}: 'segmentation' is no RLE; write it with amg.py --convert-to-rle")
+        if isinstance(rle['counts'], list):  # decode takes compressed counts only
+            rle = coco.frPyObjects(rle, *rle['size'])
+        masks.append(coco.decode(rle).astype(np.bool_))
+    return np.stack(masks) if masks else np.zeros((0, 0, 0), np.bool_)
+
+
+def _to_size(masks: BoolArray, size: tuple[int, int], scale: int, path: Path) -> BoolArray:
+    """Brings masks [N, sH.., sW..] to [N, H, W] by majority of each s x s block."""
+    if len(masks) == 0:
+        return np.zeros((0, *size), np.bool_)
+    height, width = size
+    full_height, full_width = masks.shape[1:]
+    factor = scale or full_height // height
+    if factor < 1 or full_height // factor != height or full_width // factor != width:
+        raise UserError(
+            f'{path}: labels of {full_height}x{full_width} do not belong to an image of {height}x{width} '
+            '(height x width); give labels of its size or of a whole multiple of it'
+        )
+    cut = masks[:, : height * factor, : width * factor]
+    counts = cut.reshape(len(masks), height, factor, width, factor).sum(axis=(2, 4))
+    return counts * 2 >= factor * factor

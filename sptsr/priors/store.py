@@ -1,0 +1,259 @@
+"""The prior store: an LMDB with the priors of a folder of images.
+
+Two named databases. `header` holds one JSON record: schema, source, its parameters, the
+sha256 of its weights, versions, max masks. `entries` maps the image's key (see
+`sptsr.images.image_key`) to sha256 of the image it was made from (32 bytes) and the prior.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from sptsr.errors import UserError
+from sptsr.images import RGB, image_digest
+from sptsr.lmdb_env import close_reader, open_reader
+from sptsr.priors.prior import Prior
+
+SCHEMA = 1
+_HEADER_KEY = b'header'
+_DIGEST_BYTES = 32
+_FIRST_MAP_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class StoreHeader:
+    """What made a store.
+
+    Attributes:
+        source: registered name of the source.
+        params: all parameters of the source, resolved.
+        weights_sha256: of the source's checkpoint; None when it has none.
+        max_masks: at most this many masks an image, 1..64.
+        versions: of the packages that decide the masks.
+        schema: version of this format.
+    """
+
+    source: str
+    params: dict[str, Any]
+    weights_sha256: str | None
+    max_masks: int
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def differences(self, other: StoreHeader) -> list[str]:
+        """Lists what would make masks of another kind: `name: ours != theirs`. Versions do not count."""
+        mine, theirs = asdict(self), asdict(other)
+        found = []
+        for key in ('source', 'weights_sha256', 'max_masks'):
+            if mine[key] != theirs[key]:
+                found.append(f'{key}: {mine[key]} != {theirs[key]}')
+        for key in sorted(mine['params'].keys() | theirs['params'].keys()):
+            left, right = mine['params'].get(key), theirs['params'].get(key)
+            if left != right:
+                found.append(f'{key}: {left} != {right}')
+        return found
+
+
+class PriorStore:
+    """Reads a prior store. Safe to pickle, fork and open several times in a process.
+
+    Args:
+        path: folder of the LMDB.
+
+    Raises:
+        UserError: no store here, or of a newer schema.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = str(path)
+        if not (Path(path) / 'data.mdb').is_file():
+            raise UserError(f'{path}: no prior store here; make it with: sptsr prior extract -i IMAGES -o {path}')
+        self.header = _read_header(open_reader(self.path), self.path)
+
+    def __len__(self) -> int:
+        with self._begin() as transaction:
+            return transaction.stat()['entries']
+
+    def __contains__(self, key: str) -> bool:
+        with self._begin() as transaction:
+            return transaction.get(key.encode()) is not None
+
+    def keys(self) -> Iterator[str]:
+        """Yields the keys in byte order."""
+        with self._begin() as transaction:
+            for key in transaction.cursor().iternext(values=False):
+                yield bytes(key).decode()
+
+    def get(self, key: str, image: RGB | None = None) -> Prior:
+        """Returns the prior of an image.
+
+        Args:
+            key: see `sptsr.images.image_key`.
+            image: the uint8 RGB [H, W, 3] that it belongs to; its size and digest are checked.
+
+        Raises:
+            UserError: missing, damaged, or made from another image; names store and key.
+        """
+        with self._begin() as transaction:
+            value = transaction.get(key.encode())
+        if value is None:
+            raise UserError(f"{self.path}: no prior of '{key}'; run sptsr prior extract again, it adds what is missing")
+        value = bytes(value)
+        try:
+            prior = Prior.from_bytes(value[_DIGEST_BYTES:])
+        except UserError as error:
+            raise UserError(f'{self.path}[{key}]: {error}') from error
+        if image is not None:
+            if prior.size != image.shape[:2]:
+                raise UserError(
+                    f'{self.path}[{key}]: the prior is {_size(prior.size)} but the image {_size(image.shape[:2])}; '
+                    'extract priors from these images into a new store'
+                )
+            if value[:_DIGEST_BYTES] != image_digest(image):
+                raise UserError(
+                    f'{self.path}[{key}]: the prior was made from another image of this name; '
+                    'extract priors from these images into a new store'
+                )
+        return prior
+
+    def stored_bytes(self, key: str) -> int:
+        """Returns the bytes of an entry."""
+        with self._begin() as transaction:
+            return len(transaction.get(key.encode()) or b'')
+
+    def _begin(self) -> lmdb.Transaction:
+        environment = open_reader(self.path)
+        return environment.begin(db=environment.open_db(b'entries', create=False))
+
+
+class PriorWriter:
+    """Writes a prior store, one committed entry at a time; use it as a context manager.
+
+    What is there is kept. A kill loses at most the entry being written. One writer a store.
+
+    Args:
+        path: folder of the LMDB; made when missing.
+        header: what will make the entries; must agree with the one that is there.
+
+    Raises:
+        UserError: another writer, another source or parameters, or a folder with other things in it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], header: StoreHeader) -> None:
+        self.path = Path(path)
+        if self.path.is_dir() and not (self.path / 'data.mdb').exists():
+            others = [entry.name for entry in self.path.iterdir() if entry.name not in ('lock.mdb', 'writer.lock')]
+            if others:
+                raise UserError(f'{path}: not a prior store, but holds {others[0]}; choose another folder')
+        elif self.path.exists() and not self.path.is_dir():
+            raise UserError(f'{path}: is a file; choose another name for the store')
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / 'writer.lock', 'w')  # noqa: SIM115 (held for the writer's life)
+        except OSError as error:
+            raise UserError(f'{path}: cannot write here ({error.strerror}); choose another folder') from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise UserError(f'{path}: another process is writing it; wait for it, or choose another store') from error
+        try:
+            self._open(header)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, header: StoreHeader) -> None:
+        close_reader(self.path)
+        size = (self.path / 'data.mdb').stat().st_size if (self.path / 'data.mdb').exists() else 0
+        try:
+            self._env = lmdb.open(
+                str(self.path), map_size=max(_FIRST_MAP_BYTES, 2 * size), max_dbs=4, metasync=False, meminit=False
+            )
+        except lmdb.Error as error:
+            raise UserError(f'{self.path}: not a readable LMDB ({error}); remove it and extract again') from error
+        try:
+            if size and self._env.stat()['entries']:
+                found = _read_header(self._env, str(self.path))
+                differences = header.differences(found)
+                if differences:
+                    raise UserError(
+                        f'{self.path}: holds priors made otherwise ({"; ".join(differences)}); choose another store'
+                    )
+                self.header = found
+            else:
+                # Header and the empty database of entries appear together or not at all.
+                with self._env.begin(write=True) as transaction:
+                    header_db = self._env.open_db(b'header', txn=transaction)
+                    self._env.open_db(b'entries', txn=transaction)
+                    transaction.put(_HEADER_KEY, json.dumps(asdict(header)).encode(), db=header_db)
+                self.header = header
+            self._entries = self._env.open_db(b'entries', create=False)
+        except BaseException:
+            self._env.close()
+            raise
+
+    def __enter__(self) -> PriorWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the store; it can then be read in this process."""
+        self._env.sync(True)
+        self._env.close()
+        self._lock.close()
+
+    def holds(self, key: str, image: RGB) -> bool:
+        """Returns whether the prior of this very image is there; raises UserError when it is another image's."""
+        with self._env.begin(db=self._entries) as transaction:
+            value = transaction.get(key.encode())
+        if value is None:
+            return False
+        if value[:_DIGEST_BYTES] != image_digest(image):
+            raise UserError(
+                f'{self.path}[{key}]: the image changed since its prior was stored; extract into a new store'
+            )
+        return True
+
+    def put(self, key: str, image: RGB, prior: Prior) -> None:
+        """Writes and commits one entry; the prior must be of the image's size."""
+        name = key.encode()
+        if len(name) > self._env.max_key_size():
+            raise UserError(f"'{key}': a key of {len(name)} bytes, LMDB takes {self._env.max_key_size()}; shorten it")
+        if prior.size != image.shape[:2]:
+            raise ValueError(f'{key}: prior of {prior.size} for an image of {image.shape[:2]}')
+        value = image_digest(image) + prior.to_bytes()
+        while True:
+            try:
+                with self._env.begin(write=True, db=self._entries) as transaction:
+                    transaction.put(name, value)
+                return
+            except lmdb.MapFullError:
+                self._env.set_mapsize(2 * self._env.info()['map_size'])
+            except lmdb.Error as error:
+                raise UserError(f'{self.path}: cannot write ({error}); free space and run again') from error
+
+
+def _read_header(environment: lmdb.Environment, path: str) -> StoreHeader:
+    try:
+        with environment.begin(db=environment.open_db(b'header', create=False)) as transaction:
+            record = json.loads(transaction.get(_HEADER_KEY) or b'')
+    except (lmdb.Error, ValueError) as error:
+        raise UserError(f'{path}: not a prior store (it has no header); check the path') from error
+    if record.get('schema', 0) > SCHEMA:
+        raise UserError(f'{path}: a store of schema {record["schema"]}, newer than {SCHEMA}; update sptsr')
+    return StoreHeader(**record)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f'{shape[0]}x{shape[1]} (height x width)'

@@ -1,0 +1,93 @@
+"""Evaluation: every image through the model, BasicSR's metrics, one record for `metrics.json`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from basicsr.utils import tensor2img
+from torch import Tensor
+
+from sptsr.errors import UserError
+from sptsr.images import write_png
+from sptsr.progress import bar
+from sptsr.registry import METRIC_REGISTRY, lookup
+
+# {metric: {'mean': x, 'per_image': {key: x}}}
+Results = dict[str, dict[str, Any]]
+
+_SSIM_WINDOW = 11
+
+
+def evaluate(
+    restore: Callable[[dict[str, Any]], Tensor],
+    loader: Any,
+    metrics: Mapping[str, Mapping[str, Any]] | None,
+    save_dir: str | os.PathLike[str] | None = None,
+    suffix: str = '',
+    progress: bool = True,
+) -> Results:
+    """Restores each image of a loader and measures it.
+
+    Args:
+        restore: batch of one to the restored image [1, C, H, W] in 0..1.
+        loader: of a test set (see `sptsr.data.loader.eval_loader`).
+        metrics: sections by name, such as `{'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}`;
+            PSNR and SSIM are BasicSR's, on images rounded to 8 bits.
+        save_dir: write the restored images there as PNG, `KEY{suffix}.png`.
+        suffix: see `save_dir`.
+        progress: show a bar.
+
+    Returns:
+        mean and value of each image by metric.
+
+    Raises:
+        UserError: an image is too small for a metric.
+    """
+    name = loader.dataset.opt['name']
+    results: Results = {metric: {'mean': math.nan, 'per_image': {}} for metric in metrics or {}}
+    with bar(len(loader), name, disable=not progress) as shown:
+        for batch in loader:
+            key = batch['key'][0] if 'key' in batch else Path(batch['lq_path'][0]).stem
+            image: Any = tensor2img(restore(batch))
+            if save_dir is not None:
+                rgb = image[:, :, ::-1] if image.ndim == 3 else image[:, :, None].repeat(3, axis=2)
+                write_png(Path(save_dir) / f'{key}{suffix}.png', rgb)
+            for metric, options in (metrics or {}).items():
+                results[metric]['per_image'][key] = _measure(image, batch, options, key)
+            shown.update()
+    for record in results.values():
+        values = list(record['per_image'].values())
+        record['mean'] = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else max(values)
+    return results
+
+
+def _measure(image: Any, batch: Mapping[str, Any], options: Mapping[str, Any], key: str) -> float:
+    arguments = {name: value for name, value in options.items() if name not in ('type', 'better')}
+    border = arguments.get('crop_border', 0)
+    smallest = min(image.shape[:2]) - 2 * border
+    if smallest < (_SSIM_WINDOW if 'ssim' in options['type'] else 1):
+        raise UserError(
+            f'{key}: {image.shape[0]}x{image.shape[1]} is too small for {options["type"]} '
+            f'with crop_border {border}; remove the image or the metric'
+        )
+    reference = tensor2img(batch['gt']) if 'gt' in batch else None
+    return float(lookup(METRIC_REGISTRY, options['type'])(img=image, img2=reference, **arguments))
+
+
+def to_json(results: Results) -> Results:
+    """Returns the results with infinite values (PSNR of equal images) as text, since JSON has none."""
+
+    def plain(value: float) -> float | str:
+        return value if math.isfinite(value) else str(value)
+
+    return {
+        metric: {
+            'mean': plain(record['mean']),
+            'per_image': {key: plain(value) for key, value in record['per_image'].items()},
+        }
+        for metric, record in results.items()
+    }

@@ -1,0 +1,111 @@
+"""Pictures for people: masks over an image, and before beside after."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sptsr.images import RGB, ImageFolder, write_png
+from sptsr.priors.prior import Prior
+from sptsr.priors.store import PriorStore
+
+_MARGIN = 8
+_TEXT_HEIGHT = 26
+_INK = (32, 32, 32)
+_SHOWN_SIDE = 480
+
+
+def mask_colours(count: int) -> npt.NDArray[np.uint8]:
+    """Returns `count` colours that neighbours tell apart, uint8 [count, 3], RGB: hues by the golden ratio."""
+    hues = (0.12 + np.arange(count) * 0.61803398875) % 1.0
+    rows = [colorsys.hsv_to_rgb(hue, 0.62 + 0.3 * (n % 2), 1.0 - 0.22 * (n % 3 == 2)) for n, hue in enumerate(hues)]
+    return np.round(np.array(rows).reshape(count, 3) * 255).astype(np.uint8)
+
+
+def mask_overlay(image: RGB, prior: Prior, zoom: int = 1, strength: float = 0.45) -> RGB:
+    """Paints the masks over an image, small ones on top, each with its outline.
+
+    Args:
+        image: uint8 [H, W, 3].
+        prior: of that size.
+        zoom: whole-number enlargement, so that LR priors are legible.
+        strength: of the fill, 0..1.
+
+    Returns:
+        uint8 [zoom H, zoom W, 3].
+    """
+    large = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1).astype(np.float32)
+    colours = mask_colours(prior.count).astype(np.float32)
+    top = np.full(prior.size, -1)
+    masks = prior.decode()
+    for number, mask in enumerate(masks):  # largest first, so the smallest ends on top
+        top[mask] = number
+    top = np.repeat(np.repeat(top, zoom, axis=0), zoom, axis=1)
+    inside = top >= 0
+    fill = colours[top[inside]] if prior.count else np.zeros((0, 3), np.float32)
+    large[inside] = (1 - strength) * large[inside] + strength * fill
+    edge = np.zeros(top.shape, bool)
+    edge[:, 1:] |= top[:, 1:] != top[:, :-1]
+    edge[1:] |= top[1:] != top[:-1]
+    large[edge] = 0.25 * large[edge] + 0.75 * 255
+    return np.round(large).astype(np.uint8)
+
+
+def show_prior(images: ImageFolder, store: PriorStore, key: str, out: str | os.PathLike[str], zoom: int = 0) -> str:
+    """Writes `OUT/KEY.png`, the image beside its masks, and returns its path.
+
+    Args:
+        images: the LQ images of the store.
+        store: the priors.
+        key: which one.
+        out: folder.
+        zoom: whole-number enlargement; 0 makes the longer side about 480 pixels.
+    """
+    image = images.read(key)
+    prior = store.get(key, image)
+    zoom = zoom or max(1, round(_SHOWN_SIDE / max(image.shape[:2])))
+    plain = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1)
+    title = f'{prior.count} masks, {100 * prior.coverage():.0f} % covered'
+    path = Path(out) / f'{key}.png'
+    write_png(path, side_by_side([(key, plain), (title, mask_overlay(image, prior, zoom))]))
+    return str(path)
+
+
+def side_by_side(panels: Sequence[tuple[str, RGB]]) -> RGB:
+    """Puts images of one height beside each other under their titles, on white.
+
+    Args:
+        panels: (title, uint8 [H, W, 3]); all of one height.
+    """
+    height = max(image.shape[0] for _, image in panels)
+    width = sum(image.shape[1] for _, image in panels) + _MARGIN * (len(panels) + 1)
+    canvas = np.full((height + _TEXT_HEIGHT + 2 * _MARGIN, width, 3), 255, np.uint8)
+    left = _MARGIN
+    for title, image in panels:
+        scale = _fitting_scale(title, image.shape[1])
+        origin = (left, _MARGIN + _TEXT_HEIGHT - 9)
+        cv2.putText(canvas, title, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, _INK, 1, cv2.LINE_AA)
+        top = _MARGIN + _TEXT_HEIGHT
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+        left += image.shape[1] + _MARGIN
+    return canvas
+
+
+def stack(rows: Sequence[RGB]) -> RGB:
+    """Puts pictures below each other, on white, left-aligned."""
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate(padded, axis=0)
+
+
+def _fitting_scale(title: str, width: int) -> float:
+    for scale in (0.55, 0.5, 0.45, 0.4, 0.35):
+        if cv2.getTextSize(title, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0] <= width:
+            return scale
+    return 0.3

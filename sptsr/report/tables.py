@@ -1,0 +1,28 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sptsr.report.metrics import Results
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a plain table: the first column to the left, the others to the right."""
+    widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
+    lines = []
+    for row in [header, ['-' * width for width in widths], *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append('  '.join(cells).rstrip())
+    return '\n'.join(lines)
+
+
+def results_table(results: Mapping[str, Results]) -> str:
+    """Returns the means of each dataset as a table; a dataset without metrics says so."""
+    metrics = list(dict.fromkeys(metric for record in results.values() for metric in record))
+    rows = []
+    for name, record in results.items():
+        count = len(next(iter(record.values()))['per_image']) if record else 0
+        values = [f'{record[metric]["mean"]:.4f}' if metric in record else '-' for metric in metrics]
+        rows.append([name, str(count) if record else '-', *values])
+    return text_table(['dataset', 'images', *metrics], rows)

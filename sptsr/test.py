@@ -1,0 +1,62 @@
+"""The evaluation pipeline: `sptsr test -opt X.yml`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from basicsr.data import build_dataset
+from basicsr.models import build_model
+from basicsr.utils import get_time_str, set_random_seed
+
+from sptsr import logs
+from sptsr.data.loader import eval_loader
+from sptsr.files import write_json
+from sptsr.options import load_options
+from sptsr.report.metrics import Results, to_json
+
+
+def test_pipeline(
+    path: str | os.PathLike[str], root: str | os.PathLike[str] = '.', force: Sequence[str] = ()
+) -> dict[str, Results]:
+    """Evaluates a network as an option file says and writes `results/<name>/metrics.json`.
+
+    Args:
+        path: the option file.
+        root: where `results/` goes.
+        force: `--force_yml` entries.
+
+    Returns:
+        the results of each dataset by its name.
+
+    Raises:
+        UserError: any mistake in options, data or weights; `metrics.json` is written only at the end.
+    """
+    options = load_options(path, False, root, force)
+    opt = options.opt
+    set_random_seed(opt['manual_seed'])
+    loaders = [eval_loader(build_dataset(data)) for data in opt['datasets'].values()]
+    model: Any = build_model(opt)
+    home = Path(opt['path']['results_root'])
+    logs.setup(home / f'test_{opt["name"]}_{get_time_str()}.log')
+    for loader in loaders:
+        model.validation(loader, opt['name'], None, opt['val']['save_img'])
+    results: dict[str, Results] = model.validation_results
+    record = {
+        'name': opt['name'],
+        'options_sha256': options.sha256,
+        'datasets': {name: to_json(metrics) for name, metrics in results.items()},
+        'params': model.parameter_counts(),
+    }
+    write_json(home / 'metrics.json', record)
+    logs.get().info('Wrote %s', home / 'metrics.json')
+    return results
+
+
+if __name__ == '__main__':
+    from sptsr.cli import main
+
+    raise SystemExit(main(['test', *sys.argv[1:]]))
