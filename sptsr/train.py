@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sptsr.errors import UserError
 from sptsr.files import remove_temporaries, write_atomic, write_text
 from sptsr.models.spt_model import SPTModel
 from sptsr.options import Options, load_options
+from sptsr.progress import bar
 
 
 class _Stop:
@@ -52,6 +53,7 @@ def train_pipeline(
     auto_resume: bool = False,
     fresh: bool = False,
     force: Sequence[str] = (),
+    progress: bool = False,
 ) -> SPTModel:
     """Tunes an adapter as an option file says; a run that was cut off goes on.
 
@@ -65,6 +67,7 @@ def train_pipeline(
         auto_resume: go on also when the options changed (a longer `total_iter`, say).
         fresh: put an unfinished run aside as well.
         force: `--force_yml` entries.
+        progress: show a bar; log lines then go to the log file only.
 
     Returns:
         the model after its last iteration.
@@ -93,11 +96,11 @@ def train_pipeline(
         if boards.exists():
             boards.rename(f'{boards}_archived_{get_time_str()}')
     _prepare_folders(options, home)
-    _log_start(options, model, loaders, state)
+    _log_start(options, model, loaders, state, quiet=progress)
     board = _tensorboard(opt, root)
     try:
         with _Stop() as stop:
-            _run(options, model, loaders, board, stop)
+            _run(options, model, loaders, board, stop, progress)
     except Exception as error:
         raise user_error_of(error) or error from error
     finally:
@@ -124,7 +127,7 @@ class _Loaders:
                 self.val.append(eval_loader(build_dataset(data)))
 
 
-def _run(options: Options, model: SPTModel, loaders: _Loaders, board: Any, stop: _Stop) -> None:
+def _run(options: Options, model: SPTModel, loaders: _Loaders, board: Any, stop: _Stop, progress: bool) -> None:
     opt = options.opt
     total, start = loaders.stream.stop, loaders.stream.start
     freq, save_freq = opt['logger']['print_freq'], opt['logger']['save_checkpoint_freq']
@@ -132,13 +135,15 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, board: Any, stop:
     messages = MessageLogger(opt, start + 1, board)
     data_timer, iter_timer = AvgTimer(), AvgTimer()
     iteration = start
-    for batch in loaders.train:
+    shown = bar(total, opt['name'], 'step', start, disable=not progress)
+    for batch in _until_stopped(loaders.train, stop):
         data_timer.record()
         iteration += 1
         model.update_learning_rate(iteration, warmup_iter=opt['train']['warmup_iter'])
         model.feed_data(batch)
         model.optimize_parameters(iteration)
         iter_timer.record()
+        shown.update()
         if iteration == start + 1:
             messages.reset_start_time()
         if iteration % freq == 0 or iteration == total:
@@ -158,15 +163,34 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, board: Any, stop:
         if validate:
             for loader in loaders.val:
                 model.validation(loader, iteration, board, opt['val']['save_img'])
-        if iteration % save_freq == 0 or iteration == total or stop.asked:
+        if iteration % save_freq == 0 or iteration == total:
             _save(options, model, iteration)
-        if stop.asked and iteration < total:
-            logs.get().info('Stopped at iteration %d of %d; the same command goes on.', iteration, total)
-            return
         data_timer.start()
         iter_timer.start()
+    shown.close()
+    if iteration < total:
+        if iteration > start:
+            _save(options, model, iteration)
+        logs.get().info('Stopped at iteration %d of %d; the same command goes on.', iteration, total)
+        return
     model.save(-1, total, str(Path(opt['path']['models']) / 'net_g_latest.safetensors'))
     logs.get().info('Done: %d iterations. Adapter: %s', total, Path(opt['path']['models']) / 'net_g_latest.safetensors')
+
+
+def _until_stopped(loader: Any, stop: _Stop) -> Iterator[Any]:
+    """Yields batches until a signal asks to stop."""
+    batches = iter(loader)
+    while not stop.asked:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError:
+            if stop.asked:  # the signal reached the workers too
+                return
+            raise
+        if not stop.asked:
+            yield batch
 
 
 def _save(options: Options, model: SPTModel, iteration: int) -> None:
@@ -216,9 +240,9 @@ def _prepare_folders(options: Options, home: Path) -> None:
     write_text(home / Path(options.path).name, command + yaml.safe_dump(options.given, sort_keys=False))
 
 
-def _log_start(options: Options, model: SPTModel, loaders: _Loaders, state: dict[str, Any] | None) -> None:
+def _log_start(options: Options, model: SPTModel, loaders: _Loaders, state: dict[str, Any] | None, quiet: bool) -> None:
     opt = options.opt
-    logger = logs.setup(Path(opt['path']['log']) / f'train_{opt["name"]}_{get_time_str()}.log')
+    logger = logs.setup(Path(opt['path']['log']) / f'train_{opt["name"]}_{get_time_str()}.log', quiet)
     counts = model.parameter_counts()
     logger.info(
         '%s: %d images, batch %d, %d iterations; tuning %s of %s parameters (%.2f %%) on %s',

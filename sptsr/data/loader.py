@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -118,7 +120,7 @@ def train_loader(dataset: Any, opt: dict[str, Any], stream: TrainStream) -> Data
         num_workers=workers,
         collate_fn=collate,
         pin_memory=bool(opt.get('pin_memory', False)) and torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
 
 
@@ -138,5 +140,10 @@ def user_error_of(error: BaseException) -> UserError | None:
     return error
 
 
-def _one_thread(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C and a scheduler's SIGTERM reach the whole group while the main process still finishes its
+    # step. A worker that dies of a signal makes torch raise there, in the middle of anything; one that
+    # leaves with 0 does not. SIGTERM must end it: that is how Python gets rid of it at exit.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -95,7 +95,9 @@ class LabelsSource(Source):
                 masks = _read_coco(path)
             else:
                 masks = _masks_of(_read_label_maps(path), self.params['background'])
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # four libraries read these files, each with errors of its own
             raise UserError(f'{path}: not a readable label file ({error}); see sptsr prior extract --help') from error
         return _to_size(masks, size, self.params['scale'], path)
 

@@ -1,0 +1,131 @@
+"""Shared fixtures: real photographs everywhere; the published sets and weights where SPTSR_DATA names them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+import yaml
+
+import sptsr  # noqa: F401 (mends the import of basicsr)
+from sptsr.data.prepare import prepare
+from sptsr.images import RGB, ImageFolder, decode_rgb, write_png
+from sptsr.priors.extract import build_source, extract
+from sptsr.registry import register_all
+
+SHIPPED = Path(skimage.data.__file__).parent
+SCALE = 4
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if 'data' in item.keywords and not os.environ.get('SPTSR_DATA'):
+            item.add_marker(pytest.mark.skip(reason='SPTSR_DATA does not name the folder of real images and weights'))
+        if 'cuda' in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason='no CUDA GPU'))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _registered() -> None:
+    torch.set_num_threads(2)
+    register_all()
+
+
+@pytest.fixture(scope='session')
+def real_data() -> Path:
+    """The folder of published sets and weights; tests that use it carry the mark `data`."""
+    return Path(os.environ['SPTSR_DATA'])
+
+
+def photograph(name: str, height: int = 128, width: int = 160) -> RGB:
+    """A cut from the middle of a photograph that scikit-image ships, uint8 [height, width, 3]."""
+    image = decode_rgb((SHIPPED / name).read_bytes(), name, to_rgb=True)
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+@pytest.fixture(scope='session')
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`GTx4`, `LRx4` and `prior` of four photographs of different sizes."""
+    root = tmp_path_factory.mktemp('photographs')
+    sizes = {'astronaut.png': (128, 160), 'coffee.png': (160, 128), 'chelsea.png': (132, 148), 'rocket.jpg': (128, 128)}
+    for name, (height, width) in sizes.items():
+        write_png(root / 'raw' / f'{Path(name).stem}.png', photograph(name, height, width))
+    prepare(ImageFolder(root / 'raw'), root, SCALE)
+    extract(ImageFolder(root / f'LRx{SCALE}'), root / 'prior', build_source('felzenszwalb', ['min_size=4']))
+    return root
+
+
+def base_options(photographs: Path, *, trains: bool) -> dict[str, Any]:
+    """Options of a tiny run on the photographs, to be changed and written by a test."""
+    dataset = {
+        'name': 'photographs',
+        'type': 'PriorPairedImageDataset',
+        'dataroot_gt': str(photographs / f'GTx{SCALE}'),
+        'dataroot_lq': str(photographs / f'LRx{SCALE}'),
+        'dataroot_prior': str(photographs / 'prior'),
+    }
+    options: dict[str, Any] = {
+        'name': 'tiny',
+        'model_type': 'SPTModel',
+        'scale': SCALE,
+        'num_gpu': 0,
+        'manual_seed': 3,
+        'datasets': {'train' if trains else 'test': dataset},
+        'network_g': {
+            'type': 'SPTNet',
+            'backbone': {'type': 'IMDN', 'nf': 16, 'num_modules': 2, 'upscale': SCALE},
+            'sites': 'auto',
+            'unit': {'type': 'ModulationUnit', 'width': 8},
+            'num_masks': 64,
+        },
+        'val': {
+            'pbar': False,
+            'metrics': {
+                'psnr': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
+                'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True},
+            },
+        },
+    }
+    if trains:
+        dataset |= {'gt_size': 64, 'use_hflip': True, 'use_rot': True, 'batch_size_per_gpu': 3}
+        options['val']['val_freq'] = 1000
+        options['train'] = {
+            'total_iter': 6,
+            'ema_decay': 0.9,
+            'optim_g': {'type': 'Adam', 'lr': 1e-3},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [4], 'gamma': 0.5},
+            'pixel_opt': {'type': 'L1Loss'},
+        }
+        options['logger'] = {'print_freq': 2, 'save_checkpoint_freq': 2}
+    return options
+
+
+@pytest.fixture(scope='session')
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the tiny backbone, so that runs in several processes share them."""
+    from sptsr.archs.backbones.imdn_arch import IMDN
+
+    torch.manual_seed(11)
+    path = tmp_path_factory.mktemp('weights') / 'tiny.pth'
+    torch.save({'params': IMDN(nf=16, num_modules=2, upscale=SCALE).state_dict()}, path)
+    return path
+
+
+def write_options(path: Path, options: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(options, sort_keys=False))
+    return path
+
+
+def run_cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs `sptsr` in a process of its own."""
+    command = [sys.executable, '-m', 'sptsr', *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)

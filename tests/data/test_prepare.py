@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from basicsr.data import build_dataset
+
+from sptsr.data.prepare import prepare
+from sptsr.data.resize import imresize
+from sptsr.errors import UserError
+from sptsr.images import ImageFolder, write_png
+from tests.conftest import photograph
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    write_png(tmp_path / 'raw' / 'a.0.png', photograph('coffee.png', 96, 128))
+    write_png(tmp_path / 'raw' / 'sub' / 'a.1.png', photograph('chelsea.png', 100, 90))
+    return tmp_path / 'raw'
+
+
+def test_pairs_on_disk_and_a_second_run(raw: Path, tmp_path: Path):
+    images = ImageFolder(raw)
+    assert prepare(images, tmp_path / 'out', 4, mod_crop=True) == 2
+    assert prepare(images, tmp_path / 'out', 4, mod_crop=True) == 2
+    gt, lr = ImageFolder(tmp_path / 'out' / 'GTx4'), ImageFolder(tmp_path / 'out' / 'LRx4')
+    assert gt.keys == lr.keys == ['a.0', 'sub/a.1']
+    assert gt.read('sub/a.1').shape == (100, 88, 3)
+    assert np.array_equal(lr.read('a.0'), imresize(images.read('a.0'), 1 / 4))
+    write_png(raw / 'a.0.png', photograph('astronaut.png', 96, 128))
+    with pytest.raises(UserError, match='is there with other content'):
+        prepare(images, tmp_path / 'out', 4, mod_crop=True)
+
+
+def test_other_sizes_are_refused_before_anything_is_written(raw: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r'a\.1\.png: 100x90 is no multiple of 4 .*--mod-crop'):
+        prepare(ImageFolder(raw), tmp_path / 'out', 4)
+    with pytest.raises(UserError, match='smaller than 128'):
+        prepare(ImageFolder(raw), tmp_path / 'out', 4, mod_crop=True, sub_image=128)
+    with pytest.raises(UserError, match='multiples of the scale'):
+        prepare(ImageFolder(raw), tmp_path / 'out', 4, sub_image=50)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_sub_images_cover_the_image_and_line_up(raw: Path, tmp_path: Path):
+    count = prepare(ImageFolder(raw, include=['a.0']), tmp_path / 'out', 4, sub_image=64, step=48)
+    gt, lr = ImageFolder(tmp_path / 'out' / 'GTx4'), ImageFolder(tmp_path / 'out' / 'LRx4')
+    assert count == len(gt) == 6
+    assert gt.keys[0] == 'a.0_s001'
+    image = photograph('coffee.png', 96, 128)
+    assert np.array_equal(gt.read('a.0_s006'), image[32:96, 64:128])
+    assert lr.read('a.0_s006').shape == (16, 16, 3)
+
+
+def test_lmdbs_are_basicsrs_and_hold_the_same_pixels(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('sptsr.data.prepare._FIRST_MAP_BYTES', 1 << 15)  # stock: MapFullError
+    prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
+    gt = ImageFolder(tmp_path / 'out' / 'GTx2.lmdb')
+    assert gt.keys == ['a.0', 'sub/a.1']  # stock: both become a
+    assert np.array_equal(gt.read('a.0'), photograph('coffee.png', 96, 128))
+    opt = {
+        'name': 'x', 'type': 'PriorPairedImageDataset', 'io_backend': {'type': 'lmdb'}, 'scale': 2, 'phase': 'val',
+        'dataroot_gt': str(tmp_path / 'out' / 'GTx2.lmdb'), 'dataroot_lq': str(tmp_path / 'out' / 'LRx2.lmdb'),
+    }  # fmt: skip
+    assert [sample['key'] for sample in map(build_dataset(opt).__getitem__, range(2))] == ['a.0', 'sub/a.1']
+    with pytest.raises(UserError, match='is there already'):
+        prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
+
+
+def test_an_unfinished_lmdb_is_known_and_made_again(raw: Path, tmp_path: Path):
+    broken = tmp_path / 'out' / 'GTx2.lmdb'
+    broken.mkdir(parents=True)
+    lmdb.open(str(broken)).close()
+    with pytest.raises(UserError, match=r'meta_info\.txt is missing, so the LMDB is unfinished'):
+        ImageFolder(broken)
+    prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
+    assert len(ImageFolder(broken)) == 2
+    other = tmp_path / 'other' / 'GTx2.lmdb'
+    other.mkdir(parents=True)
+    (other / 'thesis.txt').write_text('')
+    with pytest.raises(UserError, match='holds other things'):
+        prepare(ImageFolder(raw), tmp_path / 'other', 2, as_lmdb=True)
+    assert (other / 'thesis.txt').exists()

@@ -1,0 +1,209 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from pycocotools import mask as coco
+
+from sptsr.errors import UserError
+from sptsr.images import ImageFolder
+from sptsr.priors.extract import build_source
+from sptsr.priors.sources import sam as sam_module
+from tests.conftest import photograph
+
+IMAGE = photograph('astronaut.png', 24, 30)
+
+
+def _labels(tmp_path: Path, **params) -> object:
+    return build_source('labels', [f'dir={tmp_path}', *(f'{k}={v}' for k, v in params.items())])
+
+
+def _two_maps() -> np.ndarray:
+    left = np.ones((24, 30), np.int32)
+    left[:, 10:] = 2
+    corner = np.zeros((24, 30), np.int32)
+    corner[:6, :6] = 5
+    return np.stack([left, corner])
+
+
+def _write(path: Path, kind: str, maps: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == 'npy':
+        np.save(path.with_suffix('.npy'), maps)
+    elif kind == 'mat':
+        cells = np.empty((1, len(maps)), object)
+        for n, labels in enumerate(maps):
+            cells[0, n] = {'Segmentation': labels.astype(np.uint16)}
+        scipy.io.savemat(path.with_suffix('.mat'), {'groundTruth': cells})
+    elif kind == 'png folder':
+        for n, labels in enumerate(maps):
+            path.mkdir(exist_ok=True)
+            cv2.imwrite(str(path / f'{n}.png'), labels.astype(np.uint16))
+    else:
+        masks = [maps[0] == 1, maps[0] == 2, maps[1] == 5]
+        records = []
+        for n, mask in enumerate(masks):
+            rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+            counts: object = rle['counts'].decode()
+            if kind == 'rle lists' and n == 1:
+                flat = mask.T.ravel()
+                edges = np.flatnonzero(np.diff(np.concatenate([[0], flat.astype(int)])))
+                counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+            records.append({'segmentation': {'size': list(mask.shape), 'counts': counts}, 'area': int(mask.sum())})
+        path.with_suffix('.json').write_text(json.dumps(records))
+
+
+@pytest.mark.parametrize('kind', ['npy', 'mat', 'png folder', 'rle', 'rle lists'])
+@pytest.mark.parametrize('scale', [1, 3])
+def test_every_label_format_gives_the_same_masks(tmp_path: Path, kind: str, scale: int):
+    maps = np.repeat(np.repeat(_two_maps(), scale, axis=1), scale, axis=2)
+    maps = np.pad(maps, ((0, 0), (0, scale - 1), (0, scale - 1)), mode='edge')  # what mod-crop will cut
+    _write(tmp_path / 'sub' / 'a.0', kind, maps)
+    if kind == 'png folder':
+        assert (tmp_path / 'sub' / 'a.0' / '1.png').exists()
+    elif not (tmp_path / 'sub' / f'a.0.{"json" if "rle" in kind else kind}').exists():
+        next((tmp_path / 'sub').iterdir()).rename(tmp_path / 'sub' / f'a.0.{"json" if "rle" in kind else kind}')
+    prior = _labels(tmp_path)(IMAGE, 'sub/a.0', 64)
+    expected = [_two_maps()[0] == 2, _two_maps()[0] == 1, _two_maps()[1] == 5]
+    assert np.array_equal(prior.decode(), np.array(expected))
+
+
+def test_background_and_majority(tmp_path: Path):
+    maps = np.zeros((48, 60), np.int32)
+    maps[:25] = 3  # row 12 of the LQ image is half covered, at 2x
+    np.save(tmp_path / 'a.npy', maps)
+    assert _labels(tmp_path)(IMAGE, 'a', 64).areas().tolist() == [13 * 30]
+    assert _labels(tmp_path, background=-1)(IMAGE, 'a', 64).areas().tolist() == [13 * 30, 12 * 30]
+
+
+def test_label_mistakes_are_named(tmp_path: Path):
+    np.save(tmp_path / 'a.npy', np.ones((24, 31), np.int32))
+    source = _labels(tmp_path)
+    with pytest.raises(UserError, match=r"no labels for 'b'"):
+        source.check(['a', 'b'])
+    with pytest.raises(UserError, match=r'a\.npy: labels of 24x31 do not belong to an image of 24x30'):
+        source(IMAGE, 'a', 64)
+    (tmp_path / 'c.json').write_text('{"annotations": [{"segmentation": [[1, 2]]}]}')
+    (tmp_path / 'd.mat').write_bytes(b'junk')
+    np.save(tmp_path / 'e.npy', np.ones((24, 30)))
+    source = _labels(tmp_path)
+    for key in 'cde':
+        with pytest.raises(UserError, match=rf'{key}\.(json|mat|npy)'):
+            source(IMAGE, key, 64)
+    with pytest.raises(UserError, match='no such folder'):
+        build_source('labels', ['dir=/nowhere'])
+    with pytest.raises(UserError, match="takes no 'dirr'; did you mean 'dir'"):
+        build_source('labels', ['dirr=x'])
+    with pytest.raises(UserError, match="needs 'dir'"):
+        build_source('labels')
+    with pytest.raises(UserError, match="no source is called 'label'; did you mean 'labels'"):
+        build_source('label')
+
+
+def test_names_map_images_to_labels(tmp_path: Path):
+    _write(tmp_path / 'val' / '3096.x', 'npy', _two_maps())
+    (tmp_path / 'val' / '3096.npy').exists()
+    (tmp_path / 'names.json').write_text(json.dumps({'img_001.png': '3096'}))
+    source = _labels(tmp_path / 'val', names=tmp_path / 'names.json')
+    assert source(IMAGE, 'img_001', 64).count == 3
+
+
+def test_felzenszwalb_is_deterministic_ordered_and_deduplicated():
+    source = build_source('felzenszwalb', ['min_size=8'])
+    image = photograph('coffee.png', 80, 120)
+    prior = source(image, 'x', 64)
+    again = build_source('felzenszwalb', ['min_size=8'])(image, 'x', 64)
+    assert prior.to_bytes() == again.to_bytes()
+    areas = prior.areas()
+    assert 10 < prior.count <= 64
+    assert (np.diff(areas) <= 0).all()
+    assert areas.min() >= 8
+    masks = prior.decode().reshape(prior.count, -1).astype(float)
+    inter = masks @ masks.T
+    iou = inter / (areas[:, None] + areas[None] - inter)
+    assert (iou - np.eye(prior.count)).max() <= 0.9
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 40), (40, 1), (2, 2), (3, 100)])
+def test_felzenszwalb_takes_tiny_images(shape):
+    prior = build_source('felzenszwalb')(photograph('coffee.png', 100, 100)[: shape[0], : shape[1]], 'x', 64)
+    assert prior.size == shape
+
+
+def _small_sam():
+    """A SAM of the official package, small, random, with biases that let masks survive."""
+    from functools import partial
+
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    torch.manual_seed(0)
+    side, patch, width = 128, 16, 32
+    encoder = ImageEncoderViT(
+        depth=1, embed_dim=32, img_size=side, mlp_ratio=2, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        num_heads=2, patch_size=patch, qkv_bias=True, use_rel_pos=True, global_attn_indexes=[0], window_size=4,
+        out_chans=width,
+    )  # fmt: skip
+    prompt = PromptEncoder(width, (side // patch, side // patch), (side, side), 8)
+    decoder = MaskDecoder(
+        transformer_dim=width, transformer=TwoWayTransformer(1, width, 2, 32), num_multimask_outputs=3,
+        iou_head_depth=2, iou_head_hidden_dim=32,
+    )  # fmt: skip
+    return Sam(encoder, prompt, decoder, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]).eval()
+
+
+def test_sam_gives_the_official_generators_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from segment_anything import SamAutomaticMaskGenerator
+
+    model = _small_sam()
+    checkpoint = tmp_path / 'sam.pth'
+    torch.save(model.state_dict(), checkpoint)
+    monkeypatch.setattr(sam_module, 'load_sam', lambda path, model_type='auto': (model, 'vit_b'))
+    thresholds = {'points_per_side': 6, 'pred_iou_thresh': -10.0, 'stability_score_thresh': 0.0, 'box_nms_thresh': 1.0}
+    source = build_source('sam', [f'checkpoint={checkpoint}', *(f'{k}={v}' for k, v in thresholds.items())])
+    image = photograph('coffee.png', 40, 60)
+    prior = source(image, 'x', 64)
+    official = SamAutomaticMaskGenerator(model, **thresholds).generate(image)
+    masks = np.array(sorted((r['segmentation'] for r in official), key=lambda m: -m.sum()))
+    masks = masks[masks.any((1, 2))][:64]
+    assert len(masks) > 10
+    assert np.array_equal(prior.decode(), masks)
+    assert len(source.weights_sha256) == 64
+
+
+def test_sam_checkpoints_of_the_wrong_kind_are_named(tmp_path: Path):
+    (tmp_path / 'cut.pth').write_bytes(b'PK\x03\x04 half')
+    torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
+    torch.save({'image_encoder.pos_embed': torch.zeros(1, 64, 64, 768)}, tmp_path / 'vit_b.pth')
+    for name, match in (
+        ('cut', 'not a readable checkpoint'),
+        ('other', 'not a checkpoint of segment_anything'),
+        ('vit_b', 'is vit_b, not vit_h'),
+        ('none', 'cannot read it'),
+    ):
+        with pytest.raises(UserError, match=match):
+            build_source('sam', [f'checkpoint={tmp_path / name}.pth', 'model_type=vit_h'])
+
+
+@pytest.mark.data
+def test_human_labels_of_b100_lie_on_their_images(real_data: Path):
+    """The regions explain the colours: variance inside them is far below the image's, and below shifted ones'."""
+    images = ImageFolder(real_data / 'sr' / 'BSD100' / 'LRx4')
+    source = build_source(
+        'labels', [f'dir={real_data}/bsds500/segmentations', f'names={real_data}/bsds500_of_b100.json']
+    )
+    better = 0
+    for key in images.keys[:10]:
+        image = images.read(key)
+        index = source(image, key, 64).index
+        gray = image.mean(axis=2)
+
+        def within(labels: np.ndarray, gray: np.ndarray = gray) -> float:
+            sums, counts = np.bincount(labels.ravel(), gray.ravel()), np.bincount(labels.ravel())
+            means = sums / np.maximum(counts, 1)
+            return float(((gray - means[labels]) ** 2).mean())
+
+        better += within(index) < within(np.roll(index, (9, 13), axis=(0, 1)))
+    assert better == 10

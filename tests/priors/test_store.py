@@ -1,0 +1,191 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sptsr.errors import UserError
+from sptsr.images import ImageFolder, encode_png
+from sptsr.lmdb_env import close_reader
+from sptsr.priors.extract import build_source, describe, extract, verify
+from sptsr.priors.prior import Prior
+from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
+from tests.conftest import photograph, run_cli
+
+HEADER = StoreHeader('labels', {'scale': 4}, None, 64, {'sptsr': '0'})
+IMAGE = photograph('coffee.png', 12, 20)
+PRIOR = Prior.encode(np.ones((1, 12, 20), bool))
+
+
+def _fill(path: Path, *keys: str) -> None:
+    with PriorWriter(path, HEADER) as writer:
+        for key in keys:
+            writer.put(key, IMAGE, PRIOR)
+
+
+def test_round_trip_with_header_and_unicode_keys(tmp_path: Path):
+    keys = ['a.0', 'a.1', 'sub/ü', '日本']
+    _fill(tmp_path / 's', *keys)
+    store = PriorStore(tmp_path / 's')
+    assert store.header == HEADER
+    assert sorted(store.keys()) == sorted(keys)
+    assert len(store) == 4
+    assert np.array_equal(store.get('日本', IMAGE).decode(), PRIOR.decode())
+    assert 'a.2' not in store
+
+
+def test_missing_changed_resized_and_damaged_entries_are_named(tmp_path: Path):
+    _fill(tmp_path / 's', 'x')
+    store = PriorStore(tmp_path / 's')
+    with pytest.raises(UserError, match="no prior of 'y'; run sptsr prior extract"):
+        store.get('y')
+    changed = IMAGE.copy()
+    changed[3, 4, 1] ^= 1
+    with pytest.raises(UserError, match=r'\[x\]: the prior was made from another image'):
+        store.get('x', changed)
+    with pytest.raises(UserError, match=r'\[x\]: the prior is 12x20 .* but the image 12x19'):
+        store.get('x', IMAGE[:, 1:])
+
+
+def test_a_writer_keeps_what_is_there_and_refuses_another_source(tmp_path: Path):
+    _fill(tmp_path / 's', 'x')
+    _fill(tmp_path / 's', 'y')
+    assert len(PriorStore(tmp_path / 's')) == 2
+    for header in (
+        replace(HEADER, params={'scale': 3}),
+        replace(HEADER, source='sam'),
+        replace(HEADER, weights_sha256='0'),
+        replace(HEADER, max_masks=32),
+    ):
+        with pytest.raises(UserError, match='holds priors made otherwise'):
+            PriorWriter(tmp_path / 's', header)
+    with PriorWriter(tmp_path / 's', replace(HEADER, versions={'sptsr': '9'})) as writer:
+        assert writer.holds('x', IMAGE)
+        with pytest.raises(UserError, match='the image changed since'):
+            writer.holds('x', IMAGE[::-1])
+
+
+def test_two_writers_are_refused(tmp_path: Path):
+    with PriorWriter(tmp_path / 's', HEADER):
+        with pytest.raises(UserError, match='another process is writing'):
+            PriorWriter(tmp_path / 's', HEADER)
+    PriorWriter(tmp_path / 's', HEADER).close()
+
+
+def test_other_folders_and_newer_schemas_are_refused(tmp_path: Path):
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / 'thesis.txt').write_text('')
+    with pytest.raises(UserError, match=r'not a prior store, but holds thesis\.txt'):
+        PriorWriter(tmp_path / 'other', HEADER)
+    with pytest.raises(UserError, match='no prior store here'):
+        PriorStore(tmp_path / 'other')
+    PriorWriter(tmp_path / 'new', replace(HEADER, schema=99)).close()
+    with pytest.raises(UserError, match='a store of schema 99, newer than 1; update sptsr'):
+        PriorStore(tmp_path / 'new')
+
+
+def test_the_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('sptsr.priors.store._FIRST_MAP_BYTES', 1 << 16)
+    keys = [f'{n:04d}' for n in range(300)]
+    _fill(tmp_path / 's', *keys)
+    store = PriorStore(tmp_path / 's')
+    assert list(store.keys()) == keys
+    assert (tmp_path / 's' / 'data.mdb').stat().st_size > 1 << 16
+
+
+def _area(store: PriorStore) -> int:
+    return int(store.get('x', IMAGE).areas()[0])
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+def test_an_open_store_goes_to_workers(tmp_path: Path, method: str):
+    _fill(tmp_path / 's', 'x')
+    store = PriorStore(tmp_path / 's')
+    assert _area(store) == 240
+    with get_context(method).Pool(1) as pool:
+        assert pool.apply(_area, (store,)) == 240
+
+
+def test_extract_verify_and_describe(photographs: Path, tmp_path: Path):
+    images = ImageFolder(photographs / 'LRx4')
+    source = build_source('felzenszwalb', ['min_size=4', 'scales=[20,80]'])
+    first = extract(images, tmp_path / 's', source)
+    again = extract(images, tmp_path / 's', source)
+    assert (first.made, first.kept, again.made, again.kept) == (4, 0, 0, 4)
+    store = PriorStore(tmp_path / 's')
+    assert list(verify(images, store)) == []
+    text = '\n'.join(describe(store))
+    assert '4 priors' in text
+    assert 'scales=[20.0, 80.0]' in text
+    other = ImageFolder(photographs / 'GTx4')
+    faults = list(verify(other, store))
+    assert len(faults) == 4
+    assert all('the prior is' in fault for fault in faults)
+
+
+def test_a_failing_first_image_leaves_no_store(tmp_path: Path):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'a.png').write_bytes(b'')
+    with pytest.raises(UserError, match='a.png: the file is empty'):
+        extract(ImageFolder(tmp_path / 'in'), tmp_path / 's', build_source('felzenszwalb'))
+    assert not (tmp_path / 's').exists()
+
+
+def test_killed_at_any_moment_it_goes_on(tmp_path: Path):
+    """SIGKILL at random moments; each time the store is whole, and in the end it is the unbroken one."""
+    images = tmp_path / 'in'
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(60):
+        shifted = np.roll(photograph('astronaut.png', 64, 64), int(rng.integers(64)), axis=1)
+        (images / f'{n:03d}.png').write_bytes(encode_png(shifted))
+    arguments = ['prior', 'extract', '-i', images, '-o', tmp_path / 'killed', '--source', 'felzenszwalb']
+    whole = run_cli('prior', 'extract', '-i', images, '-o', tmp_path / 'whole', '--source', 'felzenszwalb')
+    assert whole.returncode == 0, whole.stderr
+    kills = partial = 0
+    while kills < 4:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'sptsr', *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        before = _entries(tmp_path / 'killed')
+        deadline = time.monotonic() + 120
+        while _entries(tmp_path / 'killed') <= before + 3 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        count = _entries(tmp_path / 'killed')
+        partial += 0 < count < 60
+        assert all(verify_entry(tmp_path / 'killed', images))
+    assert partial >= 2
+    assert run_cli(*arguments).returncode == 0
+    close_reader(tmp_path / 'killed')
+    left, right = PriorStore(tmp_path / 'killed'), PriorStore(tmp_path / 'whole')
+    assert list(left.keys()) == list(right.keys())
+    assert len(left) == 60
+    for key in right.keys():  # noqa: SIM118
+        assert left.get(key).to_bytes() == right.get(key).to_bytes()
+
+
+def _entries(path: Path) -> int:
+    close_reader(path)
+    try:
+        return len(PriorStore(path))
+    except UserError:
+        return 0
+
+
+def verify_entry(path: Path, images: Path) -> list[bool]:
+    close_reader(path)
+    try:
+        store = PriorStore(path)
+    except UserError:
+        return []
+    folder = ImageFolder(images)
+    return [store.get(key, folder.read(key)).count > 0 for key in store.keys()]  # noqa: SIM118

@@ -1,0 +1,60 @@
+import pytest
+import torch
+from torch import nn
+
+from sptsr.archs.spt_arch import SPTNet
+from sptsr.sizing import restore_padded, restore_tiled
+
+
+def _net() -> SPTNet:
+    """A trained-looking SPTNet with a receptive field of about 20 pixels."""
+    torch.manual_seed(0)
+    body = nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)], nn.Upsample(scale_factor=2))
+    net = SPTNet(body, sites=['0', '1'], unit={'type': 'ModulationUnit', 'width': 4}, num_masks=6).eval()
+    for name, value in net.adapter_parameters().items():
+        if 'out' in name:
+            nn.init.normal_(value, std=0.3)
+    return net
+
+
+@pytest.mark.parametrize('size', [(40, 61), (33, 32), (1, 1), (5, 100)])
+@torch.no_grad()
+def test_tiles_give_the_whole_image_once_the_overlap_covers_the_receptive_field(size):
+    net = _net()
+    lq, masks = torch.rand(1, 3, *size), (torch.rand(1, 6, *size) < 0.5).float()
+    whole = net(lq, masks)
+    tiled = restore_tiled(net, lq, masks, 1, 2, tile=16, overlap=12)
+    assert tiled.shape == whole.shape
+    assert (tiled - whole).abs().max() < 1e-5
+    if min(size) > 20:
+        rough = restore_tiled(net, lq, masks, 1, 2, tile=16, overlap=0)
+        assert (rough - whole).abs().max() > 1e-4  # the test can tell
+
+
+@torch.no_grad()
+def test_tiles_move_lq_and_masks_together():
+    def forward(lq, masks):
+        return lq * masks[:, :3]
+
+    lq, masks = torch.rand(1, 3, 50, 37), torch.rand(1, 4, 50, 37)
+    assert torch.equal(restore_tiled(forward, lq, masks, 8, 1, 13, 5), lq * masks[:, :3])
+
+
+@pytest.mark.parametrize('size', [(8, 16), (9, 13), (3, 5), (1, 1)])
+def test_padding_reaches_the_multiple_and_is_cut_off(size):
+    seen = []
+
+    def forward(lq, masks):
+        seen.append((lq.shape, masks.shape))
+        return lq.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    lq = torch.rand(1, 3, *size)
+    result = restore_padded(forward, lq, torch.rand(1, 2, *size), 8, 2)
+    assert torch.equal(result, lq.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert all(side % 8 == 0 for shape in seen[0] for side in shape[-2:])
+    assert seen[0][0][-2:] == seen[0][1][-2:]
+
+
+def test_bad_tiles_are_refused():
+    with pytest.raises(ValueError, match='tile must be at least 1'):
+        restore_tiled(lambda lq, masks: lq, torch.rand(1, 3, 4, 4), None, 1, 1, 0, 0)
