@@ -54,13 +54,14 @@ def save_adapter(
     tensors = {f'params.{name}': value for name, value in net.adapter_state().items()}
     if params_ema is not None:
         tensors |= {f'params_ema.{name}': value for name, value in params_ema.items()}
-    metadata = {
-        'format': _FORMAT,
-        'network_g': json.dumps(network_g),
+    record = {
+        'network_g': dict(network_g),
         'backbone_sha256': net.backbone_digest(),
-        'iteration': str(iteration),
+        'iteration': iteration,
         'sptsr': __version__,
     }
+    # One metadata key: safetensors writes several in a random order, and equal runs must give equal bytes.
+    metadata = {_FORMAT: json.dumps(record, sort_keys=True)}
     # clone: safetensors refuses tensors that share storage, and channels-last ones must become plain
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     write_atomic(path, lambda temporary: save_file(plain, temporary, metadata))
@@ -76,8 +77,9 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise UserError(f'{path}: not a readable adapter ({error}); it is a .safetensors written by sptsr') from error
-    if metadata.get('format') != _FORMAT:
-        raise UserError(f"{path}: not an adapter of this format ({_FORMAT}), but '{metadata.get('format')}'")
+    if _FORMAT not in metadata:
+        raise UserError(f'{path}: not an adapter of this format ({_FORMAT}); it is a .safetensors written by sptsr')
+    record = json.loads(metadata[_FORMAT])
     groups: dict[str, dict[str, Tensor]] = {'params': {}, 'params_ema': {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition('.')
@@ -85,10 +87,10 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
     return Adapter(
         params=groups['params'],
         params_ema=groups['params_ema'] or None,
-        network_g=json.loads(metadata['network_g']),
-        backbone_sha256=metadata['backbone_sha256'],
-        iteration=int(metadata['iteration']),
-        version=metadata['sptsr'],
+        network_g=record['network_g'],
+        backbone_sha256=record['backbone_sha256'],
+        iteration=record['iteration'],
+        version=record['sptsr'],
     )
 
 

@@ -1,0 +1,259 @@
+"""The main job on photographs: exact iterations, only the adapter learns, nothing is ever torn."""
+
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sptsr.archs.adapter import read_adapter
+from sptsr.archs.spt_arch import SPTNet
+from sptsr.archs.weights import state_digest
+from sptsr.errors import UserError
+from sptsr.test import test_pipeline as run_test
+from sptsr.train import train_pipeline
+from tests.conftest import base_options, run_cli, write_options
+
+
+@pytest.fixture
+def options(photographs: Path, tiny_weights: Path) -> dict:
+    options = base_options(photographs, trains=True)
+    options['network_g']['backbone_weights'] = str(tiny_weights)
+    return options
+
+
+def _net(opt: dict) -> SPTNet:
+    return SPTNet(**{k: v for k, v in copy.deepcopy(opt['network_g']).items() if k != 'type'})
+
+
+def _adapter_bytes(root: Path, name: str = 'net_g_latest') -> bytes:
+    return (root / 'experiments' / 'tiny' / 'models' / f'{name}.safetensors').read_bytes()
+
+
+def test_a_run_makes_its_iterations_and_moves_the_adapter_only(options: dict, tmp_path: Path):
+    options['datasets']['train']['batch_size_per_gpu'] = 9  # larger than the set; stock makes no iteration then
+    options['train']['total_iter'] = 5
+    options['datasets']['val'] = {
+        **{k: v for k, v in options['datasets']['train'].items() if 'dataroot' in k or k == 'type'},
+        'name': 'holdout',
+    }
+    options['val']['val_freq'] = 2
+    options['logger']['use_tb_logger'] = True
+    model = train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
+    home = tmp_path / 'experiments' / 'tiny'
+    assert sorted(p.name for p in (home / 'models').iterdir()) == [
+        'net_g_2.safetensors', 'net_g_4.safetensors', 'net_g_5.safetensors', 'net_g_latest.safetensors',
+    ]  # fmt: skip
+    assert sorted(p.name for p in (home / 'training_states').iterdir()) == ['2.state', '4.state', '5.state']
+    assert model.best_metric_results['holdout']['psnr']['iter'] in (2, 4, 5)
+    log = next(home.glob('train_tiny_*.log')).read_text()
+    assert 'iter:       5' in log
+    assert log.count('holdout, 4 images: psnr') == 3
+    assert list((tmp_path / 'tb_logger' / 'tiny').iterdir())
+    assert (home / 'x.yml').exists()
+
+    torch.manual_seed(3)
+    fresh = _net(options)
+    assert state_digest(model.net.backbone) == state_digest(fresh.backbone)
+    adapter = read_adapter(home / 'models' / 'net_g_latest.safetensors')
+    assert adapter.iteration == 5
+    assert adapter.backbone_sha256 == fresh.backbone_digest()
+    moved = [not torch.equal(value, adapter.params[name]) for name, value in fresh.adapter_state().items()]
+    assert len(moved) == len(adapter.params) == 20
+    assert all(moved)
+    assert adapter.params_ema is not None
+    assert any(not torch.equal(adapter.params[n], adapter.params_ema[n]) for n in adapter.params)
+
+
+def test_the_same_run_twice_gives_the_same_bytes_whatever_the_workers(options: dict, tmp_path: Path):
+    for number, workers in enumerate((0, 2)):
+        options['datasets']['train']['num_worker_per_gpu'] = workers
+        train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path / str(number))
+    assert _adapter_bytes(tmp_path / '0') == _adapter_bytes(tmp_path / '1')
+
+
+def test_a_run_cut_off_and_resumed_is_the_unbroken_one(options: dict, tmp_path: Path):
+    path = write_options(tmp_path / 'x.yml', options)
+    train_pipeline(path, tmp_path / 'whole')
+    train_pipeline(path, tmp_path / 'cut')
+    home = tmp_path / 'cut' / 'experiments' / 'tiny'
+    for name in ('4', '6'):  # as if it had been killed after iteration 3
+        (home / 'training_states' / f'{name}.state').unlink()
+        (home / 'models' / f'net_g_{name}.safetensors').unlink()
+    (home / 'models' / 'net_g_latest.safetensors').unlink()
+    (home / 'training_states' / '.tmp-killed.state').write_bytes(b'half')
+    (home / 'training_states' / '4.state').write_bytes(b'torn')  # no writer of ours leaves this, a disk may
+    train_pipeline(path, tmp_path / 'cut')
+    assert _adapter_bytes(tmp_path / 'cut') == _adapter_bytes(tmp_path / 'whole')
+    assert not list((tmp_path / 'cut' / 'experiments').glob('*archived*'))
+    assert not list((home / 'training_states').glob('.tmp*'))
+
+
+def test_when_it_goes_on_and_when_it_starts_anew(options: dict, tmp_path: Path):
+    path = write_options(tmp_path / 'x.yml', options)
+    train_pipeline(path, tmp_path)
+    train_pipeline(path, tmp_path)  # finished: put aside, as BasicSR does
+    archived = list((tmp_path / 'experiments').glob('tiny_archived_*'))
+    assert len(archived) == 1
+    longer = train_pipeline(path, tmp_path, auto_resume=True, force=['train:total_iter=8'])
+    assert len(list((tmp_path / 'experiments').glob('tiny_archived_*'))) == 1
+    assert (tmp_path / 'experiments' / 'tiny' / 'training_states' / '8.state').exists()
+    assert read_adapter(tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.safetensors').iteration == 8
+    assert longer.schedulers[0].last_epoch == 7
+    other = ['network_g:unit:width=6', 'train:total_iter=9']
+    with pytest.raises(UserError, match='tensors do not fit'):
+        train_pipeline(path, tmp_path, auto_resume=True, force=other)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_signal_finishes_the_step_and_saves(options: dict, tmp_path: Path, workers: int):
+    options['train']['total_iter'] = 100000
+    options['datasets']['train']['num_worker_per_gpu'] = workers
+    path = write_options(tmp_path / 'x.yml', options)
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'sptsr.train', '-opt', path, '--root', tmp_path],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    states = tmp_path / 'experiments' / 'tiny' / 'training_states'
+    _wait(lambda: len(list(states.glob('*.state'))) >= 2)
+    os.killpg(process.pid, signal.SIGTERM)  # the workers too, as a scheduler does
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert 'the same command goes on' in stderr
+    last = max(int(p.stem) for p in states.glob('*.state'))
+    assert f'Stopped at iteration {last} of 100000' in stderr
+
+
+def _wait(condition, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, 'nothing happened in time'
+        time.sleep(0.02)
+
+
+def test_killed_at_random_moments_it_ends_as_the_unbroken_run(options: dict, tmp_path: Path):
+    options['train']['total_iter'] = 60
+    options['logger']['save_checkpoint_freq'] = 1  # most of the time goes into saving
+    path = write_options(tmp_path / 'x.yml', options)
+    train_pipeline(path, tmp_path / 'whole')
+    states = tmp_path / 'cut' / 'experiments' / 'tiny' / 'training_states'
+    seen = []
+    for pause in (0.0, 0.05, 0.13):
+        before = _newest(states)
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'sptsr', 'train', '-opt', path, '--root', tmp_path / 'cut'],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        _wait(lambda p=process, b=before: _newest(states) >= min(b + 4, 60) or p.poll() is not None)
+        time.sleep(pause)
+        process.kill()
+        process.wait()
+        for state in states.glob('[0-9]*.state'):
+            torch.load(state, weights_only=True)  # whole, each of them
+        seen.append(_newest(states))
+    assert seen == sorted(seen)
+    assert seen[0] < 60
+    done = run_cli('train', '-opt', path, '--root', tmp_path / 'cut')
+    assert done.returncode == 0, done.stderr
+    assert 'Going on from iteration' in done.stderr
+    assert _adapter_bytes(tmp_path / 'cut') == _adapter_bytes(tmp_path / 'whole')
+
+
+def _newest(states: Path) -> int:
+    return max((int(p.stem) for p in states.glob('[0-9]*.state')), default=0)
+
+
+def test_bf16_and_channels_last_train_too(options: dict, tmp_path: Path):
+    options['train'] |= {'precision': 'bf16', 'channels_last': True, 'warmup_iter': 3}
+    model = train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
+    assert all(p.dtype == torch.float32 for p in model.net.parameters())
+    assert 0 < model.log_dict['l_pix'] < 1
+
+
+def test_training_a_bare_network_is_refused(options: dict, tmp_path: Path):
+    options['network_g'] = options['network_g']['backbone']
+    with pytest.raises(UserError, match='only an SPTNet is tuned'):
+        train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
+    assert not (tmp_path / 'experiments').exists()
+
+
+def test_a_unit_with_masks_needs_priors(options: dict, tmp_path: Path):
+    options['datasets']['train'].pop('dataroot_prior')
+    path = write_options(tmp_path / 'x.yml', options)
+    with pytest.raises(UserError, match='the unit uses masks but this dataset has no prior'):
+        train_pipeline(path, tmp_path / 'a')
+    train_pipeline(path, tmp_path / 'b', force=['network_g:unit:type=PlainUnit'])
+
+
+def test_several_processes_are_refused(options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(UserError, match='several processes were started'):
+        train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
+
+
+def test_evaluation_of_the_three_arms(options: dict, photographs: Path, tmp_path: Path):
+    train_pipeline(write_options(tmp_path / 'train.yml', options), tmp_path)
+    testing = base_options(photographs, trains=False)
+    testing['network_g'] = options['network_g']
+    frozen = run_test(write_options(tmp_path / 'test.yml', testing), tmp_path)
+    with_masks = copy.deepcopy(testing)
+    with_masks['name'] = 'tuned'
+    adapter = tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.safetensors'
+    with_masks['path'] = {'pretrain_network_g': str(adapter)}
+    with_masks['val']['save_img'] = True
+    tuned = run_test(write_options(tmp_path / 'test2.yml', with_masks), tmp_path)
+    assert frozen['photographs']['psnr'] != tuned['photographs']['psnr']
+    bare = copy.deepcopy(testing)
+    bare['name'] = 'bare'
+    bare['network_g'] = testing['network_g']['backbone']
+    bare['path'] = {'pretrain_network_g': testing['network_g']['backbone_weights']}
+    assert run_test(write_options(tmp_path / 'test3.yml', bare), tmp_path) == frozen
+    tiled = run_test(tmp_path / 'test.yml', tmp_path, ['val:tile=16', 'val:tile_overlap=16'])
+    # IMDN's channel attention averages over its input, so tiles come close and are not the same
+    assert abs(tiled['photographs']['psnr']['mean'] - frozen['photographs']['psnr']['mean']) < 0.5
+
+    record = json.loads((tmp_path / 'results' / 'tuned' / 'metrics.json').read_text())
+    assert record['name'] == 'tuned'
+    assert len(record['options_sha256']) == 64
+    values = record['datasets']['photographs']['psnr']
+    assert sorted(values['per_image']) == ['astronaut', 'chelsea', 'coffee', 'rocket']
+    assert values['mean'] == pytest.approx(sum(values['per_image'].values()) / 4)
+    net = _net(options)
+    assert record['params'] == {
+        'trainable': sum(p.numel() for p in net.adapter_parameters().values()),
+        'total': sum(p.numel() for p in net.parameters()),
+    }
+    pictures = tmp_path / 'results' / 'tuned' / 'visualization' / 'photographs'
+    assert len(list(pictures.iterdir())) == 4
+
+
+@pytest.mark.data
+def test_published_figures_of_imdn(real_data: Path, tmp_path: Path):
+    """Each within 0.002 dB and 0.0001; the same figures come out of an untrained SPTNet."""
+    published = {
+        'IMDN_x4': {'Set5': (32.211, 0.8948), 'B100': (27.561, 0.7353)},
+        'IMDN_x2': {'Set5': (37.997, 0.9605)},
+    }
+    (tmp_path / 'datasets').mkdir()
+    (tmp_path / 'datasets' / 'Set5').symlink_to(real_data / 'sr' / 'Set5')
+    (tmp_path / 'datasets' / 'B100').symlink_to(real_data / 'sr' / 'BSD100')
+    (tmp_path / 'weights').symlink_to(real_data / 'weights')
+    shutil.copytree(Path(__file__).parents[2] / 'options', tmp_path / 'options')
+    checked = 0
+    for name, sets in published.items():
+        done = run_cli('test', '-opt', f'options/test/{name}.yml', cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        record = json.loads((tmp_path / 'results' / name / 'metrics.json').read_text())
+        for dataset, (psnr, ssim) in sets.items():
+            got = record['datasets'][dataset]
+            assert got['psnr']['mean'] == pytest.approx(psnr, abs=0.002)
+            assert got['ssim']['mean'] == pytest.approx(ssim, abs=0.0001)
+            checked += 1
+    assert checked == 3
