@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,14 @@ def run_demo(out: str | os.PathLike[str], iterations: int = 0) -> dict[str, Resu
     results = {}
     for arm in ARMS:
         path = _write_options(out, arm, steps, trains=True)
-        train_pipeline(path, out, fresh=True, progress=True)
+        shutil.rmtree(out / 'experiments' / f'demo_{arm}', ignore_errors=True)  # of an earlier demo
+        train_pipeline(path, out, progress=True)
     print(f'\n3/4  Evaluating on {len(TEST)} photographs that nothing was trained on')
     for arm in ('frozen', *ARMS):
         path = _write_options(out, arm, steps, trains=False)
-        results[arm] = test_pipeline(path, out)['photographs']
+        results[arm] = test_pipeline(path, out, quiet=True)['photographs']
     print(f'\n4/4  Pictures in {out}')
-    _write_pictures(out)
+    _write_pictures(out, results)
     report = _report(results, steps)
     write_text(out / 'report.txt', report + '\n')
     print('\n' + report)
@@ -152,7 +154,7 @@ def _fitting_iterations(out: Path) -> int:
     return max(20, min(_MOST_ITERATIONS, int(_TUNING_SECONDS / len(ARMS) / step)))
 
 
-def _write_pictures(out: Path) -> None:
+def _write_pictures(out: Path, results: dict[str, Results]) -> None:
     """Writes `masks.png` (each test photograph and its masks) and `before_after.png`."""
     from sptsr.data.resize import imresize
 
@@ -168,10 +170,9 @@ def _write_pictures(out: Path) -> None:
         plain = image.repeat(3, axis=0).repeat(3, axis=1)
         masks.append(side_by_side([(f'{key} (LQ)', plain), (f'{prior.count} masks', mask_overlay(image, prior, 3))]))
         top, left = _CROPS[key]
-        panels = [
-            ('bicubic', imresize(image, SCALE)),
-            *zip(('frozen', 'tuned'), (f.read(key) for f in restored), strict=True),
-        ]
+        panels = [('bicubic', imresize(image, SCALE))]
+        for title, arm, folder in zip(('frozen', 'tuned'), arms, restored, strict=True):
+            panels.append((f'{title}, {results[arm]["psnr"]["per_image"][key]:.2f} dB', folder.read(key)))
         windows = [
             (title, picture[top : top + _CROP, left : left + _CROP].repeat(2, axis=0).repeat(2, axis=1))
             for title, picture in [*panels, ('GT', gt.read(key))]

@@ -20,7 +20,7 @@ from sptsr.report.metrics import Results, to_json
 
 
 def test_pipeline(
-    path: str | os.PathLike[str], root: str | os.PathLike[str] = '.', force: Sequence[str] = ()
+    path: str | os.PathLike[str], root: str | os.PathLike[str] = '.', force: Sequence[str] = (), quiet: bool = False
 ) -> dict[str, Results]:
     """Evaluates a network as an option file says and writes `results/<name>/metrics.json`.
 
@@ -28,6 +28,7 @@ def test_pipeline(
         path: the option file.
         root: where `results/` goes.
         force: `--force_yml` entries.
+        quiet: log lines go to the log file only.
 
     Returns:
         the results of each dataset by its name.
@@ -41,7 +42,7 @@ def test_pipeline(
     loaders = [eval_loader(build_dataset(data)) for data in opt['datasets'].values()]
     model: Any = build_model(opt)
     home = Path(opt['path']['results_root'])
-    logs.setup(home / f'test_{opt["name"]}_{get_time_str()}.log')
+    logs.setup(home / f'test_{opt["name"]}_{get_time_str()}.log', quiet)
     for loader in loaders:
         model.validation(loader, opt['name'], None, opt['val']['save_img'])
     results: dict[str, Results] = model.validation_results
