@@ -44,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `sptsr ... | head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        what = f'{error.filename}: {error.strerror}'
+        print(f'sptsr: {what}; check the path, its rights and the free space', file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print('sptsr: interrupted; the same command goes on where it stopped', file=sys.stderr)
         return 130

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -131,7 +130,7 @@ def _complete(opt: dict[str, Any], is_train: bool, root: Path) -> dict[str, Any]
         opt['num_gpu'] = torch.cuda.device_count()
     if opt['num_gpu'] > 0 and not torch.cuda.is_available():
         raise UserError(f'num_gpu: {opt["num_gpu"]}, but no GPU is usable here; set num_gpu: 0 (or auto)')
-    opt.setdefault('manual_seed', random.randint(1, 10000))
+    opt.setdefault('manual_seed', 0)  # a random one would make a resumed run another run
     opt.update(is_train=is_train, dist=False, rank=0, world_size=1, root_path=str(root))
     for phase, data in opt['datasets'].items():
         data['phase'] = phase.split('_')[0]

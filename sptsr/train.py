@@ -90,7 +90,7 @@ def train_pipeline(
         raise UserError(f'model_type: {opt["model_type"]}: this command trains an SPTModel; use BasicSR for others')
     if state:
         model.resume_training(state)
-    elif home.exists():
+    elif any((home / 'models').glob('*.safetensors')):
         home.rename(f'{home}_archived_{get_time_str()}')
         boards = Path(root) / 'tb_logger' / opt['name']
         if boards.exists():

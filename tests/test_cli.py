@@ -135,6 +135,20 @@ FORCED = {
 }
 
 
+def test_scales_must_agree(here: Path, capsys: pytest.CaptureFixture[str]):
+    force = ['--force_yml', 'network_g:backbone_weights=~', 'network_g:backbone:upscale=2']
+    assert main(['test', '-opt', 'test.yml', *force]) == 2
+    _one_line(capsys, 'scale: 4, but IMDN as configured gives x2; make them agree')
+    bare = ['--force_yml', 'network_g={type: IMDN, nf: 16, upscale: 2}']
+    assert main(['test', '-opt', 'test.yml', *bare]) == 2
+    _one_line(capsys, 'the network gives 64x80 for a GT of 128x160; make scale and network_g agree')
+
+
+def test_an_unwritable_root_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(['test', '-opt', 'test.yml', '--root', 'train.yml']) == 2
+    _one_line(capsys, r'train\.yml.*Not a directory; check the path')
+
+
 @pytest.mark.parametrize('entry', FORCED)
 def test_bad_options(here: Path, capsys: pytest.CaptureFixture[str], entry: str):
     if entry.startswith('num_gpu') and torch.cuda.is_available():

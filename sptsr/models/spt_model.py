@@ -41,6 +41,7 @@ class SPTModel(BaseModel):
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         self.net_g = build_network(deepcopy(opt['network_g'])).to(self.device)
+        self._check_scale()
         load_path = opt['path'].get('pretrain_network_g')
         if load_path is not None:
             self._load(load_path)
@@ -150,6 +151,14 @@ class SPTModel(BaseModel):
             overlap = self.opt['val'].get('tile_overlap', 32)
             return restore_tiled(forward, self.lq, self.masks, multiple, scale, tile, overlap)
         return restore_padded(forward, self.lq, self.masks, multiple, scale)
+
+    def _check_scale(self) -> None:
+        """Raises UserError unless the network's scale is the options'."""
+        if isinstance(self.net_g, SPTNet) and self.net_g.scale != self.opt.get('scale', 1):
+            raise UserError(
+                f'scale: {self.opt.get("scale", 1)}, but {type(self.net_g.backbone).__name__} as configured '
+                f'gives x{self.net_g.scale}; make them agree'
+            )
 
     def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
         """Evaluates a dataset; the results stay in `validation_results[name]`."""

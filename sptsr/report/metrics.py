@@ -74,7 +74,12 @@ def _measure(image: Any, batch: Mapping[str, Any], options: Mapping[str, Any], k
             f'{key}: {image.shape[0]}x{image.shape[1]} is too small for {options["type"]} '
             f'with crop_border {border}; remove the image or the metric'
         )
-    reference = tensor2img(batch['gt']) if 'gt' in batch else None
+    reference: Any = tensor2img(batch['gt']) if 'gt' in batch else None
+    if reference is not None and reference.shape != image.shape:
+        raise UserError(
+            f'{key}: the network gives {image.shape[0]}x{image.shape[1]} for a GT of '
+            f'{reference.shape[0]}x{reference.shape[1]}; make scale and network_g agree'
+        )
     return float(lookup(METRIC_REGISTRY, options['type'])(img=image, img2=reference, **arguments))
 
 
