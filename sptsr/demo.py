@@ -203,8 +203,8 @@ def _report(results: dict[str, Results], steps: int) -> str:
             '',
             table,
             '',
-            f'Tuning gained {spt - frozen:+.3f} dB over the frozen network. Of that, masks gave {spt - plain:+.3f} dB:',
-            'the rest PlainUnit gains too, with as many parameters and no masks. Three photographs and one',
-            'seed prove nothing either way; a real comparison needs a benchmark set and several seeds.',
+            f'ModulationUnit: {spt - frozen:+.3f} dB over the frozen network, {spt - plain:+.3f} dB over PlainUnit, which has',
+            'as many parameters and sees no masks; the latter is what masks gave. Three photographs and one',
+            'seed prove nothing either way: a real comparison needs a benchmark set and several seeds.',
         ]
     )

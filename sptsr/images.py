@@ -40,6 +40,8 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
     """
     if not content:
         raise UserError(f'{name}: the file is empty; copy or make it again')
+    if _is_cut_off(content):
+        raise UserError(f'{name}: not a readable image (cut off); copy or make it again')
     # JPEG has neither alpha nor 16 bit; ANYCOLOR keeps gray apart and applies EXIF, which UNCHANGED does not.
     flag = cv2.IMREAD_ANYCOLOR if content[:2] == b'\xff\xd8' else cv2.IMREAD_UNCHANGED
     try:
@@ -47,7 +49,7 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(f'{name}: not a readable image (corrupt or cut off); copy or make it again')
+        raise UserError(f'{name}: not a readable image (corrupt); copy or make it again')
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if not to_rgb:
@@ -63,6 +65,14 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
     if image.ndim == 2:
         return np.repeat(image[:, :, None], 3, axis=2)
     return np.ascontiguousarray(image[:, :, 2::-1])
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Whether a PNG or JPEG lacks its end. OpenCV fills the rest of such a JPEG with gray and says nothing."""
+    tail = content[-4096:]
+    if content[:8] == b'\x89PNG\r\n\x1a\n':
+        return b'IEND' not in tail
+    return content[:2] == b'\xff\xd8' and b'\xff\xd9' not in tail
 
 
 def _unusual_kind(image: npt.NDArray[np.generic]) -> str:

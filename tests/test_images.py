@@ -48,7 +48,11 @@ def test_16_bit_conversion_rounds_and_meets_the_ends():
     assert np.array_equal(converted, np.round(ramp / 257).astype(np.uint8))
 
 
-@pytest.mark.parametrize('content', [b'', b'no image', encode_png(photograph('coffee.png'))[:200]])
+_PNG = encode_png(photograph('coffee.png'))
+_JPEG = _encode(photograph('coffee.png'), '.jpg')
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', _PNG[:200], _PNG[:-20], _PNG[:99] + _PNG[140:], _JPEG[:-300]])
 def test_empty_and_corrupt_files_are_named(content):
     with pytest.raises(UserError, match='broken.png: .*(empty|not a readable image)'):
         decode_rgb(content, 'broken.png')
