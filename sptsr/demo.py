@@ -203,8 +203,8 @@ def _report(results: dict[str, Results], steps: int) -> str:
             '',
             table,
             '',
-            f'ModulationUnit: {spt - frozen:+.3f} dB over the frozen network, {spt - plain:+.3f} dB over PlainUnit, which has',
-            'as many parameters and sees no masks; the latter is what masks gave. Three photographs and one',
-            'seed prove nothing either way: a real comparison needs a benchmark set and several seeds.',
+            f'ModulationUnit: {spt - frozen:+.3f} dB over the frozen network, {spt - plain:+.3f} dB over PlainUnit,',
+            'which has as many parameters and sees no masks; the latter is what masks gave. Three photographs',
+            'and one seed prove nothing either way: that needs a benchmark set and several seeds.',
         ]
     )
