@@ -40,6 +40,8 @@ _TOP: dict[str, Types] = {
     'train': (dict,),
     'val': (dict, _NONE),
     'logger': (dict,),
+    'dist_params': (dict,),  # BasicSR's; of no effect in one process
+    'find_unused_parameters': (bool,),
 }
 _PATH: dict[str, Types] = {
     'pretrain_network_g': (str, _NONE),
@@ -70,6 +72,7 @@ _LOGGER: dict[str, Types] = {
     'print_freq': (int,),
     'save_checkpoint_freq': (int,),
     'use_tb_logger': (bool,),
+    'wandb': (dict, _NONE),
 }
 # Keys that BasicSR's own paired datasets read; they check nothing themselves.
 _STOCK_DATASET = {
@@ -266,6 +269,8 @@ def _val(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> 
 def _logger(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
     del opt, is_train
     problems = _keys(section, _LOGGER, ('logger',))
+    if isinstance(section.get('wandb'), Mapping) and section['wandb'].get('project') is not None:
+        problems.append((('logger', 'wandb'), 'logger.wandb: not built yet; set project: ~ and use_tb_logger: true'))
     for key in ('print_freq', 'save_checkpoint_freq'):
         value = section.get(key)
         if isinstance(value, int) and value < 1:

@@ -57,13 +57,11 @@ class SPTNet(nn.Module):
         super().__init__()
         if not 1 <= num_masks <= 64:
             raise UserError(f'num_masks: {num_masks} is not in 1..64')
-        arguments = dict(backbone) if isinstance(backbone, Mapping) else {}
         self.backbone = _build(backbone)
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()
-        name = arguments.pop('type', type(self.backbone).__name__)
-        self.sites, self.scale, self.multiple, in_channels = _place(self.backbone, name, arguments, sites)
+        self.sites, self.scale, self.multiple, in_channels = _place(self.backbone, backbone, sites)
 
         unit_arguments = dict(unit or {'type': 'ModulationUnit'})
         unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, unit_arguments.pop('type'))
@@ -143,36 +141,37 @@ def _build(backbone: Mapping[str, Any] | nn.Module) -> nn.Module:
 
 
 def _place(
-    net: nn.Module, name: str, arguments: Mapping[str, Any], sites: str | Sequence[str]
+    net: nn.Module, backbone: Mapping[str, Any] | nn.Module, sites: str | Sequence[str]
 ) -> tuple[list[Site], int, int, int]:
-    """Returns sites, scale, size multiple and channels of the LQ image."""
+    """Returns sites, scale, size multiple and channels of the LQ image.
+
+    They are declared by the recipe where there is one and the arguments are known, else measured.
+    """
+    name = backbone['type'] if isinstance(backbone, Mapping) else type(net).__name__
     record = RECIPES.get(name)
-    if record is None or (not arguments and not isinstance(net, lookup(ARCH_REGISTRY, name))):
-        if sites == 'auto':
-            known = ', '.join(RECIPES)
-            raise UserError(f"sites: 'auto' knows {known}, not {name}; name the sites: ['body.*']")
-        measured, scale, channels = _measure(net, _as_list(sites))
-        return measured, scale, 1, channels
-    recipe = record.resolve(name, arguments)
     if sites == 'auto':
-        paths = match_sites(net, recipe.sites)
-        found = [Site(path, recipe.channels, recipe.stride) for path in paths]
-        return found, recipe.scale, recipe.multiple, recipe.in_channels
-    lq = torch.zeros(1, recipe.in_channels, _PROBE, _PROBE)
-    measured, scale = measure_sites(net, match_sites(net, _as_list(sites)), lq)
-    return measured, scale, recipe.multiple, recipe.in_channels
+        if record is None:
+            raise UserError(f"sites: 'auto' knows {', '.join(RECIPES)}, not {name}; name the sites: ['body.*']")
+        if isinstance(backbone, Mapping):
+            recipe = record.resolve(name, backbone)
+            found = [Site(path, recipe.channels, recipe.stride) for path in match_sites(net, recipe.sites)]
+            return found, recipe.scale, recipe.multiple, recipe.in_channels
+        sites = record.sites
+    measured, scale, channels = _measure(net, match_sites(net, _as_list(sites)))
+    return measured, scale, record.multiple if record else 1, channels
 
 
-def _measure(net: nn.Module, patterns: Sequence[str]) -> tuple[list[Site], int, int]:
-    """Measures a network nobody described: tries colour first, then gray."""
-    paths = match_sites(net, patterns)
+def _measure(net: nn.Module, paths: Sequence[str]) -> tuple[list[Site], int, int]:
+    """Runs the network once: on a colour image, and if it takes none, on a gray one."""
+    failure = ''
     for channels in (3, 1):
         try:
             measured, scale = measure_sites(net, paths, torch.zeros(1, channels, _PROBE, _PROBE))
-        except RuntimeError:
+        except RuntimeError as error:
+            failure = failure or str(error).splitlines()[0]
             continue
         return measured, scale, channels
-    raise UserError(f'{type(net).__name__} takes neither [1, 3, {_PROBE}, {_PROBE}] nor [1, 1, {_PROBE}, {_PROBE}]')
+    raise UserError(f'backbone: {type(net).__name__} takes no image of {_PROBE}x{_PROBE} ({failure}); mend its forward')
 
 
 def _as_list(sites: str | Sequence[str]) -> list[str]:

@@ -227,6 +227,24 @@ def test_weights_of_another_network_are_refused(tmp_path: Path):
             read_weights(tmp_path / name)
 
 
+def test_one_file_with_two_sets_of_tensors_gives_one_of_them(tmp_path: Path):
+    """Stock trains on `params` and validates on `params_ema` of the same file."""
+    own, average = ({'weight': torch.full((1,), value)} for value in (1.0, 2.0))
+    torch.save({'params': own, 'params_ema': average}, tmp_path / 'x.pth')
+    assert read_weights(tmp_path / 'x.pth')['weight'] == 2.0
+    assert read_weights(tmp_path / 'x.pth', 'params')['weight'] == 1.0
+    with pytest.raises(UserError, match="no entry 'parms'; it has params, params_ema"):
+        read_weights(tmp_path / 'x.pth', 'parms')
+
+
+def test_a_module_of_unknown_arguments_is_measured():
+    net = SPTNet(lookup(ARCH_REGISTRY, 'IMDN')(in_nc=1, out_nc=1, nf=32, upscale=2), num_masks=5)
+    assert [(s.path, s.channels) for s in net.sites] == [(f'IMDB{n}', 32) for n in range(1, 7)]
+    assert net.scale == 2
+    lq, masks = torch.rand(1, 1, 8, 9), torch.rand(1, 5, 8, 9)
+    assert torch.equal(net(lq, masks), net.backbone(lq))
+
+
 def test_weights_files_run_no_code(tmp_path: Path):
     class Evil:
         def __reduce__(self):

@@ -8,6 +8,7 @@ from basicsr.data import build_dataset
 
 from sptsr.data.loader import SeededIndex
 from sptsr.data.paired import PriorPairedImageDataset
+from sptsr.data.prepare import prepare
 from sptsr.errors import UserError
 from sptsr.images import ImageFolder, write_png
 from sptsr.priors.prior import Prior
@@ -135,6 +136,18 @@ def test_every_mistake_names_its_file(copy: Path):
     fails(r'\[astronaut\]: the prior was made from another image')
     (copy / 'GTx4' / 'rocket.png').write_bytes(b'')
     fails(r'rocket\.png: the file is empty', index=3)
+
+
+def test_an_lmdb_takes_the_priors_of_its_images(photographs: Path, tmp_path: Path):
+    """The digest is of pixels, so a prior made from PNGs belongs to the LMDB copy as well."""
+    prepare(ImageFolder(photographs / 'raw'), tmp_path, 4, as_lmdb=True)
+    options = {'dataroot_gt': str(tmp_path / 'GTx4.lmdb'), 'dataroot_lq': str(tmp_path / 'LRx4.lmdb')}
+    from_lmdb = build_dataset(_options(photographs, **options, io_backend={'type': 'lmdb'}))
+    from_disk = build_dataset(_options(photographs))
+    for n in range(4):
+        left, right = from_lmdb[SeededIndex(n, n)], from_disk[SeededIndex(n, n)]
+        assert torch.equal(left['gt'], right['gt'])
+        assert np.array_equal(left['prior'].decode(), right['prior'].decode())
 
 
 def test_meta_info_and_templates_choose_pairs(copy: Path):

@@ -172,7 +172,9 @@ def _newest(states: Path) -> int:
 
 def test_bf16_and_channels_last_train_too(options: dict, tmp_path: Path):
     options['train'] |= {'precision': 'bf16', 'channels_last': True, 'warmup_iter': 3}
+    options['train']['optim_g'] = {'type': 'AdamW', 'lr': 1e-3, 'weight_decay': 0.01}  # stock knows Adam only
     model = train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
+    assert isinstance(model.optimizer_g, torch.optim.AdamW)
     assert all(p.dtype == torch.float32 for p in model.net.parameters())
     assert 0 < model.log_dict['l_pix'] < 1
 
