@@ -32,8 +32,8 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[str], None]) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, temporary = tempfile.mkstemp(prefix='.tmp-', suffix=path.suffix, dir=path.parent)
         os.close(fd)
-        os.chmod(temporary, 0o666 & ~_umask())
         write(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp and safetensors make it private
         with open(temporary, 'rb') as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)

@@ -261,6 +261,8 @@ def test_adapter_files(tmp_path: Path):
     average = {name: value + 1 for name, value in net.adapter_state().items()}
     save_adapter(tmp_path / 'a.safetensors', net, {'type': 'SPTNet', 'num_masks': 5}, 7, average)
     adapter = read_adapter(tmp_path / 'a.safetensors')
+    (tmp_path / 'plain').touch()
+    assert (tmp_path / 'a.safetensors').stat().st_mode == (tmp_path / 'plain').stat().st_mode
     assert adapter.iteration == 7
     assert adapter.network_g == {'type': 'SPTNet', 'num_masks': 5}
     assert adapter.backbone_sha256 == net.backbone_digest()
