@@ -18,7 +18,7 @@ from basicsr.models import build_model
 from basicsr.utils import AvgTimer, MessageLogger, get_time_str, set_random_seed
 
 from sptsr import logs
-from sptsr.data.loader import TrainStream, eval_loader, train_loader, user_error_of
+from sptsr.data.loader import TrainStream, eval_loader, train_loader, unwrapped
 from sptsr.errors import UserError
 from sptsr.files import remove_temporaries, write_atomic, write_text
 from sptsr.models.spt_model import SPTModel
@@ -101,8 +101,8 @@ def train_pipeline(
     try:
         with _Stop() as stop:
             _run(options, model, loaders, board, stop, progress)
-    except Exception as error:
-        raise user_error_of(error) or error from error
+    except UserError as error:
+        raise unwrapped(error) from error
     finally:
         if board is not None:
             board.close()

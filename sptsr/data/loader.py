@@ -129,10 +129,8 @@ def eval_loader(dataset: Any) -> DataLoader:
     return DataLoader(NamedErrors(dataset), batch_size=1, shuffle=False, num_workers=0, collate_fn=collate)
 
 
-def user_error_of(error: BaseException) -> UserError | None:
-    """Returns the user's mistake behind an error, also when a worker wrapped it in its traceback."""
-    if not isinstance(error, UserError):
-        return None
+def unwrapped(error: UserError) -> UserError:
+    """Returns the error as the dataset raised it; a worker's comes wrapped in its traceback."""
     message = str(error)
     marker = 'sptsr.errors.UserError: '
     if message.startswith('Caught UserError') and marker in message:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from basicsr.data import build_dataset
 
-from sptsr.data.loader import SeededIndex, TrainStream, train_loader, user_error_of
+from sptsr.data.loader import SeededIndex, TrainStream, train_loader, unwrapped
 from sptsr.errors import UserError
 from sptsr.priors.prior import PriorBatch
 from tests.data.test_paired import _options
@@ -74,7 +74,7 @@ def test_a_bad_file_ends_the_loader_with_its_name(photographs: Path, tmp_path: P
     (tmp_path / 'set' / 'GTx4' / 'coffee.png').write_bytes(b'junk')
     with pytest.raises(UserError) as caught:
         list(train_loader(dataset, opt, TrainStream(4, 4, 0, 0, 2)))
-    message = str(user_error_of(caught.value))
+    message = str(unwrapped(caught.value))
     assert message.endswith('coffee.png: not a readable image (corrupt); copy or make it again')
     assert '\n' not in message
 
