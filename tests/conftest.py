@@ -29,9 +29,10 @@ SCALE = 4
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if 'data' in item.keywords and not os.environ.get('SPTSR_DATA'):
+        # the mark itself: a keyword would also match the folder tests/data
+        if item.get_closest_marker('data') and not os.environ.get('SPTSR_DATA'):
             item.add_marker(pytest.mark.skip(reason='SPTSR_DATA does not name the folder of real images and weights'))
-        if 'cuda' in item.keywords and not torch.cuda.is_available():
+        if item.get_closest_marker('cuda') and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason='no CUDA GPU'))
 
 
