@@ -218,6 +218,10 @@ def _network(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool)
 def _path(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
     del opt, is_train
     problems = _keys(section, _PATH, ('path',))
+    if section.get('strict_load_g') is False:
+        problems.append(
+            (('path', 'strict_load_g'), 'path.strict_load_g: weights are always loaded strictly; remove it')
+        )
     for key in ('pretrain_network_g', 'resume_state'):
         value = section.get(key)
         if isinstance(value, str) and not Path(value).expanduser().is_file():

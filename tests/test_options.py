@@ -93,6 +93,8 @@ MISTAKES = {
     'network key': (('network_g', 'num_mask', 4), "SPTNet takes no 'num_mask'; did you mean 'num_masks'"),
     'weights': (('network_g', 'backbone_weights', '/no.pth'), 'backbone_weights: /no.pth: no such file'),
     'adapter': (('path', {'pretrain_network_g': '/no.safetensors'}), 'pretrain_network_g: /no.safetensors: no such'),
+    'strict': (('path', {'strict_load_g': False}), 'weights are always loaded strictly'),
+    'wandb': (('logger', 'wandb', {'project': 'x'}), 'logger.wandb: not built yet'),
     'optimiser': (('train', 'optim_g', 'type', 'Adaam'), "no optimiser .* 'Adaam'; did you mean 'Adam'"),
     'optimiser key': (('train', 'optim_g', 'lrr', 1.0), "Adam takes no 'lrr'; did you mean 'lr'"),
     'scheduler': (('train', 'scheduler', 'type', 'MultistepLR'), "did you mean 'MultiStepLR'"),

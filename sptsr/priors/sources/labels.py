@@ -53,7 +53,7 @@ class LabelsSource(Source):
             raise UserError(f'labels: {dir}: no such folder; give it with --set dir=FOLDER')
         self.files: dict[str, list[Path]] = {}
         for path in sorted(self.dir.rglob('*')):
-            if path.suffix.lower() in LABEL_SUFFIXES and path.name != 'metadata.csv':
+            if path.suffix.lower() in LABEL_SUFFIXES:
                 relative = path.relative_to(self.dir)
                 self.files.setdefault(image_key(relative), []).append(path)
                 if relative.parent != Path('.'):
