@@ -97,7 +97,8 @@ def _add_prior(commands: argparse._SubParsersAction) -> None:
     extract = verbs.add_parser(
         'extract',
         help='fill a prior store; run again to go on',
-        epilog='sources: felzenszwalb (no weights), labels (--set dir=FOLDER), sam (--set checkpoint=FILE); all parameters: docs/priors.md',
+        epilog='sources: felzenszwalb (no weights), labels (--set dir=FOLDER), sam (--set checkpoint=FILE); '
+        'docs/priors.md has all parameters',
     )
     extract.add_argument('-i', '--images', required=True, metavar='DIR', help='LQ images, or a BasicSR .lmdb')
     extract.add_argument('-o', '--store', required=True, metavar='STORE', help='folder of the store')
