@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sptsr.errors import UserError, one_of
+from sptsr.optim import find_optimizer, find_scheduler
 from sptsr.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -80,6 +78,8 @@ _STOCK_DATASET = {
     *('use_hflip', 'use_rot', 'color', 'mean', 'std', 'batch_size_per_gpu', 'num_worker_per_gpu'),
     *('dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers'),
 }
+_STOCK_NEEDS = ('dataroot_gt', 'dataroot_lq', 'io_backend')
+_STOCK_TRAIN_NEEDS = ('gt_size', 'use_hflip', 'use_rot')
 _PRECISIONS = ('fp32', 'bf16')
 
 
@@ -186,6 +186,9 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
             if message != f"{data['type']} needs 'name'"
         ]
     elif dataset.__module__.startswith('basicsr.'):
+        needed = _STOCK_NEEDS if data['type'] == 'PairedImageDataset' else ()
+        needed += _STOCK_TRAIN_NEEDS if needed and path[1] == 'train' else ()
+        problems += [(path, f"{data['type']} needs '{key}'") for key in needed if key not in data]
         problems += [
             ((*path, key), f"unknown key '{dotted}.{key}'{one_of(key, _STOCK_DATASET)}")
             for key in data
@@ -280,29 +283,6 @@ def _logger(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) 
         if isinstance(value, int) and value < 1:
             problems.append((('logger', key), f'logger.{key}: {value} is less than 1'))
     return problems
-
-
-def find_optimizer(name: str) -> type[torch.optim.Optimizer]:
-    """Returns the optimiser of torch.optim with this name; raises UserError with the nearest one."""
-    known = {n: c for n, c in vars(torch.optim).items() if inspect.isclass(c) and issubclass(c, torch.optim.Optimizer)}
-    known.pop('Optimizer', None)
-    if name not in known:
-        raise UserError(f"no optimiser of torch.optim is called '{name}'{one_of(name, known)}")
-    return known[name]
-
-
-def find_scheduler(name: str) -> type[Any]:
-    """Returns BasicSR's scheduler of this name; raises UserError with the nearest one."""
-    from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
-
-    known = {
-        'MultiStepLR': MultiStepRestartLR,  # BasicSR's name for it
-        'MultiStepRestartLR': MultiStepRestartLR,
-        'CosineAnnealingRestartLR': CosineAnnealingRestartLR,
-    }
-    if name not in known:
-        raise UserError(f"no scheduler is called '{name}'{one_of(name, known)}")
-    return known[name]
 
 
 _SECTIONS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any], bool], list[Problem]]] = {

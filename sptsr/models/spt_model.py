@@ -20,10 +20,10 @@ from sptsr.archs.adapter import load_adapter, load_params, save_adapter
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
 from sptsr.errors import UserError
+from sptsr.optim import find_optimizer, find_scheduler
 from sptsr.priors.prior import PriorBatch
 from sptsr.registry import MODEL_REGISTRY, register
 from sptsr.report.metrics import Results, evaluate
-from sptsr.schema import find_optimizer, find_scheduler
 from sptsr.sizing import restore_padded, restore_tiled
 
 

@@ -194,6 +194,27 @@ def test_a_unit_with_masks_needs_priors(options: dict, tmp_path: Path):
     train_pipeline(path, tmp_path / 'b', force=['network_g:unit:type=PlainUnit'])
 
 
+def test_a_stock_dataset_serves_units_without_masks(options: dict, tmp_path: Path):
+    data = options['datasets']['train']
+    data.pop('dataroot_prior')
+    data |= {'type': 'PairedImageDataset', 'io_backend': {'type': 'disk'}}
+    options['network_g']['unit']['type'] = 'PlainUnit'
+    options['datasets']['val'] = {k: v for k, v in data.items() if 'dataroot' in k or k in ('type', 'io_backend')}
+    options['datasets']['val']['name'] = 'stock'
+    path = write_options(tmp_path / 'x.yml', options)
+    model = train_pipeline(path, tmp_path)
+    assert sorted(model.validation_results['stock']['psnr']['per_image']) == [
+        'astronaut',
+        'chelsea',
+        'coffee',
+        'rocket',
+    ]
+    data.pop('io_backend')
+    data.pop('use_rot')
+    with pytest.raises(UserError, match="2 mistakes\n.*needs 'io_backend'\n.*needs 'use_rot'"):
+        train_pipeline(write_options(path, options), tmp_path)
+
+
 def test_several_processes_are_refused(options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     with pytest.raises(UserError, match='several processes were started'):
