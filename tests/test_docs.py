@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sptsr.registry import SOURCE_REGISTRY
 from sptsr.signatures import parameters
-from sptsr.yaml_io import read_scalar
+from sptsr.yaml_io import read_scalar, read_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,3 +44,14 @@ def test_tests_named_in_upstream_exist():
     names = set(re.findall(r'`((?:\w+/)?test_\w+\.py)`', (ROOT / 'docs/upstream.md').read_text()))
     assert len(names) >= 10
     assert all((ROOT / 'tests' / name).exists() for name in names)
+
+
+def test_the_readmes_options_are_those_of_the_shipped_file(tmp_path: Path):
+    fragment = re.findall(r'```yaml\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)[0]
+    (tmp_path / 'x.yml').write_text(fragment)
+    shown, _ = read_yaml(tmp_path / 'x.yml')
+    shipped, _ = read_yaml(ROOT / 'options/train/SPT_IMDN_x4_BSDS400.yml')
+    assert shown['network_g'] == shipped['network_g']
+    train = shown['datasets']['train']
+    assert train == {key: shipped['datasets']['train'][key] for key in train}
+    assert len(train) >= 6
