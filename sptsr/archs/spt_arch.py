@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,7 +97,7 @@ class SPTNet(nn.Module):
         return self
 
     @contextmanager
-    def units_off(self):  # noqa: ANN201
+    def units_off(self) -> Iterator[SPTNet]:
         """Within it the network is its backbone."""
         before, self.enabled = self.enabled, False
         try:

@@ -32,12 +32,12 @@ def _two_maps() -> np.ndarray:
 def _write(path: Path, kind: str, maps: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == 'npy':
-        np.save(path.with_suffix('.npy'), maps)
+        np.save(f'{path}.npy', maps)
     elif kind == 'mat':
         cells = np.empty((1, len(maps)), object)
         for n, labels in enumerate(maps):
             cells[0, n] = {'Segmentation': labels.astype(np.uint16)}
-        scipy.io.savemat(path.with_suffix('.mat'), {'groundTruth': cells})
+        scipy.io.savemat(f'{path}.mat', {'groundTruth': cells})
     elif kind == 'png folder':
         for n, labels in enumerate(maps):
             path.mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ def _write(path: Path, kind: str, maps: np.ndarray) -> None:
                 edges = np.flatnonzero(np.diff(np.concatenate([[0], flat.astype(int)])))
                 counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
             records.append({'segmentation': {'size': list(mask.shape), 'counts': counts}, 'area': int(mask.sum())})
-        path.with_suffix('.json').write_text(json.dumps(records))
+        Path(f'{path}.json').write_text(json.dumps(records))
 
 
 @pytest.mark.parametrize('kind', ['npy', 'mat', 'png folder', 'rle', 'rle lists'])
@@ -62,10 +62,6 @@ def test_every_label_format_gives_the_same_masks(tmp_path: Path, kind: str, scal
     maps = np.repeat(np.repeat(_two_maps(), scale, axis=1), scale, axis=2)
     maps = np.pad(maps, ((0, 0), (0, scale - 1), (0, scale - 1)), mode='edge')  # what mod-crop will cut
     _write(tmp_path / 'sub' / 'a.0', kind, maps)
-    if kind == 'png folder':
-        assert (tmp_path / 'sub' / 'a.0' / '1.png').exists()
-    elif not (tmp_path / 'sub' / f'a.0.{"json" if "rle" in kind else kind}').exists():
-        next((tmp_path / 'sub').iterdir()).rename(tmp_path / 'sub' / f'a.0.{"json" if "rle" in kind else kind}')
     prior = _labels(tmp_path)(IMAGE, 'sub/a.0', 64)
     expected = [_two_maps()[0] == 2, _two_maps()[0] == 1, _two_maps()[1] == 5]
     assert np.array_equal(prior.decode(), np.array(expected))
@@ -104,8 +100,7 @@ def test_label_mistakes_are_named(tmp_path: Path):
 
 
 def test_names_map_images_to_labels(tmp_path: Path):
-    _write(tmp_path / 'val' / '3096.x', 'npy', _two_maps())
-    (tmp_path / 'val' / '3096.npy').exists()
+    _write(tmp_path / 'val' / '3096', 'npy', _two_maps())
     (tmp_path / 'names.json').write_text(json.dumps({'img_001.png': '3096'}))
     source = _labels(tmp_path / 'val', names=tmp_path / 'names.json')
     assert source(IMAGE, 'img_001', 64).count == 3
