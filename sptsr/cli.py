@@ -85,6 +85,18 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument('--auto_resume', action='store_true', help='go on also when the options changed')
             command.add_argument('--fresh', action='store_true', help='put an unfinished run aside and start anew')
 
+    sites = commands.add_parser(
+        'sites',
+        help='candidate sites of a network, and a proposal to paste',
+        description='Runs a network once and lists the modules whose output a unit could refine.',
+        epilog='examples: sptsr sites SwinIR window_size=8    sptsr sites ./my_net.py:MyNet    '
+        'sptsr sites spandrel path=model.pth    sptsr sites -opt my_run.yml',
+    )
+    sites.add_argument('network', nargs='?', metavar='NETWORK', help='registered name, or path/to/file.py:NAME')
+    sites.add_argument('arguments', nargs='*', metavar='k=v', help='arguments of the network')
+    sites.add_argument('-opt', metavar='X.yml', help='take the network from an option file')
+    sites.set_defaults(run=_sites)
+
     doctor = commands.add_parser('doctor', help='versions, devices, what works, what is missing')
     doctor.set_defaults(run=_doctor)
     return parser
@@ -126,6 +138,14 @@ def _add_prior(commands: argparse._SubParsersAction) -> None:
     show.add_argument('--zoom', type=int, default=0, metavar='N', help='enlargement; default: to about 480 pixels')
     _add_reading(show)
     show.set_defaults(run=_prior_show)
+
+    degrade = verbs.add_parser('degrade', help='degraded images to make priors from')
+    degrade.add_argument('-i', '--images', required=True, metavar='DIR', help='clean images')
+    degrade.add_argument('-o', '--out', required=True, metavar='DIR', help='folder for the degraded ones')
+    degrade.add_argument('--noise', type=float, required=True, metavar='SIGMA', help='Gaussian noise, of 255')
+    degrade.add_argument('--seed', type=int, default=0, metavar='N', help='noise_seed of the dataset; default: 0')
+    _add_reading(degrade)
+    degrade.set_defaults(run=_prior_degrade)
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
@@ -201,6 +221,16 @@ def _prior_show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _prior_degrade(options: argparse.Namespace) -> int:
+    from sptsr.data.noise import degrade
+    from sptsr.images import ImageFolder
+
+    images = ImageFolder(options.images, options.to_rgb, options.include)
+    count = degrade(images, options.out, options.noise, options.seed)
+    print(f'{options.out}: {count} images with noise of sigma {options.noise:g}')
+    return 0
+
+
 def _data_prepare(options: argparse.Namespace) -> int:
     from sptsr.data.prepare import prepare
     from sptsr.images import ImageFolder
@@ -223,6 +253,15 @@ def _test(options: argparse.Namespace) -> int:
     from sptsr.test import test_pipeline
 
     print(results_table(test_pipeline(options.opt, options.root, options.force_yml)))
+    return 0
+
+
+def _sites(options: argparse.Namespace) -> int:
+    from sptsr.sites import describe_network, describe_options
+
+    if (options.network is None) == (options.opt is None):
+        raise UserError('sites: give a network (a name, or file.py:NAME), or -opt X.yml')
+    print(describe_options(options.opt) if options.opt else describe_network(options.network, options.arguments))
     return 0
 
 

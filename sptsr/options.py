@@ -50,8 +50,33 @@ def load_options(
     Raises:
         UserError: one report of all mistakes, each with file, line and the nearest right name.
     """
-    from sptsr.registry import import_plugins, register_all
     from sptsr.schema import check
+
+    opt, lines = _read(path, force)
+    problems = check(opt, is_train)
+    if problems:
+        raise UserError(_report(str(path), lines, problems))
+    digest = hashlib.sha256(json.dumps(opt, sort_keys=True).encode()).hexdigest()
+    return Options(str(path), opt, _complete(opt, is_train, Path(root)), digest)
+
+
+def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
+    """Reads the checked `network_g` section of an option file, and its `plugins`; the rest is not looked at."""
+    from sptsr.schema import check_network
+
+    opt, lines = _read(path, ())
+    section = opt.get('network_g')
+    if not isinstance(section, dict):
+        raise UserError(f"{path}: 'network_g' is missing at the top")
+    problems = check_network(section)
+    if problems:
+        raise UserError(_report(str(path), lines, problems))
+    return section, opt.get('plugins') or []
+
+
+def _read(path: str | os.PathLike[str], force: Sequence[str]) -> tuple[dict[str, Any], Lines]:
+    """Reads a file with its `base` and `--force_yml`, and imports its plugins."""
+    from sptsr.registry import import_plugins, register_all
 
     opt, lines = _read_with_base(Path(path))
     for entry in force:
@@ -61,11 +86,7 @@ def load_options(
     if not isinstance(plugins, list) or not all(isinstance(plugin, str) for plugin in plugins):
         raise UserError(f'{lines.get(("plugins",), path)}: plugins must be a list of modules and .py files')
     import_plugins(plugins)
-    problems = check(opt, is_train)
-    if problems:
-        raise UserError(_report(str(path), lines, problems))
-    digest = hashlib.sha256(json.dumps(opt, sort_keys=True).encode()).hexdigest()
-    return Options(str(path), opt, _complete(opt, is_train, Path(root)), digest)
+    return opt, lines
 
 
 def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:

@@ -48,9 +48,13 @@ _MODULES = (
     'basicsr.losses',
     'basicsr.metrics',
     'basicsr.models',
+    'sptsr.archs.backbones.carn_arch',
+    'sptsr.archs.backbones.denoisers_arch',
     'sptsr.archs.backbones.imdn_arch',
+    'sptsr.archs.backbones.spandrel_arch',
     'sptsr.archs.units',
     'sptsr.archs.spt_arch',
+    'sptsr.data.denoising',
     'sptsr.data.paired',
     'sptsr.models.spt_model',
     'sptsr.priors.sources.felzenszwalb',
@@ -79,14 +83,16 @@ def register(registry: Registry, name: str | None = None) -> Callable[[type[T]],
 
 
 def lookup(registry: Registry, name: str) -> Any:
-    """Returns the registered object of exactly this name.
+    """Returns the registered object of this name, else of `NAME_basicsr` (as BasicSR calls some of its own).
 
-    BasicSR's own `get` prints, and falls back to `NAME_basicsr`; this does neither.
+    BasicSR's own `get` prints when it does the latter; this does not.
 
     Raises:
         UserError: no such name; the nearest right one is named.
     """
     if name not in registry:
+        if f'{name}_basicsr' in registry:
+            return registry._obj_map[f'{name}_basicsr']
         raise UserError(f"no {registry._name} is called '{name}'{one_of(name, registry.keys())}")
     return registry._obj_map[name]
 

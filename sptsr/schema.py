@@ -202,14 +202,20 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
     return problems
 
 
-def _network(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
-    del opt, is_train
+def check_network(section: Mapping[str, Any]) -> list[Problem]:
+    """Lists the mistakes of a `network_g` section but for missing weights."""
     path = ('network_g',)
     problems = _call(section, lambda name: lookup(ARCH_REGISTRY, name), path)
     if section.get('type') != 'SPTNet':
         return problems
     problems += _call(section.get('backbone'), lambda name: lookup(ARCH_REGISTRY, name), (*path, 'backbone'))
-    problems += _call(section.get('unit'), lambda name: lookup(UNIT_REGISTRY, name), (*path, 'unit'), ('channels',))
+    return problems + _call(section.get('unit'), lambda n: lookup(UNIT_REGISTRY, n), (*path, 'unit'), ('channels',))
+
+
+def _network(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
+    del opt, is_train
+    path = ('network_g',)
+    problems = check_network(section)
     weights = section.get('backbone_weights')
     if isinstance(weights, str) and not Path(weights).expanduser().is_file():
         problems.append(

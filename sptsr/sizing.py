@@ -3,55 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Forward = Callable[[Tensor, Tensor | None], Tensor]
+from sptsr.codes import MaskCodes
+
+Forward = Callable[[Tensor, MaskCodes | None], Tensor]
 
 
-def restore_padded(forward: Forward, lq: Tensor, masks: Tensor | None, multiple: int, scale: int) -> Tensor:
-    """Pads at the right and bottom to a multiple, restores, and cuts the result back.
+@dataclass(frozen=True)
+class SizeRules:
+    """What a network asks of the size of its input.
+
+    Attributes:
+        multiple: height and width must be multiples of this.
+        minimum: height and width must be at least this.
+        square: height and width must be equal.
+    """
+
+    multiple: int = 1
+    minimum: int = 1
+    square: bool = False
+
+    def padding(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the pixels to add at the right and at the bottom."""
+        smallest = max(self.minimum, height if self.square else 0, width if self.square else 0)
+        return tuple(_raised(max(side, smallest), self.multiple) - side for side in (width, height))  # type: ignore[return-value]
+
+
+def restore_padded(forward: Forward, lq: Tensor, masks: MaskCodes | None, rules: SizeRules, scale: int) -> Tensor:
+    """Pads at the right and bottom to a size the network takes, restores, and cuts the result back.
 
     Args:
         forward: `(lq, masks)` to the restored image at `scale`.
-        lq: [B, C, h, w] in 0..1, padded by reflection (by its last pixel where it is too small for that).
-        masks: [B, N, h, w] or None, padded the same way.
-        multiple: of height and width that `forward` needs; 1 pads nothing.
+        lq: [B, C, h, w] in 0..1, padded by reflection, and by the last pixel of that where it ends.
+        masks: of the same size, padded the same way, or None.
+        rules: what `forward` needs.
         scale: size of the result over size of the input.
 
     Returns:
         [B, C', scale h, scale w].
     """
     height, width = lq.shape[-2:]
-    pad = (0, -width % multiple, 0, -height % multiple)
-    if pad[1] == 0 and pad[3] == 0:
+    right, bottom = rules.padding(height, width)
+    if right == 0 and bottom == 0:
         return forward(lq, masks)
-    mode = 'reflect' if pad[1] < width and pad[3] < height else 'replicate'
-    lq = F.pad(lq, pad, mode=mode)
-    masks = None if masks is None else F.pad(masks, pad, mode=mode)
+    reflected = min(right, width - 1), min(bottom, height - 1)
+    lq = F.pad(lq, (0, reflected[0], 0, reflected[1]), mode='reflect')
+    lq = F.pad(lq, (0, right - reflected[0], 0, bottom - reflected[1]), mode='replicate')
+    masks = None if masks is None else masks.pad(right, bottom)
     return forward(lq, masks)[..., : height * scale, : width * scale]
 
 
 def restore_tiled(
-    forward: Forward, lq: Tensor, masks: Tensor | None, multiple: int, scale: int, tile: int, overlap: int
+    forward: Forward, lq: Tensor, masks: MaskCodes | None, rules: SizeRules, scale: int, tile: int, overlap: int
 ) -> Tensor:
     """Restores tile by tile, so that the memory of `forward` does not grow with the image.
 
     Each tile sees `overlap` LQ pixels around what is kept of it. Once `overlap` covers the
-    network's receptive field, a convolutional network gives what it gives untiled.
+    network's receptive field, a convolutional network gives what it gives untiled; one that
+    averages over its whole input (channel attention, `RegionUnit`) only comes close.
 
     Args:
-        forward, lq, masks, multiple, scale: as in `restore_padded`.
+        forward, lq, masks, rules, scale: as in `restore_padded`. `lq` and `masks` may stay on the
+            CPU when `forward` moves what it is given.
         tile: side of what is kept of a tile, in LQ pixels.
-        overlap: margin of a tile on each side, in LQ pixels.
+        overlap: margin of a tile on each side, in LQ pixels; raised where tiles start off the
+            grid of a network with a size multiple, so that windows fall where they fall untiled.
 
     Returns:
         [B, C', scale h, scale w] on the CPU.
     """
     if tile < 1 or overlap < 0:
         raise ValueError(f'tile must be at least 1 and overlap at least 0, got {tile} and {overlap}')
+    tile, overlap = _raised(tile, rules.multiple), _raised(overlap, rules.multiple)
     height, width = lq.shape[-2:]
     result: Tensor | None = None
     for top in range(0, height, tile):
@@ -60,8 +88,8 @@ def restore_tiled(
             y0, x0 = max(top - overlap, 0), max(left - overlap, 0)
             y1, x1 = min(bottom + overlap, height), min(right + overlap, width)
             part = lq[..., y0:y1, x0:x1]
-            part_masks = None if masks is None else masks[..., y0:y1, x0:x1]
-            restored = restore_padded(forward, part, part_masks, multiple, scale)
+            part_masks = None if masks is None else masks.crop(y0, x0, y1, x1)
+            restored = restore_padded(forward, part, part_masks, rules, scale)
             if result is None:
                 shape = (*restored.shape[:2], height * scale, width * scale)
                 result = torch.empty(shape, dtype=restored.dtype)
@@ -70,3 +98,7 @@ def restore_tiled(
             ].cpu()
     assert result is not None
     return result
+
+
+def _raised(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ def read_scalar(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"'{text}': not readable as a YAML value; quote it") from error
+
+
+def read_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
+    """Reads `k=v` entries of a command line, values as in YAML; `flag` is what to call them in a message."""
+    arguments = {}
+    for setting in settings:
+        key, equals, text = setting.partition('=')
+        if not equals or not key.strip():
+            raise UserError(f"{flag}: '{setting}' is not of the form k=v")
+        arguments[key.strip()] = read_scalar(text.strip())
+    return arguments
 
 
 class _Reader:

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.sizing import restore_padded, restore_tiled
+from sptsr.codes import MaskCodes
+from sptsr.sizing import SizeRules, restore_padded, restore_tiled
 
 
 def _net() -> SPTNet:
@@ -21,23 +22,23 @@ def _net() -> SPTNet:
 @torch.no_grad()
 def test_tiles_give_the_whole_image_once_the_overlap_covers_the_receptive_field(size):
     net = _net()
-    lq, masks = torch.rand(1, 3, *size), (torch.rand(1, 6, *size) < 0.5).float()
+    lq, masks = torch.rand(1, 3, *size), MaskCodes.from_masks(torch.rand(1, 6, *size) < 0.5)
     whole = net(lq, masks)
-    tiled = restore_tiled(net, lq, masks, 1, 2, tile=16, overlap=12)
+    tiled = restore_tiled(net, lq, masks, SizeRules(), 2, tile=16, overlap=12)
     assert tiled.shape == whole.shape
     assert (tiled - whole).abs().max() < 1e-5
     if min(size) > 20:
-        rough = restore_tiled(net, lq, masks, 1, 2, tile=16, overlap=0)
+        rough = restore_tiled(net, lq, masks, SizeRules(), 2, tile=16, overlap=0)
         assert (rough - whole).abs().max() > 1e-4  # the test can tell
 
 
 @torch.no_grad()
 def test_tiles_move_lq_and_masks_together():
     def forward(lq, masks):
-        return lq * masks[:, :3]
+        return lq * masks.expand(3)
 
-    lq, masks = torch.rand(1, 3, 50, 37), torch.rand(1, 4, 50, 37)
-    assert torch.equal(restore_tiled(forward, lq, masks, 8, 1, 13, 5), lq * masks[:, :3])
+    lq, masks = torch.rand(1, 3, 50, 37), MaskCodes.from_masks(torch.rand(1, 4, 50, 37) < 0.5)
+    assert torch.equal(restore_tiled(forward, lq, masks, SizeRules(8), 1, 13, 5), lq * masks.expand(3))
 
 
 @pytest.mark.parametrize('size', [(8, 16), (9, 13), (3, 5), (1, 1)])
@@ -49,7 +50,7 @@ def test_padding_reaches_the_multiple_and_is_cut_off(size):
         return lq.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
     lq = torch.rand(1, 3, *size)
-    result = restore_padded(forward, lq, torch.rand(1, 2, *size), 8, 2)
+    result = restore_padded(forward, lq, MaskCodes.from_masks(torch.rand(1, 2, *size) < 0.5), SizeRules(8), 2)
     assert torch.equal(result, lq.repeat_interleave(2, 2).repeat_interleave(2, 3))
     assert all(side % 8 == 0 for shape in seen[0] for side in shape[-2:])
     assert seen[0][0][-2:] == seen[0][1][-2:]
@@ -57,4 +58,4 @@ def test_padding_reaches_the_multiple_and_is_cut_off(size):
 
 def test_bad_tiles_are_refused():
     with pytest.raises(ValueError, match='tile must be at least 1'):
-        restore_tiled(lambda lq, masks: lq, torch.rand(1, 3, 4, 4), None, 1, 1, 0, 0)
+        restore_tiled(lambda lq, masks: lq, torch.rand(1, 3, 4, 4), None, SizeRules(), 1, 0, 0)

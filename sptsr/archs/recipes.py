@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from sptsr.archs.sites import Grid, Layout, Site, match_sites
 from sptsr.registry import ARCH_REGISTRY, lookup
+from sptsr.sizing import SizeRules
+
+# A number, the constructor argument that holds it, or a function of all arguments.
+Value = int | str | Callable[[Mapping[str, Any]], int]
+
+
+Take = tuple[int | None, int | None, int]
 
 
 @dataclass(frozen=True)
@@ -16,34 +24,45 @@ class Recipe:
 
     Attributes:
         sites: patterns of module paths (see `sptsr.archs.sites`).
-        channels: constructor argument that holds the channels of the feature at a site.
-        in_channels: constructor argument that holds the channels of the LQ image.
-        scale: constructor argument that holds the upscaling; None for a scale of 1.
+        channels: of the feature at a site.
+        in_channels: of the LQ image.
+        scale: size of the output over size of the LQ image.
         stride: size of the LQ image over size of the feature at a site.
         multiple: height and width of the LQ image must be multiples of this.
+        layout: of the feature at a site.
+        take: start, stop and step of the matched modules that become sites, as in a slice.
+        usual: arguments of a usual network of this kind; for those without defaults of their own.
     """
 
     sites: tuple[str, ...]
-    channels: str
-    in_channels: str
-    scale: str | None = 'upscale'
-    stride: int = 1
-    multiple: int = 1
+    channels: Value
+    in_channels: Value
+    scale: Value = 'upscale'
+    stride: Value = 1
+    multiple: Value = 1
+    layout: Layout = 'NCHW'
+    take: Take | Callable[[Mapping[str, Any]], Take] = (None, None, 1)
+    usual: Mapping[str, Any] = field(default_factory=dict)
 
     def resolve(self, arch: str, arguments: Mapping[str, Any]) -> ResolvedRecipe:
         """Returns the record for one network, its arguments completed by the constructor's defaults."""
-        parameters = inspect.signature(lookup(ARCH_REGISTRY, arch)).parameters
+        defaults = {name: p.default for name, p in inspect.signature(lookup(ARCH_REGISTRY, arch)).parameters.items()}
+        complete = defaults | dict(arguments)
 
-        def value(name: str) -> int:
-            return int(arguments.get(name, parameters[name].default))
+        def number(value: Value) -> int:
+            if callable(value):
+                return value(complete)
+            return int(complete[value]) if isinstance(value, str) else value
 
         return ResolvedRecipe(
             sites=self.sites,
-            channels=value(self.channels),
-            in_channels=value(self.in_channels),
-            scale=value(self.scale) if self.scale else 1,
-            stride=self.stride,
-            multiple=self.multiple,
+            take=self.take(complete) if callable(self.take) else self.take,
+            layout=self.layout,
+            channels=number(self.channels),
+            in_channels=number(self.in_channels),
+            scale=number(self.scale),
+            stride=number(self.stride),
+            sizes=SizeRules(number(self.multiple)),
         )
 
 
@@ -52,18 +71,87 @@ class ResolvedRecipe:
     """A `Recipe` with the numbers of one network."""
 
     sites: tuple[str, ...]
+    take: Take
+    layout: Layout
     channels: int
     in_channels: int
     scale: int
     stride: int
-    multiple: int
+    sizes: SizeRules
+
+    def sites_of(self, net: Any) -> list[Site]:
+        """Returns the sites of a network, as declared."""
+        paths = match_sites(net, self.sites)[slice(*self.take)]
+        return [Site(path, self.channels, Grid(self.stride), self.layout) for path in paths]
 
 
+def find_recipe(arch: str) -> Recipe | None:
+    """Returns the recipe of a network in `ARCH_REGISTRY`, or None."""
+    return RECIPES.get(arch.removesuffix('_basicsr'))  # BasicSR registers SRVGGNetCompact under such a name
+
+
+_RGB = {'num_in_ch': 3, 'num_out_ch': 3}
 # EDSR and MSRResNet: a unit after every second residual block keeps the adapter under 3 % of the network.
-_EVERY_SECOND = (r're:body\.\d*[13579]',)
+_EVERY_SECOND = (1, None, 2)
+# RRDBNet for x2 and x1 works on a pixel-unshuffled image.
+_UNSHUFFLED = {1: 4, 2: 2}
 
 RECIPES: Mapping[str, Recipe] = {
-    'IMDN': Recipe(sites=('IMDB*',), channels='nf', in_channels='in_nc'),
-    'EDSR': Recipe(sites=_EVERY_SECOND, channels='num_feat', in_channels='num_in_ch'),
-    'MSRResNet': Recipe(sites=_EVERY_SECOND, channels='num_feat', in_channels='num_in_ch'),
+    'IMDN': Recipe(('IMDB*',), 'nf', 'in_nc'),
+    'EDSR': Recipe(('body.*',), 'num_feat', 'num_in_ch', take=_EVERY_SECOND, usual=_RGB),
+    'MSRResNet': Recipe(('body.*',), 'num_feat', 'num_in_ch', take=_EVERY_SECOND),
+    'RCAN': Recipe(('body.*',), 'num_feat', 'num_in_ch', usual=_RGB),
+    'RRDBNet': Recipe(
+        ('body.*',),
+        'num_feat',
+        'num_in_ch',
+        scale='scale',
+        stride=lambda given: _UNSHUFFLED.get(given['scale'], 1),
+        multiple=lambda given: _UNSHUFFLED.get(given['scale'], 1),
+        take=(1, None, 3),
+        usual=_RGB,
+    ),
+    'SwinIR': Recipe(
+        ('layers.*',),
+        'embed_dim',
+        'in_chans',
+        # Without an upsampler (denoising) `upscale` plays no part.
+        scale=lambda given: given['upscale'] if given['upsampler'] else 1,
+        multiple='window_size',
+        layout='NLC',
+        usual={
+            **{'window_size': 8, 'img_size': 64, 'embed_dim': 60, 'depths': [6, 6, 6, 6], 'num_heads': [6, 6, 6, 6]},
+            **{'mlp_ratio': 2, 'upscale': 4, 'upsampler': 'pixelshuffledirect'},
+        },
+    ),
+    # Activations behind every fourth convolution of the body; the last module is the head.
+    'SRVGGNetCompact': Recipe(('body.*',), 'num_feat', 'num_in_ch', take=(3, -1, 8)),
+    # The first block lifts the image to features, the last one brings them to the output's channels.
+    'ECBSR': Recipe(
+        ('backbone.*',),
+        'num_channel',
+        'num_in_ch',
+        scale='scale',
+        take=(1, -1, 1),
+        usual={**_RGB, 'num_block': 4, 'num_channel': 16, 'with_idt': False, 'act_type': 'prelu', 'scale': 4},
+    ),
+    'RIDNet': Recipe(
+        ('body.*',),
+        'mid_channels',
+        'in_channels',
+        scale=1,
+        usual={'in_channels': 3, 'mid_channels': 64, 'out_channels': 3, 'img_range': 1.0},
+    ),
+    'CARN': Recipe(('b?',), 'nf', lambda _: 3),
+    'CARN_M': Recipe(('b?',), 'nf', lambda _: 3),
+    # Works on a pixel-unshuffled image, and pads odd sizes itself. Activations behind every third convolution.
+    'FFDNet': Recipe(('model.*',), 'nc', 'in_nc', scale=1, stride=2, take=(5, -1, 6)),
+    # The same; with batch normalisation a convolution is followed by two modules.
+    'DnCNN': Recipe(
+        ('model.*',),
+        'nc',
+        'in_nc',
+        scale=1,
+        take=lambda given: (7, -1, 9) if given['act_mode'] == 'BR' else (5, -1, 6),
+    ),
 }

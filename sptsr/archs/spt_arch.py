@@ -5,20 +5,32 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sptsr.archs.recipes import RECIPES
-from sptsr.archs.sites import Site, feature_map, match_sites, measure_sites
+from sptsr.archs.backbone import Placement, build_backbone, call_backbone, place
+from sptsr.archs.regions import RegionMap
+from sptsr.archs.resize import prior_to_site, regions_to_site
+from sptsr.archs.sites import Grid
 from sptsr.archs.units import SPTUnit
 from sptsr.archs.weights import load_strictly, read_weights, state_digest
+from sptsr.codes import MAX_MASKS, MaskCodes
 from sptsr.errors import UserError
 from sptsr.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
 
-_PROBE = 64  # side of the input that measures sites where no recipe is known
+
+@dataclass
+class _Call:
+    """What travels between the units during one call."""
+
+    size: tuple[int, int]  # of the LQ image
+    prior: Tensor  # S
+    grid: Grid  # where its pixels lie on the LQ image
+    regions: RegionMap | None
+    at_site: dict[tuple[int, int], RegionMap] = field(default_factory=dict)
 
 
 @register(ARCH_REGISTRY)
@@ -38,11 +50,12 @@ class SPTNet(nn.Module):
 
     Attributes:
         scale: size of the output over size of the LQ image.
-        multiple: height and width of the LQ image must be multiples of this.
+        sizes: what the backbone asks of the size of the LQ image.
         sites: the sites, in the order of the backbone's modules.
 
-    Shapes: `forward(lq, masks)` takes [B, C, h, w] in 0..1 and [B, num_masks, h, w] of 0 and 1
-    (or None where the unit uses no masks) and returns [B, C', scale h, scale w].
+    Raises:
+        UserError: sites that match nothing or give no feature map, weights of another network, and
+            units that no gradient can reach.
     """
 
     def __init__(
@@ -52,43 +65,59 @@ class SPTNet(nn.Module):
         backbone_key: str | None = None,
         sites: str | Sequence[str] = 'auto',
         unit: Mapping[str, Any] | None = None,
-        num_masks: int = 64,
+        num_masks: int = MAX_MASKS,
     ) -> None:
         super().__init__()
-        if not 1 <= num_masks <= 64:
-            raise UserError(f'num_masks: {num_masks} is not in 1..64')
-        self.backbone = _build(backbone)
+        if not 1 <= num_masks <= MAX_MASKS:
+            raise UserError(f'num_masks: {num_masks} is not in 1..{MAX_MASKS}')
+        self.backbone = build_backbone(backbone)
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()
-        self.sites, self.scale, self.multiple, in_channels = _place(self.backbone, backbone, sites)
+        placement = place(self.backbone, backbone if isinstance(backbone, Mapping) else None, sites)
+        self.sites, self.scale, self.sizes = placement.sites, placement.scale, placement.sizes
 
         unit_arguments = dict(unit or {'type': 'ModulationUnit'})
         unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, unit_arguments.pop('type'))
         self.units = nn.ModuleList(unit_class(site.channels, **unit_arguments) for site in self.sites)
         self.num_masks = num_masks
-        self.stem = unit_class.make_stem(in_channels, num_masks, self._unit(0).width)
+        self.stem = unit_class.make_stem(placement.in_channels, num_masks, self._unit(0).width)
         self.uses_masks = unit_class.uses_masks
+        self.uses_regions = unit_class.uses_regions
         self.enabled = True
-        self._prior: Tensor | None = None  # S between two sites; lives for one call
+        self._call: _Call | None = None
         for number, site in enumerate(self.sites):
             # A partial of a bound method survives deepcopy; a closure would keep pointing here.
-            self.backbone.get_submodule(site.path).register_forward_hook(functools.partial(self._refine, number))
+            refine = functools.partial(self._refine, number)
+            self.backbone.get_submodule(site.path).register_forward_hook(refine, with_kwargs=True)
+        if not placement.declared:
+            self._check_gradients(placement)
 
-    def forward(self, lq: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Restores `lq`; raises ValueError for masks of another size or number."""
+    def forward(self, lq: Tensor, masks: Tensor | MaskCodes | None = None, sigma: Tensor | None = None) -> Tensor:
+        """Restores an image.
+
+        Args:
+            lq: [B, C, h, w] in 0..1.
+            masks: [B, num_masks, h, w] of 0 and 1, or their codes for the same B, h, w; None where
+                the unit uses no masks.
+            sigma: noise level [B] in 0..1 (sigma / 255), for backbones that take one.
+
+        Returns:
+            [B, C', scale h, scale w].
+
+        Raises:
+            ValueError: masks of another size or number.
+        """
         if not self.enabled:
-            return self.backbone(lq)
-        if self.uses_masks:
-            expected = (lq.shape[0], self.num_masks, *lq.shape[-2:])
-            if masks is None or masks.shape != expected:
-                got = 'none' if masks is None else list(masks.shape)
-                raise ValueError(f'masks must be {list(expected)} for this input, got {got}')
-        self._prior = self.stem(self._unit(0).stem_input(lq, masks, self.num_masks))
+            return call_backbone(self.backbone, lq, sigma)
+        codes = self._codes(lq, masks) if self.uses_masks else None
+        prior = self.stem(self._unit(0).stem_input(lq, codes, self.num_masks))
+        regions = RegionMap.of(codes, self.num_masks) if self.uses_regions and codes is not None else None
+        self._call = _Call((lq.shape[-2], lq.shape[-1]), prior, Grid(), regions)
         try:
-            return self.backbone(lq)
+            return call_backbone(self.backbone, lq, sigma)
         finally:
-            self._prior = None
+            self._call = None
 
     def train(self, mode: bool = True) -> SPTNet:
         """Sets the mode of stem and units; the backbone stays in eval mode."""
@@ -122,65 +151,59 @@ class SPTNet(nn.Module):
         assert isinstance(unit, SPTUnit)
         return unit
 
-    def _refine(self, number: int, _module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-        if self._prior is None:  # units are off, or the backbone was called by itself
+    def _codes(self, lq: Tensor, masks: Tensor | MaskCodes | None) -> MaskCodes:
+        batch, height, width = lq.shape[0], *lq.shape[-2:]
+        if isinstance(masks, MaskCodes):
+            if masks.shape != (batch, height, width):
+                raise ValueError(f'masks must be {[batch, height, width]} for this input, got {list(masks.shape)}')
+            return masks
+        expected = (batch, self.num_masks, height, width)
+        if masks is None or masks.shape != expected:
+            got = 'none' if masks is None else list(masks.shape)
+            raise ValueError(f'masks must be {list(expected)} for this input, got {got}')
+        return MaskCodes.from_masks(masks)
+
+    def _refine(self, number: int, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | None:
+        call = self._call
+        if call is None:  # units are off, or the backbone was called by itself
             return None
-        features = feature_map(output, self.sites[number].path)
-        prior = _resize(self._prior, features.shape[-2:])
-        features, self._prior = self.units[number](features, prior)
-        return features
+        site, unit = self.sites[number], self._unit(number)
+        features = site.to_map(output, [*args, *kwargs.values()], call.size)
+        size = (features.shape[-2], features.shape[-1])
+        prior = prior_to_site(call.prior, call.grid, size, site.grid)
+        call.grid = site.grid
+        if call.regions is None:
+            features, call.prior = unit(features, prior)
+        else:
+            if size not in call.at_site:
+                call.at_site[size] = regions_to_site(call.regions, size, site.grid)
+            features, call.prior = unit(features, prior, call.at_site[size])
+        return site.from_map(features)
 
-
-def _build(backbone: Mapping[str, Any] | nn.Module) -> nn.Module:
-    if isinstance(backbone, nn.Module):
-        return backbone
-    arguments = dict(backbone)
-    if 'type' not in arguments:
-        raise UserError("backbone: needs 'type', the name of a network")
-    return lookup(ARCH_REGISTRY, arguments.pop('type'))(**arguments)
-
-
-def _place(
-    net: nn.Module, backbone: Mapping[str, Any] | nn.Module, sites: str | Sequence[str]
-) -> tuple[list[Site], int, int, int]:
-    """Returns sites, scale, size multiple and channels of the LQ image.
-
-    They are declared by the recipe where there is one and the arguments are known, else measured.
-    """
-    name = backbone['type'] if isinstance(backbone, Mapping) else type(net).__name__
-    record = RECIPES.get(name)
-    if sites == 'auto':
-        if record is None:
-            raise UserError(f"sites: 'auto' knows {', '.join(RECIPES)}, not {name}; name the sites: ['body.*']")
-        if isinstance(backbone, Mapping):
-            recipe = record.resolve(name, backbone)
-            found = [Site(path, recipe.channels, recipe.stride) for path in match_sites(net, recipe.sites)]
-            return found, recipe.scale, recipe.multiple, recipe.in_channels
-        sites = record.sites
-    measured, scale, channels = _measure(net, match_sites(net, _as_list(sites)))
-    return measured, scale, record.multiple if record else 1, channels
-
-
-def _measure(net: nn.Module, paths: Sequence[str]) -> tuple[list[Site], int, int]:
-    """Runs the network once: on a colour image, and if it takes none, on a gray one."""
-    failure = ''
-    for channels in (3, 1):
+    @torch.inference_mode(False)
+    def _check_gradients(self, placement: Placement) -> None:
+        """Raises UserError when the backbone keeps a gradient from a unit: no_grad, detach, work in place."""
+        lq = placement.probe.clone()
+        masks = torch.zeros(1, self.num_masks, *lq.shape[-2:])
+        name = type(self.backbone).__name__
+        starts = [next(iter(unit.parameters())) for unit in self.units]
         try:
-            measured, scale = measure_sites(net, paths, torch.zeros(1, channels, _PROBE, _PROBE))
+            with torch.enable_grad():
+                result = self(lq, masks).sum()
+                if not result.requires_grad:
+                    raise UserError(
+                        f"sites: '{self.sites[0].path}' and all others: {name} runs them without gradients "
+                        '(torch.no_grad or detach); choose modules behind that, or remove it'
+                    )
+                gradients = torch.autograd.grad(result, starts, allow_unused=True)
         except RuntimeError as error:
-            failure = failure or str(error).splitlines()[0]
-            continue
-        return measured, scale, channels
-    raise UserError(f'backbone: {type(net).__name__} takes no image of {_PROBE}x{_PROBE} ({failure}); mend its forward')
-
-
-def _as_list(sites: str | Sequence[str]) -> list[str]:
-    return [sites] if isinstance(sites, str) else list(sites)
-
-
-def _resize(prior: Tensor, size: torch.Size) -> Tensor:
-    """Brings S to a site's resolution: area average down, nearest up."""
-    if prior.shape[-2:] == size:
-        return prior
-    mode = 'area' if size[0] <= prior.shape[-2] and size[1] <= prior.shape[-1] else 'nearest'
-    return F.interpolate(prior, size=tuple(size), mode=mode)
+            raise UserError(
+                f'sites: {name} changes a feature in place that a unit needs ({str(error).splitlines()[0]}); '
+                'choose other modules, or set inplace=False there'
+            ) from error
+        for site, gradient in zip(self.sites, gradients, strict=True):
+            if gradient is None:
+                raise UserError(
+                    f"sites: no gradient reaches '{site.path}' of {name} (torch.no_grad, detach, or an output "
+                    'that is not used); choose another module'
+                )

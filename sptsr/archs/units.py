@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from sptsr.archs.regions import RegionMap
+from sptsr.codes import MaskCodes
 from sptsr.registry import UNIT_REGISTRY, register
 
 
@@ -18,9 +20,11 @@ class SPTUnit(nn.Module):
 
     Attributes:
         uses_masks: whether the network must be given masks.
+        uses_regions: whether `forward` is given the masks at the site's resolution as a third argument.
     """
 
     uses_masks: ClassVar[bool] = True
+    uses_regions: ClassVar[bool] = False
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -40,12 +44,12 @@ class SPTUnit(nn.Module):
         )
 
     @classmethod
-    def stem_input(cls, lq: Tensor, masks: Tensor | None, num_masks: int) -> Tensor:
+    def stem_input(cls, lq: Tensor, masks: MaskCodes | None, num_masks: int) -> Tensor:
         """Returns what the stem sees, [B, C + num_masks, h, w]."""
         assert masks is not None
-        return torch.cat([lq, masks.to(lq.dtype)], dim=1)
+        return torch.cat([lq, masks.expand(num_masks, lq.dtype)], dim=1)
 
-    def forward(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
         """Refines F [B, C, h, w] with S [B, width, h, w]; returns F' and S' of the same shapes."""
         raise NotImplementedError
 
@@ -85,8 +89,13 @@ class ModulationUnit(SPTUnit):
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        prior = prior + self.mix(torch.cat([self.query(features), prior], dim=1))
+    def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
+        del regions
+        query = self.query(features)
+        return self.modulate(features, prior + self.mix(torch.cat([query, prior], dim=1)))
+
+    def modulate(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns F (1 + gamma) + beta and S', with gamma and beta read off S'."""
         gamma, beta = self.out(self.act(prior)).to(features.dtype).chunk(2, dim=1)
         # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
         return torch.addcmul(features + beta, features, gamma), prior
@@ -104,7 +113,29 @@ class PlainUnit(ModulationUnit):
     uses_masks: ClassVar[bool] = False
 
     @classmethod
-    def stem_input(cls, lq: Tensor, masks: Tensor | None, num_masks: int) -> Tensor:
+    def stem_input(cls, lq: Tensor, masks: MaskCodes | None, num_masks: int) -> Tensor:
         channels = lq.shape[1]
         repeated = torch.arange(channels + num_masks, device=lq.device) % channels
         return lq[:, repeated]
+
+
+@register(UNIT_REGISTRY)
+class RegionUnit(PlainUnit):
+    """A `PlainUnit` that also knows what the feature is like in the regions a pixel is in.
+
+        P = paint(pool(q(F)))
+        S' = S + g(concat(q(F), S + P))
+
+    pool averages q(F) over each mask; paint gives each pixel the mean of its masks' averages (see
+    `RegionMap.pool`). Independent of the masks' order. Layers and parameter count are exactly
+    those of `PlainUnit`, so what it gains over that one, masks gave. Ours, not the paper's.
+    """
+
+    uses_masks: ClassVar[bool] = True
+    uses_regions: ClassVar[bool] = True
+
+    def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
+        assert regions is not None
+        query = self.query(features)
+        pooled = regions.pool(query)
+        return self.modulate(features, prior + self.mix(torch.cat([query, prior + pooled], dim=1)))

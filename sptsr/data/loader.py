@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from sptsr.errors import UserError
-from sptsr.priors.prior import PriorBatch
+from sptsr.priors.prior import collate as collate_priors
 
 
 class SeededIndex(int):
@@ -103,11 +103,11 @@ class NamedErrors(Dataset):
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Joins samples; the priors become one `PriorBatch` (or None where there are none)."""
+    """Joins samples; the priors become one `MaskCodes` (or None where there are none)."""
     priors = [sample.get('prior') for sample in samples]
     rest = [{key: value for key, value in sample.items() if key != 'prior'} for sample in samples]
     batch = default_collate(rest)
-    batch['prior'] = None if any(prior is None for prior in priors) else PriorBatch.collate(priors)  # type: ignore[arg-type]
+    batch['prior'] = None if any(prior is None for prior in priors) else collate_priors(priors)  # type: ignore[arg-type]
     return batch
 
 

@@ -7,26 +7,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
+from sptsr.data.base import CheckedDataset, open_priors, to_tensor
 from sptsr.data.transforms import Sample, augment, random_crop
 from sptsr.errors import UserError, nearest
-from sptsr.images import RGB, ImageFolder, image_key
-from sptsr.priors.store import PriorStore
+from sptsr.images import ImageFolder, image_key
 from sptsr.registry import DATASET_REGISTRY, register
-from sptsr.signatures import argument_problems
 
 
 @register(DATASET_REGISTRY)
-class PriorPairedImageDataset(Dataset):
+class PriorPairedImageDataset(CheckedDataset):
     """BasicSR's `PairedImageDataset` with a prior, and without its traps.
 
     Pairs go by key (`sptsr.images.image_key`) in sorted order; a missing partner, a size that
-    does not fit or a prior of another image raises with the file's name. Randomness comes from
-    the seed that the index carries (see `sptsr.data.loader.SeededIndex`), so a crop depends on
-    neither worker nor process.
+    does not fit or a prior of another image raises with the file's name.
 
     Args:
         opt: the dataset section; `settings` documents its keys.
@@ -34,15 +28,6 @@ class PriorPairedImageDataset(Dataset):
     Items: `lq` float32 [3, h, w] and `gt` float32 [3, scale h, scale w], RGB in 0..1; `prior`
     (`Prior` or None); `key`, `lq_path`, `gt_path`.
     """
-
-    def __init__(self, opt: dict[str, Any]) -> None:
-        super().__init__()
-        self.opt = opt
-        given = {key: value for key, value in opt.items() if key != 'type'}
-        problems = argument_problems(self.settings, given, type(self).__name__)
-        if problems:
-            raise UserError(f'datasets: {opt.get("name")}: {problems[0][1]}')
-        self.settings(**given)
 
     def settings(
         self,
@@ -97,11 +82,7 @@ class PriorPairedImageDataset(Dataset):
             raise UserError(f'datasets: {name}: dataroot_gt and dataroot_lq are one folder ({dataroot_gt}); give two')
         names = _meta_keys(meta_info_file) if meta_info_file else self.gt.keys
         self.pairs = _pair(names, self.gt, self.lq, filename_tmpl, complete=not meta_info_file)
-        self.prior = PriorStore(dataroot_prior) if dataroot_prior else None
-        if self.prior is not None:
-            for _, lq_key in self.pairs:
-                if lq_key not in self.prior:
-                    self.prior.get(lq_key)  # raises with the key's name and the remedy
+        self.prior = open_priors(dataroot_prior, [lq_key for _, lq_key in self.pairs])
         self.lq_size = 0
         if self.train:
             if not gt_size or gt_size % scale:
@@ -145,11 +126,6 @@ class PriorPairedImageDataset(Dataset):
             )
         prior = self.prior.get(lq_key, lq) if self.prior is not None else None
         return Sample(lq, gt[:height, :width], prior)
-
-
-def to_tensor(image: RGB) -> Tensor:
-    """Returns uint8 [H, W, 3] as float32 [3, H, W] in 0..1 (value / 255)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255.0)
 
 
 def _check_backend(name: str, io_backend: dict[str, Any] | None, *folders: ImageFolder) -> None:

@@ -55,7 +55,7 @@ def prepare(
         )
     _check_sizes(images, scale, mod_crop, sub_image)
     suffix = '.lmdb' if as_lmdb else ''
-    writer = _LmdbFolder if as_lmdb else _DiskFolder
+    writer = _LmdbFolder if as_lmdb else DiskFolder
     gt, lr = (writer(Path(out) / f'{kind}x{scale}{suffix}') for kind in ('GT', 'LR'))
     count = 0
     try:
@@ -108,11 +108,14 @@ def _starts(length: int, size: int, step: int) -> list[int]:
     return starts if starts[-1] + size == length else [*starts, length - size]
 
 
-class _DiskFolder:
+class DiskFolder:
+    """A folder of PNG files by key; one that is there and has the same pixels is kept."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def holds(self, key: str, image: RGB) -> bool:
+        """Returns whether this very image is there; raises UserError when another one is."""
         path = self.root / f'{key}.png'
         if not path.exists():
             return False
@@ -121,11 +124,14 @@ class _DiskFolder:
         return True
 
     def put(self, key: str, image: RGB) -> None:
+        """Writes an image."""
         write_png(self.root / f'{key}.png', image)
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class _LmdbFolder:

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from sptsr import logs
 from sptsr.archs.adapter import load_adapter, load_params, save_adapter
+from sptsr.archs.backbone import call_backbone, size_rules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
+from sptsr.codes import MaskCodes
 from sptsr.errors import UserError
 from sptsr.optim import find_optimizer, find_scheduler
-from sptsr.priors.prior import PriorBatch
 from sptsr.registry import MODEL_REGISTRY, register
 from sptsr.report.metrics import Results, evaluate
 from sptsr.sizing import restore_padded, restore_tiled
@@ -41,7 +42,7 @@ class SPTModel(BaseModel):
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         self.net_g = build_network(deepcopy(opt['network_g'])).to(self.device)
-        self._check_scale()
+        self._check_sizes()
         load_path = opt['path'].get('pretrain_network_g')
         if load_path is not None:
             self._load(load_path)
@@ -86,18 +87,19 @@ class SPTModel(BaseModel):
         self.schedulers = [find_scheduler(schedule.pop('type'))(self.optimizer_g, **schedule)]
 
     def feed_data(self, data: dict[str, Any]) -> None:
-        """Moves a batch to the device and expands its priors there."""
+        """Moves a batch to the device; its masks go there as codes."""
         self.lq = data['lq'].to(self.device, non_blocking=True)
         self.gt = data['gt'].to(self.device, non_blocking=True) if 'gt' in data else None
-        self.masks: Tensor | None = None
+        self.sigma = data['sigma'].to(self.device, non_blocking=True) if 'sigma' in data else None
+        self.masks: MaskCodes | None = None
         if isinstance(self.net_g, SPTNet) and self.net_g.uses_masks and self.net_g.enabled:
             prior = data.get('prior')
-            if not isinstance(prior, PriorBatch):
+            if not isinstance(prior, MaskCodes):
                 raise UserError(
                     f'{data["lq_path"][0]}: the unit uses masks but this dataset has no prior; '
                     'use PriorPairedImageDataset with dataroot_prior, or PlainUnit'
                 )
-            self.masks = prior.to(self.device, non_blocking=True).expand(self.net_g.num_masks)
+            self.masks = prior.to(self.device, non_blocking=True)
 
     def optimize_parameters(self, current_iter: int) -> None:
         """Makes one step on the batch that was fed."""
@@ -106,7 +108,7 @@ class SPTModel(BaseModel):
         self.optimizer_g.zero_grad(set_to_none=True)
         lq = self.lq.contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            output = self.net_g(lq, self.masks)
+            output = self.net_g(lq, self.masks, self.sigma)
         loss = self.cri_pix(output.float(), self.gt)
         loss.backward()
         self.optimizer_g.step()
@@ -141,23 +143,32 @@ class SPTModel(BaseModel):
         """Returns the restored image of a batch, padded or tiled as the options say."""
         self.feed_data(data)
         scale = int(self.opt.get('scale', 1))
-        multiple = self.net_g.multiple if isinstance(self.net_g, SPTNet) else 1
+        net = self.net_g
+        rules = net.sizes if isinstance(net, SPTNet) else size_rules(net, self.opt['network_g'])
         tile = self.opt['val'].get('tile')
 
-        def forward(lq: Tensor, masks: Tensor | None) -> Tensor:
-            return self.net_g(lq, masks) if isinstance(self.net_g, SPTNet) else self.net_g(lq)
+        def forward(lq: Tensor, masks: MaskCodes | None) -> Tensor:
+            return net(lq, masks, self.sigma) if isinstance(net, SPTNet) else call_backbone(net, lq, self.sigma)
 
         if tile:
             overlap = self.opt['val'].get('tile_overlap', 32)
-            return restore_tiled(forward, self.lq, self.masks, multiple, scale, tile, overlap)
-        return restore_padded(forward, self.lq, self.masks, multiple, scale)
+            return restore_tiled(forward, self.lq, self.masks, rules, scale, tile, overlap)
+        return restore_padded(forward, self.lq, self.masks, rules, scale)
 
-    def _check_scale(self) -> None:
-        """Raises UserError unless the network's scale is the options'."""
-        if isinstance(self.net_g, SPTNet) and self.net_g.scale != self.opt.get('scale', 1):
+    def _check_sizes(self) -> None:
+        """Raises UserError unless the network's scale is the options', and it takes a training crop."""
+        net = self.net_g
+        if not isinstance(net, SPTNet):
+            return
+        scale = self.opt.get('scale', 1)
+        name = type(net.backbone).__name__
+        if net.scale != scale:
+            raise UserError(f'scale: {scale}, but {name} as configured gives x{net.scale}; make them agree')
+        crop = self.opt['datasets'].get('train', {}).get('gt_size') if self.is_train else None
+        if crop and any(net.sizes.padding(crop // scale, crop // scale)):
             raise UserError(
-                f'scale: {self.opt.get("scale", 1)}, but {type(self.net_g.backbone).__name__} as configured '
-                f'gives x{self.net_g.scale}; make them agree'
+                f'datasets.train.gt_size: {crop} makes LQ crops of {crop // scale}, but {name} takes multiples of '
+                f'{net.sizes.multiple}, at least {net.sizes.minimum}; choose a multiple of {net.sizes.multiple * scale}'
             )
 
     def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:

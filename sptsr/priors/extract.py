@@ -16,7 +16,7 @@ from sptsr.priors.store import PriorStore, PriorWriter
 from sptsr.progress import bar
 from sptsr.registry import SOURCE_REGISTRY, lookup, register_all
 from sptsr.signatures import argument_problems
-from sptsr.yaml_io import read_scalar
+from sptsr.yaml_io import read_settings
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,7 @@ def build_source(name: str, settings: Sequence[str] = ()) -> Source:
     """
     register_all()
     found = lookup(SOURCE_REGISTRY, name)
-    arguments = {}
-    for setting in settings:
-        key, equals, text = setting.partition('=')
-        if not equals:
-            raise UserError(f"--set: '{setting}' is not of the form k=v")
-        arguments[key.strip()] = read_scalar(text.strip())
+    arguments = read_settings(settings, '--set')
     problems = argument_problems(found, arguments, f'source {name}')
     if problems:
         raise UserError(f'--set: {problems[0][1]}')

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 import zstandard
 
+from sptsr.codes import MAX_MASKS, MaskCodes
 from sptsr.errors import UserError
 from sptsr.priors.regions import BoolArray, Regions
 
-MAX_MASKS = 64
 _HEADER = struct.Struct('<4sBBHIII')  # magic, version, bytes of an index, masks, palette size, height, width
 _MAGIC = b'SPTP'
 _VERSION = 1
@@ -127,51 +126,15 @@ class Prior:
         return cls(palette, index.reshape(height, width).astype(_index_dtype(codes)), count)
 
 
-@dataclass
-class PriorBatch:
-    """The priors of a batch, small enough to move; masks are made on the device.
-
-    Attributes:
-        palette: int64 [sum of K], all codes one after the other.
-        index: int32 [B, H, W], offset so that it points into `palette`.
-    """
-
-    palette: torch.Tensor
-    index: torch.Tensor
-
-    @classmethod
-    def collate(cls, priors: Sequence[Prior]) -> PriorBatch:
-        """Joins priors of one size; raises ValueError when sizes differ."""
-        sizes = {prior.size for prior in priors}
-        if len(sizes) != 1:
-            raise ValueError(f'priors of one batch must be of one size, got {sorted(sizes)}')
-        offsets = np.cumsum([0] + [len(prior.palette) for prior in priors[:-1]])
-        palette = np.concatenate([prior.palette for prior in priors]).view(np.int64)
-        index = np.stack([prior.index.astype(np.int32) + off for prior, off in zip(priors, offsets, strict=True)])
-        return cls(torch.from_numpy(palette), torch.from_numpy(index.astype(np.int32)))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PriorBatch:
-        """Returns the batch on a device."""
-        return PriorBatch(
-            self.palette.to(device, non_blocking=non_blocking),
-            self.index.to(device, non_blocking=non_blocking),
-        )
-
-    def pin_memory(self) -> PriorBatch:
-        """Called by torch's DataLoader when `pin_memory` is on."""
-        return PriorBatch(self.palette.pin_memory(), self.index.pin_memory())
-
-    def expand(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Returns the masks as 0 and 1, [B, num_masks, H, W], on the batch's device.
-
-        The largest `num_masks` of each image; channels beyond an image's own masks are 0.
-        The memory layout is channels-last, which is how the lookup writes it.
-        """
-        if not 1 <= num_masks <= MAX_MASKS:
-            raise ValueError(f'num_masks must be 1..{MAX_MASKS}, got {num_masks}')
-        shifts = torch.arange(num_masks, device=self.palette.device)
-        table = ((self.palette[:, None] >> shifts) & 1).to(dtype)
-        return F.embedding(self.index, table).permute(0, 3, 1, 2)
+def collate(priors: Sequence[Prior]) -> MaskCodes:
+    """Joins priors of one size into the codes of a batch; raises ValueError when sizes differ."""
+    sizes = {prior.size for prior in priors}
+    if len(sizes) != 1:
+        raise ValueError(f'priors of one batch must be of one size, got {sorted(sizes)}')
+    offsets = np.cumsum([0] + [len(prior.palette) for prior in priors[:-1]])
+    palette = np.concatenate([prior.palette for prior in priors]).view(np.int64)
+    index = np.stack([prior.index.astype(np.int32) + off for prior, off in zip(priors, offsets, strict=True)])
+    return MaskCodes(torch.from_numpy(palette), torch.from_numpy(index.astype(np.int32)))
 
 
 def _index_dtype(codes: int) -> type[np.uint16] | type[np.uint32]:

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from sptsr.report.metrics import Results
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a plain table: the first column to the left, the others to the right."""
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Returns a plain table: the first `left` columns to the left, the others to the right."""
     widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
     lines = []
     for row in [header, ['-' * width for width in widths], *rows]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        cells = [
+            cell.ljust(width) if number < left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append('  '.join(cells).rstrip())
     return '\n'.join(lines)
 

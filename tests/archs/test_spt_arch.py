@@ -13,33 +13,64 @@ from sptsr.archs.sites import match_sites, measure_sites
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.units import ModulationUnit, PlainUnit
 from sptsr.archs.weights import read_weights, state_digest
+from sptsr.codes import MaskCodes
 from sptsr.errors import UserError
 from sptsr.images import ImageFolder
 from sptsr.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup
+from sptsr.sizing import restore_padded
 
-SMALL = {
-    'IMDN': {'nf': 16, 'num_modules': 2, 'upscale': 3},
-    'EDSR': {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 16, 'num_block': 4, 'upscale': 2},
-    'MSRResNet': {'num_feat': 16, 'num_block': 4, 'upscale': 2},
+# Each recipe at least once, in the variants that change its numbers.
+CASES = {
+    'IMDN': ('IMDN', {'nf': 16, 'num_modules': 2, 'upscale': 3}),
+    'EDSR': ('EDSR', {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 16, 'num_block': 4, 'upscale': 2}),
+    'MSRResNet': ('MSRResNet', {'num_feat': 16, 'num_block': 4, 'upscale': 2}),
+    'RCAN': ('RCAN', {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 16, 'num_group': 2, 'num_block': 1, 'upscale': 2}),
+    **{
+        f'RRDBNet x{scale}': (
+            'RRDBNet',
+            {'num_in_ch': 3, 'num_out_ch': 3, 'scale': scale, 'num_feat': 8, 'num_block': 5, 'num_grow_ch': 4},
+        )
+        for scale in (4, 2, 1)
+    },
+    **{
+        f'SwinIR {upsampler or "denoising"}': (
+            'SwinIR',
+            {
+                **{'img_size': 16, 'window_size': 4, 'embed_dim': 12, 'depths': [2, 2], 'num_heads': [2, 2]},
+                **{'mlp_ratio': 2, 'upscale': 4, 'upsampler': upsampler, 'resi_connection': '3conv'},
+            },
+        )
+        for upsampler in ('pixelshuffledirect', 'pixelshuffle', 'nearest+conv', '')
+    },
+    'SRVGGNetCompact': ('SRVGGNetCompact', {'num_feat': 8, 'num_conv': 8, 'upscale': 2}),
+    'SRVGGNetCompact relu': ('SRVGGNetCompact', {'num_feat': 8, 'num_conv': 8, 'upscale': 2, 'act_type': 'relu'}),
+    'ECBSR': ('ECBSR', {**RECIPES['ECBSR'].usual, 'num_channel': 8, 'num_block': 2, 'scale': 2}),
+    'RIDNet': ('RIDNet', {**RECIPES['RIDNet'].usual, 'mid_channels': 16, 'num_block': 2}),
+    'CARN': ('CARN', {'nf': 8, 'upscale': 3}),
+    'CARN_M': ('CARN_M', {'nf': 16, 'upscale': 4}),
+    'FFDNet': ('FFDNet', {'nc': 12, 'nb': 9}),
+    'FFDNet gray': ('FFDNet', {'in_nc': 1, 'out_nc': 1, 'nc': 12, 'nb': 9}),
+    'DnCNN': ('DnCNN', {'nc': 8, 'nb': 9}),
+    'DnCNN BR': ('DnCNN', {'in_nc': 3, 'out_nc': 3, 'nc': 8, 'nb': 9, 'act_mode': 'BR'}),
 }
-UNITS = ('ModulationUnit', 'PlainUnit')
+UNITS = ('ModulationUnit', 'PlainUnit', 'RegionUnit')
 SIZES = ((37, 53), (16, 16), (9, 21))
 WALKED = []
 
 
-def _net(arch: str, unit: str = 'ModulationUnit', seed: int = 0, **options) -> SPTNet:
+def _net(case: str, unit: str = 'ModulationUnit', seed: int = 0, **options) -> SPTNet:
     torch.manual_seed(seed)
-    backbone = {'type': arch, **SMALL[arch]}
-    return SPTNet(backbone, unit={'type': unit, 'width': 8}, num_masks=5, **options)
+    arch, arguments = CASES[case]
+    return SPTNet({'type': arch, **arguments}, unit={'type': unit, 'width': 8}, num_masks=5, **options)
 
 
-def _inputs(height: int, width: int, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def _inputs(height: int, width: int, batch: int = 2, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
-    return torch.rand(batch, 3, height, width), (torch.rand(batch, 5, height, width) < 0.4).float()
+    return torch.rand(batch, channels, height, width), (torch.rand(batch, 5, height, width) < 0.4).float()
 
 
-def _trained(net: SPTNet, steps: int = 2) -> SPTNet:
-    lq, masks = _inputs(12, 14)
+def _trained(net: SPTNet, steps: int = 2, channels: int = 3) -> SPTNet:
+    lq, masks = _inputs(12, 16, channels=channels)
     optimizer = torch.optim.Adam(net.adapter_parameters().values(), 1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -48,29 +79,42 @@ def _trained(net: SPTNet, steps: int = 2) -> SPTNet:
     return net
 
 
+@torch.no_grad()
+def _restored(net: SPTNet, lq: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    return restore_padded(net, lq, MaskCodes.from_masks(masks), net.sizes, net.scale)
+
+
+@torch.no_grad()
+def _alone(backbone: nn.Module, net: SPTNet, lq: torch.Tensor) -> torch.Tensor:
+    return restore_padded(lambda image, _: backbone(image), lq, None, net.sizes, net.scale)
+
+
 @pytest.mark.parametrize('unit', UNITS)
-@pytest.mark.parametrize('arch', sorted(RECIPES))
-def test_every_recipe_with_every_unit(arch: str, unit: str, tmp_path: Path):
-    net = _net(arch, unit)
-    record = RECIPES[arch].resolve(arch, SMALL[arch])
-    measured, scale = measure_sites(net.backbone, match_sites(net.backbone, record.sites), torch.rand(1, 3, 20, 28))
-    assert measured == net.sites
+@pytest.mark.parametrize('case', CASES)
+def test_every_recipe_with_every_unit(case: str, unit: str, tmp_path: Path):
+    arch, arguments = CASES[case]
+    net = _net(case, unit)
+    record = RECIPES[arch].resolve(arch, arguments)
+    channels = record.in_channels
+    paths = [site.path for site in net.sites]
+    measured, scale = measure_sites(net.backbone, paths, torch.rand(1, channels, 40, 80))
+    assert measured == net.sites  # channels, layout, stride
     assert scale == net.scale == record.scale
     assert len(net.sites) >= 2
     before = state_digest(net.backbone)
     alone = copy.deepcopy(net.backbone)
     for size in SIZES:
-        lq, masks = _inputs(*size)
-        with torch.no_grad():
-            expected = alone(lq)
-            assert torch.equal(net(lq, masks), expected)  # step 0
-            with net.units_off():
-                assert torch.equal(net(lq), expected)
+        lq, masks = _inputs(*size, channels=channels)
+        expected = _alone(alone, net, lq)
+        assert expected.shape[-2:] == (size[0] * scale, size[1] * scale)
+        assert torch.equal(_restored(net, lq, masks), expected)  # step 0
+        with net.units_off():
+            assert torch.equal(_restored(net, lq, masks), expected)
 
     initial = {name: value.detach().clone() for name, value in net.adapter_parameters().items()}
     net.train()
     assert not net.backbone.training
-    _trained(net)
+    _trained(net, channels=channels)
     assert state_digest(net.backbone) == before
     assert not any(p.requires_grad for p in net.backbone.parameters())
     unmoved = [name for name, value in net.adapter_parameters().items() if torch.equal(value, initial[name])]
@@ -78,21 +122,22 @@ def test_every_recipe_with_every_unit(arch: str, unit: str, tmp_path: Path):
     assert unmoved == []
 
     save_adapter(tmp_path / 'a.safetensors', net, {'backbone': {'type': arch}}, 2)
-    other = _net(arch, unit, seed=99)
+    other = _net(case, unit, seed=99)
     other.backbone.load_state_dict(net.backbone.state_dict())
-    lq, masks = _inputs(11, 17)
-    with torch.no_grad():
-        assert not torch.equal(other(lq, masks), net(lq, masks))
-        load_adapter(other, tmp_path / 'a.safetensors')
-        assert torch.equal(other(lq, masks), net(lq, masks))
-        assert torch.equal(net.backbone(lq), alone(lq))  # called by itself it is what it was
+    lq, masks = _inputs(11, 17, channels=channels)
+    assert not torch.equal(_restored(other, lq, masks), _restored(net, lq, masks))
+    load_adapter(other, tmp_path / 'a.safetensors')
+    assert torch.equal(_restored(other, lq, masks), _restored(net, lq, masks))
+    assert torch.equal(_alone(net.backbone, net, lq), _alone(alone, net, lq))  # called by itself it is what it was
     with pytest.raises(UserError, match=f'trained for {arch} .*this backbone holds others'):
-        load_adapter(_net(arch, unit, seed=5), tmp_path / 'a.safetensors')
-    WALKED.append((arch, unit))
+        load_adapter(_net(case, unit, seed=5), tmp_path / 'a.safetensors')
+    WALKED.append((case, unit))
 
 
 def test_all_recipes_and_units_were_walked():
-    assert len(WALKED) == len(RECIPES) * len(list(UNIT_REGISTRY.keys())) == len(SMALL) * len(UNITS) == 6
+    assert {arch for arch, _ in CASES.values()} == set(RECIPES)
+    assert set(UNITS) == set(UNIT_REGISTRY.keys())
+    assert len(WALKED) == len(CASES) * len(UNITS) == 63
 
 
 def test_masks_matter_to_modulation_and_not_to_plain():
@@ -105,11 +150,6 @@ def test_masks_matter_to_modulation_and_not_to_plain():
     assert not torch.equal(*outputs['ModulationUnit'])
     assert torch.equal(*outputs['PlainUnit'])
     assert torch.equal(_trained(_net('IMDN', 'PlainUnit'))(lq, None), outputs['PlainUnit'][0])
-
-
-def test_plain_is_a_control_of_the_same_size():
-    counts = {unit: sum(p.numel() for p in _net('IMDN', unit).adapter_parameters().values()) for unit in UNITS}
-    assert counts['PlainUnit'] == counts['ModulationUnit'] > 1000
 
 
 def test_adapters_are_light_at_the_default_width():
@@ -136,13 +176,13 @@ def test_an_error_in_the_backbone_leaves_no_state():
     net = _net('IMDN')
     with pytest.raises(RuntimeError):
         net(torch.rand(1, 4, 8, 8), torch.rand(1, 5, 8, 8))
-    assert net._prior is None
+    assert net._call is None
     handle = net.backbone.get_submodule('LR_conv').register_forward_hook(lambda *_: 1 / 0)
     lq, masks = _inputs(8, 8)
     with pytest.raises(ZeroDivisionError):
         net(lq, masks)
     handle.remove()
-    assert net._prior is None
+    assert net._call is None
     assert torch.equal(net(lq, masks), net.backbone(lq))
 
 
@@ -172,7 +212,7 @@ class Down(nn.Module):
 def test_sites_of_any_network_are_measured_and_the_prior_is_resized():
     torch.manual_seed(0)
     net = SPTNet(Down(), sites=['head', 'down', 're:u.'], unit={'type': 'ModulationUnit', 'width': 4}, num_masks=5)
-    assert [(s.path, s.channels, s.stride) for s in net.sites] == [('head', 8, 1), ('down', 12, 2), ('up', 8, 1)]
+    assert [(s.path, s.channels, s.grid.stride) for s in net.sites] == [('head', 8, 1), ('down', 12, 2), ('up', 8, 1)]
     assert net.scale == 1
     lq, masks = _inputs(12, 14)
     assert torch.equal(net(lq, masks), net.backbone(lq))
@@ -188,7 +228,7 @@ def test_sites_of_any_network_are_measured_and_the_prior_is_resized():
         (['qqqq'], 'its modules: head, down, up'),
         (['re:('], 'is no regular expression'),
         (['unused'], "'unused' is never called by Down"),
-        (['pair'], "'pair' returns tuple, not a feature map"),
+        (['pair'], "'pair' returns a tuple, not a feature map"),
         ([], 'the list is empty'),
         ('auto', "'auto' knows .*IMDN.*, not Down"),
     ],
@@ -196,6 +236,85 @@ def test_sites_of_any_network_are_measured_and_the_prior_is_resized():
 def test_wrong_sites_name_the_closest_candidate(sites, match: str):
     with pytest.raises(UserError, match=match):
         SPTNet(Down(), sites=sites)
+
+
+class Awkward(nn.Module):
+    """Sites that cannot take a unit, each for another reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+        self.still = nn.Conv2d(8, 8, 3, padding=1)
+        self.vector = nn.AdaptiveAvgPool2d(1)
+        self.gate = nn.Sigmoid()
+        self.tail = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = self.head(x)
+        with torch.no_grad():
+            x = x + self.still(x)
+        small = self.twice(nn.functional.avg_pool2d(x, 2))
+        x = self.twice(x) + nn.functional.interpolate(small, x.shape[-2:])
+        x = self.body(x)
+        gated = x * self.gate(self.vector(x))
+        x.mul_(2)  # what the product before needs for its gradient
+        return self.tail(gated + x)
+
+
+@pytest.mark.parametrize(
+    ('site', 'match'),
+    [
+        ('head', "no gradient reaches 'head' of Awkward|'head' and all others: Awkward runs them without gradients"),
+        ('still', "'still'.*no_grad"),
+        ('twice', r"'twice' is called with different shapes \(\[1, 8, 20, 40\] and \[1, 8, 40, 80\]\)"),
+        ('vector', r"'vector' returns a tensor \[1, 8, 1, 1\] .* which is no feature map"),
+        ('body', 'Awkward changes a feature in place that a unit needs'),
+    ],
+)
+def test_sites_that_cannot_take_a_unit_are_refused(site: str, match: str):
+    with pytest.raises(UserError, match=match):
+        SPTNet(Awkward(), sites=[site], num_masks=5)
+    assert SPTNet(Awkward(), sites=['tail'], num_masks=5).scale == 1
+
+
+def test_a_module_that_is_called_again_is_refined_again():
+    class Recursive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.tail = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+            self.body = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            x = self.head(x)
+            for _ in range(3):
+                x = x + self.body(x)
+            return self.tail(x)
+
+    net = SPTNet(Recursive(), sites=['body'], unit={'type': 'ModulationUnit', 'width': 4}, num_masks=5)
+    calls = []
+    net.units[0].register_forward_hook(lambda *_: calls.append(1))
+    lq, masks = _inputs(9, 10)
+    assert torch.equal(net(lq, masks), net.backbone(lq))
+    assert len(calls) == 3
+
+
+def test_codes_and_dense_masks_are_the_same_to_a_network():
+    lq, masks = _inputs(14, 15)
+    for unit in UNITS:
+        net = _trained(_net('IMDN', unit))
+        with torch.no_grad():
+            assert torch.equal(net(lq, masks), net(lq, MaskCodes.from_masks(masks)))
+    with pytest.raises(ValueError, match=r'masks must be \[2, 14, 15\]'):
+        net(lq, MaskCodes.from_masks(masks[..., :14]))
+
+
+def test_every_unit_is_as_large_as_its_control():
+    for case in ('IMDN', 'SwinIR denoising'):
+        counts = {unit: sum(p.numel() for p in _net(case, unit).adapter_parameters().values()) for unit in UNITS}
+        assert len(set(counts.values())) == 1
+        assert counts['PlainUnit'] > 1000
 
 
 def test_globs_do_not_cross_dots():

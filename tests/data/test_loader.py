@@ -5,9 +5,9 @@ import pytest
 import torch
 from basicsr.data import build_dataset
 
+from sptsr.codes import MaskCodes
 from sptsr.data.loader import SeededIndex, TrainStream, train_loader, unwrapped
 from sptsr.errors import UserError
-from sptsr.priors.prior import PriorBatch
 from tests.data.test_paired import _options
 
 
@@ -59,7 +59,7 @@ def test_batches_do_not_depend_on_workers(photographs: Path, workers: int):
     batches = list(train_loader(dataset, opt, stream))
     reference = [dataset[SeededIndex(int(i), i.seed)]['lq'] for b in stream for i in b]
     assert torch.equal(torch.cat([b['lq'] for b in batches]), torch.stack(reference))
-    assert isinstance(batches[0]['prior'], PriorBatch)
+    assert isinstance(batches[0]['prior'], MaskCodes)
     assert batches[0]['prior'].expand(64).shape == (3, 64, 16, 16)
 
 

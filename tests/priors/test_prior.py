@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sptsr.errors import UserError
-from sptsr.priors.prior import Prior, PriorBatch
+from sptsr.priors.prior import Prior, collate
 from sptsr.priors.regions import Regions
 
 
@@ -39,7 +39,7 @@ def test_the_64th_mask_does_not_overflow():
     prior = Prior.encode(masks)
     assert prior.palette.max() >= 1 << 63
     assert np.array_equal(prior.decode(), masks)
-    dense = PriorBatch.collate([prior]).expand(64)[0].numpy()
+    dense = collate([prior]).expand(64)[0].numpy()
     assert np.array_equal(dense, masks.astype(np.float32))
 
 
@@ -53,7 +53,7 @@ def test_encode_orders_by_area_drops_empty_and_keeps_the_largest():
 def test_no_masks_at_all():
     prior = Prior.from_bytes(Prior.encode(np.zeros((0, 5, 4), bool)).to_bytes())
     assert (prior.count, prior.size, prior.coverage()) == (0, (5, 4), 0.0)
-    assert PriorBatch.collate([prior]).expand(3).sum() == 0
+    assert collate([prior]).expand(3).sum() == 0
 
 
 def test_geometry_acts_as_on_the_masks():
@@ -77,7 +77,7 @@ def test_geometry_acts_as_on_the_masks():
 @pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.cuda)])
 def test_a_batch_expands_to_the_dense_masks(device):
     sets = [_masks(64, seed=1), _masks(5, seed=2), _masks(30, seed=3)]
-    batch = PriorBatch.collate([Prior.encode(m) for m in sets]).to(device)
+    batch = collate([Prior.encode(m) for m in sets]).to(device)
     dense = batch.expand(32).cpu()
     assert dense.shape == (3, 32, 37, 53)
     for got, masks in zip(dense, sets, strict=True):
@@ -89,7 +89,7 @@ def test_a_batch_expands_to_the_dense_masks(device):
 
 def test_a_batch_of_other_sizes_is_refused():
     with pytest.raises(ValueError, match='one size'):
-        PriorBatch.collate([Prior.encode(_masks(3)), Prior.encode(_masks(3, height=9))])
+        collate([Prior.encode(_masks(3)), Prior.encode(_masks(3, height=9))])
 
 
 def test_many_codes_take_wide_indices():

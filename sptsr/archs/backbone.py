@@ -1,0 +1,135 @@
+"""Building a backbone, calling it, and finding out where units go in it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sptsr.archs.recipes import RECIPES, find_recipe
+from sptsr.archs.sites import Site, match_sites, measure_sites
+from sptsr.errors import UserError
+from sptsr.registry import ARCH_REGISTRY, lookup
+from sptsr.sizing import SizeRules
+
+_PROBE = 40  # height of the image that measures a network; no usual number of channels
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where units go in a network, and what the network asks for.
+
+    Attributes:
+        sites: the sites.
+        scale: size of the output over size of the LQ image.
+        sizes: what it asks of the size of the LQ image.
+        in_channels: of the LQ image.
+        declared: by a recipe; else measured on `probe`.
+        probe: an image [1, in_channels, h, 2 h] that the network takes.
+    """
+
+    sites: list[Site]
+    scale: int
+    sizes: SizeRules
+    in_channels: int
+    declared: bool
+    probe: Tensor
+
+
+def build_backbone(backbone: Mapping[str, Any] | nn.Module) -> nn.Module:
+    """Returns the network of a section `{type: NAME, ...}`, or the module itself."""
+    if isinstance(backbone, nn.Module):
+        return backbone
+    arguments = dict(backbone)
+    if 'type' not in arguments:
+        raise UserError("backbone: needs 'type', the name of a network")
+    return lookup(ARCH_REGISTRY, arguments.pop('type'))(**arguments)
+
+
+def call_backbone(net: nn.Module, lq: Tensor, sigma: Tensor | None = None) -> Tensor:
+    """Runs a network; the noise level goes to those whose `forward` has an argument `sigma`."""
+    return net(lq, sigma=sigma) if sigma is not None and takes_sigma(net) else net(lq)
+
+
+def takes_sigma(net: nn.Module) -> bool:
+    """Returns whether a network's `forward` has an argument `sigma` for the noise level."""
+    return 'sigma' in inspect.signature(net.forward).parameters
+
+
+def size_rules(net: nn.Module, section: Mapping[str, Any] | None = None) -> SizeRules:
+    """Returns what a network asks of the size of its input.
+
+    It may say so itself: by an attribute `sizes` (`SizeRules`) or `size_multiple` (a number). Else
+    its recipe does, where the section `{type: NAME, ...}` that it was built from is known.
+    """
+    own = getattr(net, 'sizes', None)
+    if isinstance(own, SizeRules):
+        return own
+    multiple = getattr(net, 'size_multiple', None)
+    if isinstance(multiple, int):
+        return SizeRules(multiple)
+    recipe = find_recipe(section['type']) if section and 'type' in section else None
+    return recipe.resolve(section['type'], section).sizes if recipe and section else SizeRules()
+
+
+def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequence[str]) -> Placement:
+    """Finds sites, scale, size rules and channels of the LQ image.
+
+    They are declared by the recipe where there is one and the network's section is known, else measured.
+
+    Raises:
+        UserError: `auto` without a recipe, sites that match nothing or give no feature map.
+    """
+    name = section['type'] if section else type(net).__name__
+    recipe = find_recipe(name)
+    if sites == 'auto' and recipe is None:
+        known = ', '.join(RECIPES)
+        raise UserError(
+            f"sites: 'auto' knows {known}, not {name}; `sptsr sites` proposes sites for it, such as ['body.*']"
+        )
+    sizes = size_rules(net, section)
+    if sites == 'auto' and recipe is not None and section is not None:
+        record = recipe.resolve(name, section)
+        probe = _probe(sizes, record.in_channels)
+        return Placement(record.sites_of(net), record.scale, sizes, record.in_channels, True, probe)
+    if sites == 'auto' and recipe is not None:
+        # A module whose arguments are unknown: the recipe's patterns, and measured numbers.
+        take = recipe.take(vars(net)) if callable(recipe.take) else recipe.take
+        paths = match_sites(net, recipe.sites)[slice(*take)]
+    else:
+        paths = match_sites(net, [sites] if isinstance(sites, str) else list(sites))
+    probe = probe_of(net, sizes)
+    measured, scale = measure_sites(net, paths, probe)
+    return Placement(measured, scale, sizes, probe.shape[1], False, probe)
+
+
+@torch.no_grad()
+def probe_of(net: nn.Module, sizes: SizeRules) -> Tensor:
+    """Returns an image that the network takes: colour, and if it takes none, gray, RGB with alpha, or two."""
+    failure = ''
+    for channels in (3, 1, 4, 2):
+        probe = _probe(sizes, channels)
+        try:
+            net(probe)
+        except RuntimeError as error:
+            failure = failure or str(error).splitlines()[0]
+            continue
+        return probe
+    height, width = probe.shape[-2:]
+    raise UserError(
+        f'backbone: {type(net).__name__} takes no image of {height}x{width} ({failure}); mend its forward, '
+        'or give it an attribute size_multiple'
+    )
+
+
+def _probe(sizes: SizeRules, channels: int) -> Tensor:
+    if sizes.square:
+        raise UserError('backbone: a network that takes square images only cannot be measured; it takes no units')
+    wanted = max(_PROBE, sizes.minimum)
+    height = -(-wanted // sizes.multiple) * sizes.multiple
+    # Not constant: some networks divide by the spread of their input.
+    return torch.linspace(0, 1, 2 * height * height).reshape(1, 1, height, 2 * height).repeat(1, channels, 1, 1)

@@ -1,0 +1,58 @@
+"""What our datasets share: keys of a section checked against a signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sptsr.errors import UserError
+from sptsr.priors.store import PriorStore
+from sptsr.signatures import argument_problems
+
+
+class CheckedDataset(Dataset):
+    """A dataset built from a section `{type: NAME, ...}`, whose keys are the arguments of `settings`.
+
+    Randomness comes from the seed that an index carries (see `sptsr.data.loader.SeededIndex`), so
+    a sample depends on neither worker nor process.
+
+    Args:
+        opt: the section.
+
+    Raises:
+        UserError: an unknown key, or one of another type.
+    """
+
+    settings: ClassVar[Callable[..., None]]
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        super().__init__()
+        self.opt = opt
+        given = {key: value for key, value in opt.items() if key != 'type'}
+        problems = argument_problems(self.settings, given, type(self).__name__)
+        if problems:
+            raise UserError(f'datasets: {opt.get("name")}: {problems[0][1]}')
+        self.settings(**given)
+
+
+def open_priors(path: str | None, keys: list[str]) -> PriorStore | None:
+    """Opens a prior store that must hold all keys; None for no path. Raises UserError with the first missing key."""
+    if path is None:
+        return None
+    store = PriorStore(path)
+    for key in keys:
+        if key not in store:
+            store.get(key)  # raises with the key's name and the remedy
+    return store
+
+
+def to_tensor(image: npt.NDArray[np.generic]) -> Tensor:
+    """Returns [H, W, C] as float32 [C, H, W]: uint8 divided by 255, float32 as it is."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return tensor.float().div_(255.0) if tensor.dtype == torch.uint8 else tensor

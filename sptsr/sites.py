@@ -1,0 +1,103 @@
+"""`sptsr sites`: candidate sites of any network as a table, and YAML lines to paste."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from torch import nn
+
+from sptsr.archs.backbone import build_backbone, place, probe_of, size_rules
+from sptsr.archs.recipes import find_recipe
+from sptsr.archs.survey import Candidate, Survey, survey
+from sptsr.errors import UserError
+from sptsr.options import load_network
+from sptsr.registry import ARCH_REGISTRY, import_plugins, lookup, register_all
+from sptsr.report.tables import text_table
+from sptsr.signatures import argument_problems, parameters
+from sptsr.yaml_io import read_settings
+
+
+def describe_network(name: str, settings: Sequence[str] = ()) -> str:
+    """Returns the report on a network: `NAME`, or `path/to/file.py:NAME`, with arguments as `k=v`.
+
+    What a known network needs and was not given is taken from a usual one of its kind.
+
+    Raises:
+        UserError: no such network or file, wrong arguments, or no module gives a feature map.
+    """
+    register_all()
+    plugin, _, arch = name.rpartition(':')
+    if plugin:
+        import_plugins([plugin])
+    arguments = read_settings(settings, 'sites')
+    recipe = find_recipe(arch)
+    network = lookup(ARCH_REGISTRY, arch)
+    if recipe:  # all of a usual network's arguments, or those that have no default
+        needed = [name for name, p in parameters(network).items() if not arguments or p.default is p.empty]
+        arguments = {name: recipe.usual[name] for name in needed if name in recipe.usual} | arguments
+    problems = argument_problems(network, arguments, arch)
+    if problems:
+        raise UserError(f'sites: {"; ".join(message for _, message in problems)}; give arguments as k=v')
+    return _report({'type': arch, **arguments}, [plugin] if plugin else [])
+
+
+def describe_options(path: str) -> str:
+    """Returns the report on the backbone (or bare network) of an option file."""
+    network, plugins = load_network(path)
+    return _report(network['backbone'] if network['type'] == 'SPTNet' else network, plugins)
+
+
+def _report(section: Mapping[str, Any], plugins: Sequence[str]) -> str:
+    net = build_backbone(section).eval().requires_grad_(False)
+    sizes = size_rules(net, section)
+    probe = probe_of(net, sizes)
+    found = survey(net, probe)
+    height, width = probe.shape[-2:]
+    asks = f', image sizes a multiple of {sizes.multiple}' if sizes.multiple > 1 else ''
+    lines = [
+        f'{section["type"]}: {sum(p.numel() for p in net.parameters()):,} parameters, scale {found.scale}{asks}; '
+        f'outputs for an image of {height}x{width} (height x width)',
+        '',
+        _table(found.candidates),
+        '',
+        *_proposal(net, section, plugins, found),
+    ]
+    return '\n'.join(lines)
+
+
+def _table(candidates: Sequence[Candidate]) -> str:
+    rows = [
+        [
+            candidate.pattern,
+            candidate.kind,
+            str(len(candidate.paths)),
+            'x'.join(map(str, candidate.shape[1:])),
+            candidate.layout,
+            _stride(candidate.grid.stride),
+            str(candidate.calls),
+            f'{candidate.params:,}',
+        ]
+        for candidate in candidates
+    ]
+    return text_table(['site', 'class', 'modules', 'output', 'layout', 'stride', 'calls', 'parameters'], rows, left=2)
+
+
+def _stride(stride: float) -> str:
+    return f'{stride:g}' if stride >= 1 else f'1/{1 / stride:g}' if math.isclose(1 / stride % 1, 0) else f'{stride:.3g}'
+
+
+def _proposal(net: nn.Module, section: Mapping[str, Any], plugins: Sequence[str], found: Survey) -> list[str]:
+    if not found.proposal:
+        raise UserError(f'sites: no module of {section["type"]} gives a feature map that a unit could refine')
+    lines = [f'Proposal ({found.units} units, repeated blocks at one resolution), for an option file:', '']
+    options: dict[str, Any] = {'plugins': list(plugins)} if plugins else {}
+    network = {'type': 'SPTNet', 'backbone': dict(section), 'sites': found.proposal}
+    text = yaml.safe_dump({**options, 'network_g': network}, sort_keys=False, default_flow_style=None, width=100)
+    lines += [text.rstrip()]
+    if find_recipe(section['type']):
+        sites = place(net, section, 'auto').sites
+        lines += ['', f'`sites: auto` knows this network: {len(sites)} units, {sites[0].path} to {sites[-1].path}.']
+    return lines

@@ -1,0 +1,94 @@
+"""Pooling by palette code equals pooling by dense masks; S and regions stay over their pixels of the image."""
+
+import pytest
+import torch
+
+from sptsr.archs.regions import RegionMap
+from sptsr.archs.resize import prior_to_site, regions_to_site
+from sptsr.archs.sites import Grid
+from sptsr.archs.units import RegionUnit
+from sptsr.codes import MaskCodes
+
+
+def _masks(batch: int = 3, count: int = 6, height: int = 11, width: int = 14) -> torch.Tensor:
+    torch.manual_seed(2)
+    masks = torch.rand(batch, count, height, width) < 0.3
+    masks[1, 2] = False  # an empty mask
+    masks[2] = False  # an image without masks
+    return masks
+
+
+def test_codes_keep_masks_and_move_with_the_image():
+    masks = _masks(count=64)
+    codes = MaskCodes.from_masks(masks)
+    assert torch.equal(codes.expand(64), masks.float())
+    assert torch.equal(codes.crop(2, 3, 9, 10).expand(64), masks[..., 2:9, 3:10].float())
+    padded = codes.pad(right=20, bottom=5).expand(64)
+    reflected = torch.nn.functional.pad(masks.float(), (0, 13, 0, 5), mode='reflect')
+    assert torch.equal(padded, torch.nn.functional.pad(reflected, (0, 7, 0, 0), mode='replicate'))
+    with pytest.raises(ValueError, match=r'masks must be \[B, 1..64, H, W\]'):
+        MaskCodes.from_masks(torch.zeros(1, 65, 2, 2))
+
+
+def test_pooling_is_that_of_dense_masks():
+    masks = _masks()
+    features = torch.randn(3, 5, 11, 14, requires_grad=True)
+    pooled = RegionMap.of(MaskCodes.from_masks(masks), 6).pool(features)
+    dense = masks.float()
+    areas = dense.sum(dim=(2, 3))
+    means = torch.einsum('bnhw,bchw->bnc', dense, features) / areas.clamp(min=1)[..., None]
+    weights = dense / areas.clamp(min=1)[..., None, None]
+    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)
+    expected = torch.einsum('bnhw,bnc->bchw', weights, means)
+    assert torch.allclose(pooled, expected, atol=1e-5)
+    assert expected.abs().max() > 0.1
+    assert torch.equal(pooled[2], torch.zeros_like(pooled[2]))
+    cotangent = torch.randn_like(pooled)
+    ours, theirs = (torch.autograd.grad(out, features, cotangent, retain_graph=True)[0] for out in (pooled, expected))
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_region_unit_ignores_the_order_of_masks_and_not_the_masks():
+    torch.manual_seed(0)
+    unit = RegionUnit(8, 4)
+    torch.nn.init.normal_(unit.out.weight)
+    masks, features, prior = _masks(), torch.randn(3, 8, 11, 14), torch.randn(3, 4, 11, 14)
+
+    def refined(masks: torch.Tensor) -> torch.Tensor:
+        return unit(features, prior, RegionMap.of(MaskCodes.from_masks(masks), 6))[0]
+
+    assert torch.allclose(refined(masks), refined(masks[:, [3, 1, 5, 0, 2, 4]]), atol=1e-5)
+    assert not torch.allclose(refined(masks), refined(~masks), atol=1e-3)
+
+
+@pytest.mark.parametrize('stride', [2, 4])
+def test_down_is_the_average_of_what_lies_under_a_pixel(stride: int):
+    prior = torch.rand(1, 2, 37, 54)
+    size = (-(-37 // stride), -(-54 // stride))
+    small = prior_to_site(prior, Grid(), size, Grid(float(stride)))
+    assert small.shape[-2:] == size
+    assert torch.allclose(small[0, :, 3, 5], prior[0, :, 3 * stride : 4 * stride, 5 * stride : 6 * stride].mean((1, 2)))
+    back = prior_to_site(small, Grid(float(stride)), (37, 54), Grid())
+    assert torch.equal(back[0, :, 20, 31], small[0, :, 20 // stride, 31 // stride])
+
+
+def test_padding_inside_a_network_continues_and_does_not_stretch():
+    prior = torch.rand(1, 2, 35, 50)
+    padded = prior_to_site(prior, Grid(), (40, 56), Grid())
+    assert torch.equal(padded[..., :35, :50], prior)
+    assert torch.equal(padded[..., 39, 55], prior[..., 34, 49])
+    bordered = prior_to_site(prior, Grid(), (35 + 36, 50 + 36), Grid(1.0, 18.0))
+    assert torch.equal(bordered[..., 18:53, 18:68], prior)
+    assert torch.equal(prior_to_site(bordered, Grid(1.0, 18.0), (35, 50), Grid()), prior)
+    up = prior_to_site(prior, Grid(), (105, 150), Grid(1 / 3))
+    assert torch.equal(up, prior.repeat_interleave(3, 2).repeat_interleave(3, 3))
+
+
+def test_regions_follow_the_same_grids():
+    codes = MaskCodes.from_masks(_masks(height=12, width=16))
+    regions = RegionMap.of(codes, 6)
+    up = regions_to_site(regions, (24, 32), Grid(0.5))
+    assert torch.equal(up.index, regions.index.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    down = regions_to_site(regions, (3, 4), Grid(4.0))
+    assert torch.equal(down.index, regions.index[:, 2::4, 2::4])
+    assert regions_to_site(regions, (12, 16), Grid()) is regions
