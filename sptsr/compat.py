@@ -12,31 +12,31 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 _FUNCTIONAL_TENSOR = 'torchvision.transforms.functional_tensor'
-_FILE_CLIENT = 'basicsr.utils.file_client'
 
 
 def apply() -> None:
     """Makes `import basicsr` work and its LMDB client safe. May be called again."""
     if not any(isinstance(finder, _UpstreamFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _UpstreamFinder())
-    if _FILE_CLIENT in sys.modules:
-        _patch_file_client(sys.modules[_FILE_CLIENT])
+    for name, patch in _PATCHES.items():
+        if name in sys.modules:
+            patch(sys.modules[name])
 
 
 class _UpstreamFinder(importlib.abc.MetaPathFinder):
-    """Finds the removed torchvision module, and patches BasicSR's file client as it loads."""
+    """Finds the removed torchvision module, and patches modules of BasicSR as they load."""
 
     _busy = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if self._busy or fullname not in (_FUNCTIONAL_TENSOR, _FILE_CLIENT):
+        if self._busy or fullname not in (_FUNCTIONAL_TENSOR, *_PATCHES):
             return None
         self._busy = True
         try:
@@ -47,7 +47,7 @@ class _UpstreamFinder(importlib.abc.MetaPathFinder):
             # torchvision 0.15 and older still have it.
             return spec or importlib.machinery.ModuleSpec(fullname, _FunctionalTensorLoader())
         if spec is not None and spec.loader is not None:
-            spec.loader = _FileClientLoader(spec.loader)
+            spec.loader = _PatchingLoader(spec.loader, _PATCHES[fullname])
         return spec
 
 
@@ -60,18 +60,18 @@ class _FunctionalTensorLoader(importlib.abc.Loader):
         module.__dict__['rgb_to_grayscale'] = rgb_to_grayscale
 
 
-class _FileClientLoader(importlib.abc.Loader):
-    """Loads basicsr/utils/file_client.py as it is, then patches its LMDB backend."""
+class _PatchingLoader(importlib.abc.Loader):
+    """Loads a module as it is, then patches it."""
 
-    def __init__(self, loader: importlib.abc.Loader) -> None:
-        self.loader = loader
+    def __init__(self, loader: importlib.abc.Loader, patch: Callable[[Any], None]) -> None:
+        self.loader, self.patch = loader, patch
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        _patch_file_client(module)
+        self.patch(module)
 
 
 def _patch_file_client(module: Any) -> None:
@@ -103,3 +103,22 @@ def _lmdb_backend_get(self: Any, filepath: Any, client_key: str) -> bytes:
     if value is None:
         raise UserError(f"{self._client[client_key]}: no entry '{filepath}'; make the LMDB again from its images")
     return value
+
+
+def _patch_swinir(module: Any) -> None:
+    module.BasicLayer.forward = _basic_layer_forward
+
+
+def _basic_layer_forward(self: Any, x: Any, x_size: tuple[int, int]) -> Any:
+    """archs/swinir_arch.py:461 calls a block without its second argument when `use_checkpoint` is on."""
+    from torch.utils.checkpoint import checkpoint
+
+    for block in self.blocks:
+        x = checkpoint(block, x, x_size, use_reentrant=False) if self.use_checkpoint else block(x, x_size)
+    return x if self.downsample is None else self.downsample(x)
+
+
+_PATCHES: dict[str, Callable[[Any], None]] = {
+    'basicsr.utils.file_client': _patch_file_client,
+    'basicsr.archs.swinir_arch': _patch_swinir,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,11 +23,14 @@ class SizeRules:
         multiple: height and width must be multiples of this.
         minimum: height and width must be at least this.
         square: height and width must be equal.
+        grid: tiles must begin at multiples of this, since the network looks at its input in such steps
+            (windows, strides, pixel unshuffling) even where it takes any size.
     """
 
     multiple: int = 1
     minimum: int = 1
     square: bool = False
+    grid: int = 1
 
     def padding(self, height: int, width: int) -> tuple[int, int]:
         """Returns the pixels to add at the right and at the bottom."""
@@ -70,16 +74,16 @@ def restore_tiled(
     Args:
         forward, lq, masks, rules, scale: as in `restore_padded`. `lq` and `masks` may stay on the
             CPU when `forward` moves what it is given.
-        tile: side of what is kept of a tile, in LQ pixels.
-        overlap: margin of a tile on each side, in LQ pixels; raised where tiles start off the
-            grid of a network with a size multiple, so that windows fall where they fall untiled.
+        tile: side of what is kept of a tile, in LQ pixels; raised to the network's grid.
+        overlap: margin of a tile on each side, in LQ pixels; raised likewise.
 
     Returns:
         [B, C', scale h, scale w] on the CPU.
     """
     if tile < 1 or overlap < 0:
         raise ValueError(f'tile must be at least 1 and overlap at least 0, got {tile} and {overlap}')
-    tile, overlap = _raised(tile, rules.multiple), _raised(overlap, rules.multiple)
+    step = math.lcm(rules.multiple, rules.grid)
+    tile, overlap = _raised(tile, step), _raised(overlap, step)
     height, width = lq.shape[-2:]
     result: Tensor | None = None
     for top in range(0, height, tile):

@@ -83,3 +83,21 @@ def test_a_missing_lmdb_key_is_named(lmdbs: Path):
     dataset.paths[0]['gt_path'] = 'nobody'
     with pytest.raises(UserError, match="no entry 'nobody'"):
         dataset[0]
+
+
+def test_swinir_can_checkpoint_its_activations():
+    """Stock: `TypeError: ... missing 1 required positional argument: 'x_size'`."""
+    import torch
+
+    from sptsr.archs.spt_arch import SPTNet
+
+    section = {'type': 'SwinIR', 'img_size': 8, 'window_size': 4, 'embed_dim': 8, 'depths': [2], 'num_heads': [2]}
+    lq, masks = torch.rand(1, 3, 8, 8), torch.zeros(1, 5, 8, 8)
+    gradients = []
+    for use_checkpoint in (False, True):
+        torch.manual_seed(0)
+        net = SPTNet({**section, 'use_checkpoint': use_checkpoint}, num_masks=5)
+        net(lq, masks).sum().backward()
+        gradients.append(net.units[0].out.bias.grad)
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().max() > 0

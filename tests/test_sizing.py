@@ -59,3 +59,46 @@ def test_padding_reaches_the_multiple_and_is_cut_off(size):
 def test_bad_tiles_are_refused():
     with pytest.raises(ValueError, match='tile must be at least 1'):
         restore_tiled(lambda lq, masks: lq, torch.rand(1, 3, 4, 4), None, SizeRules(), 1, 0, 0)
+
+
+def test_memory_of_a_pass_does_not_grow_with_the_image():
+    """Neither the input of the network nor the dense masks that it expands exceed a tile with its margins."""
+    for side in (64, 256):
+        seen = []
+
+        def forward(lq, masks, seen=seen):
+            seen.append(lq.shape[-1] * lq.shape[-2])
+            assert masks.expand(64).shape[-2:] == lq.shape[-2:]
+            return lq
+
+        lq = torch.rand(1, 3, side, side)
+        codes = MaskCodes.from_masks(torch.rand(1, 64, side, side) < 0.5)
+        assert torch.equal(restore_tiled(forward, lq, codes, SizeRules(), 1, tile=32, overlap=8), lq)
+        assert len(seen) == (side // 32) ** 2
+        assert max(seen) == 48 * 48 if side > 64 else 40 * 40
+
+
+@pytest.mark.parametrize('case', ['EDSR', 'MSRResNet', 'SRVGGNetCompact', 'FFDNet', 'DnCNN', 'RRDBNet'])
+@torch.no_grad()
+def test_tiles_of_real_networks(case: str):
+    """Convolutional backbones, once the overlap covers the receptive field: to 1e-3 of 0..1."""
+    small = {
+        'EDSR': {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 2, 'upscale': 2},
+        'MSRResNet': {'num_feat': 8, 'num_block': 2, 'upscale': 3},
+        'SRVGGNetCompact': {'num_feat': 8, 'num_conv': 6, 'upscale': 2},
+        'FFDNet': {'nc': 8, 'nb': 7},
+        'DnCNN': {'in_nc': 3, 'out_nc': 3, 'nc': 8, 'nb': 7},
+        'RRDBNet': {'num_in_ch': 3, 'num_out_ch': 3, 'scale': 2, 'num_feat': 8, 'num_block': 2, 'num_grow_ch': 4},
+    }
+    torch.manual_seed(0)
+    net = SPTNet({'type': case, **small[case]}, unit={'type': 'ModulationUnit', 'width': 4}, num_masks=6).eval()
+    for name, value in net.adapter_parameters().items():
+        if 'out' in name:
+            nn.init.normal_(value, std=0.3)
+    lq, codes = torch.rand(1, 3, 75, 94), MaskCodes.from_masks(torch.rand(1, 6, 75, 94) < 0.5)
+    whole = restore_padded(net, lq, codes, net.sizes, net.scale)
+    tiled = restore_tiled(net, lq, codes, net.sizes, net.scale, tile=31, overlap=44)
+    difference = (tiled - whole).abs().max()
+    assert difference < 1e-3
+    no_masks = restore_padded(net, lq, MaskCodes.from_masks(torch.zeros(1, 6, 75, 94)), net.sizes, net.scale)
+    assert (no_masks - whole).abs().max() > 10 * difference  # masks play a part

@@ -62,7 +62,7 @@ class Recipe:
             in_channels=number(self.in_channels),
             scale=number(self.scale),
             stride=number(self.stride),
-            sizes=SizeRules(number(self.multiple)),
+            sizes=SizeRules(number(self.multiple), grid=number(self.stride)),
         )
 
 

@@ -14,6 +14,7 @@ from sptsr.registry import ARCH_REGISTRY, register
 from sptsr.sizing import SizeRules
 
 _INSTALL = "pip install 'sptsr[spandrel]'"
+_GRID = 64  # many of these networks pad their input themselves, to windows and strides of up to 64
 _NOISE = 15 / 255  # what spandrel takes for denoisers that want a noise level
 
 
@@ -45,7 +46,7 @@ class SpandrelNet(nn.Module):
         self.net: nn.Module = descriptor.model
         self.arch: str = descriptor.architecture.name
         rules = descriptor.size_requirements
-        self.sizes = SizeRules(rules.multiple_of, max(1, rules.minimum), rules.square)
+        self.sizes = SizeRules(rules.multiple_of, max(1, rules.minimum), rules.square, _GRID)
         self.takes_sigma = self.arch == 'DRUNet' or getattr(self.net, 'mode', None) == 'FDnCNN'
         self._run = descriptor._call_fn  # how to call it; `__call__` of the descriptor pads, clamps and detaches
 
