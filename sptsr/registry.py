@@ -59,6 +59,7 @@ _MODULES = (
     'sptsr.models.spt_model',
     'sptsr.priors.sources.felzenszwalb',
     'sptsr.priors.sources.labels',
+    'sptsr.priors.sources.random_regions',
     'sptsr.priors.sources.sam',
 )
 

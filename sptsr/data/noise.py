@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from sptsr.data.prepare import DiskFolder
-from sptsr.errors import UserError
-from sptsr.images import RGB, ImageFolder
-from sptsr.progress import bar
+from sptsr.images import RGB
 
 
 def fixed_rng(key: str, seed: int) -> np.random.Generator:
@@ -38,30 +33,3 @@ def noisy_image(image: RGB, key: str, sigma: float, seed: int) -> RGB:
     """Returns the image with its fixed noise, clipped and rounded to uint8: what a prior is made from."""
     noisy = add_noise(image, sigma, fixed_rng(key, seed))
     return np.clip(np.rint(noisy * 255), 0, 255).astype(np.uint8)
-
-
-def degrade(images: ImageFolder, out: str | os.PathLike[str], sigma: float, seed: int = 0) -> int:
-    """Writes the noisy images of a folder as PNG; what is there and the same is kept.
-
-    Args:
-        images: clean images.
-        out: folder for the noisy ones, with the same keys.
-        sigma: standard deviation of the noise, of 255.
-        seed: of the noise; `noise_seed` of a `PriorDenoisingDataset`.
-
-    Returns:
-        number of images.
-
-    Raises:
-        UserError: a negative sigma, an unreadable image, or other images in `out`.
-    """
-    if not 0 <= sigma <= 255:
-        raise UserError(f'prior degrade: --noise {sigma:g} is not in 0..255')
-    folder = DiskFolder(Path(out))
-    with bar(len(images), 'degrade') as progress:
-        for key in images.keys:
-            noisy = noisy_image(images.read(key), key, sigma, seed)
-            if not folder.holds(key, noisy):
-                folder.put(key, noisy)
-            progress.update()
-    return len(images)

@@ -58,6 +58,12 @@ class Prior:
         index = inverse.reshape(-1)[regions.index]
         return cls(palette, index.astype(_index_dtype(len(palette))), count)
 
+    @classmethod
+    def from_codes(cls, codes: npt.NDArray[np.uint64], count: int) -> Prior:
+        """Makes a prior of codes uint64 [H, W], bit n set inside mask n; masks ordered by area, none empty."""
+        palette, index = np.unique(codes, return_inverse=True)
+        return cls(palette, index.reshape(codes.shape).astype(_index_dtype(len(palette))), count)
+
     def decode(self) -> BoolArray:
         """Returns the masks, bool [N, H, W]."""
         shifts = np.arange(self.count, dtype=np.uint64)
@@ -92,6 +98,18 @@ class Prior:
     def rotate(self, quarters: int = 1) -> Prior:
         """Returns the prior of the image rotated counter-clockwise by quarters of a turn."""
         return Prior(self.palette, np.rot90(self.index, quarters), self.count)
+
+    def resized(self, height: int, width: int) -> Prior:
+        """Returns the prior at another size, nearest; masks that vanish are left out, the rest ordered anew."""
+        rows = ((np.arange(height) + 0.5) * self.size[0] / height).astype(np.int64)
+        columns = ((np.arange(width) + 0.5) * self.size[1] / width).astype(np.int64)
+        moved = Prior(self.palette, self.index[rows][:, columns], self.count)
+        areas = moved.areas()
+        order = [int(n) for n in np.argsort(-areas, kind='stable') if areas[n] > 0]
+        codes = np.zeros_like(self.palette)
+        for new, old in enumerate(order):
+            codes |= ((self.palette >> np.uint64(old)) & np.uint64(1)) << np.uint64(new)
+        return Prior.from_codes(codes[moved.index], len(order))
 
     def to_bytes(self) -> bytes:
         """Returns one checksummed zstd frame: header, palette, index map, all little-endian.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sptsr.errors import UserError
+
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.integer]
 
@@ -76,7 +78,8 @@ class Regions:
 
     def areas(self) -> npt.NDArray[np.int64]:
         """Returns the area of each region in pixels, int64 [N]."""
-        return self._sizes() @ self.members.astype(np.int64)
+        atoms, regions = np.nonzero(self.members)  # few: an atom lies in a handful of regions
+        return np.bincount(regions, self._sizes()[atoms], minlength=self.count).astype(np.int64)
 
     def iou(self) -> npt.NDArray[np.float64]:
         """Returns intersection over union of all pairs, float64 [N, N]; empty regions give 0."""
@@ -97,16 +100,22 @@ class Regions:
         """
         areas = self.areas()
         order = [n for n in np.argsort(-areas, kind='stable') if areas[n] >= max(1, min_area)]
+        if max_iou >= 1.0:
+            return self.take(order[:max_regions])
         kept: list[int] = []
-        if order and max_iou < 1.0:
-            overlap = self.take(order).iou()
-            for position in range(len(order)):
-                if not kept or overlap[position, kept].max() <= max_iou:
-                    kept.append(position)
-                if len(kept) == max_regions:
-                    break
-            order = [order[position] for position in kept]
-        return self.take(order[:max_regions])
+        # In portions: a large image has thousands of regions, and of those only the first few dozen are looked at.
+        for start in range(0, len(order), 2 * max_regions):
+            if len(kept) >= max_regions:
+                break
+            portion = order[start : start + 2 * max_regions]
+            together = kept + portion
+            overlap = Regions(self.index, self.members[:, together]).iou()
+            places = list(range(len(kept)))  # of the kept ones in `together`
+            for place in range(len(kept), len(together)):
+                if len(places) < max_regions and (not places or overlap[place, places].max() <= max_iou):
+                    places.append(place)
+            kept = [together[place] for place in places]
+        return self.take(kept)
 
     def take(self, order: Sequence[int]) -> Regions:
         """Returns the regions of these numbers, in this order, with atoms merged where they became equal."""
@@ -122,3 +131,30 @@ class Regions:
 
     def _sizes(self) -> npt.NDArray[np.int64]:
         return np.bincount(self.index.reshape(-1), minlength=len(self.members)).astype(np.int64)
+
+
+def to_size(masks: BoolArray, size: tuple[int, int], scale: int, name: object) -> BoolArray:
+    """Brings masks [N, sH.., sW..] to [N, H, W] by majority of each s x s block.
+
+    Args:
+        masks: bool, at the size or a whole multiple of it; up to s - 1 pixels more are cut off.
+        size: height and width to bring them to.
+        scale: s; 0 finds it.
+        name: what to call the masks in a message.
+
+    Raises:
+        UserError: their size is no multiple.
+    """
+    if len(masks) == 0:
+        return np.zeros((0, *size), np.bool_)
+    height, width = size
+    full_height, full_width = masks.shape[1:]
+    factor = scale or full_height // height
+    if factor < 1 or full_height // factor != height or full_width // factor != width:
+        raise UserError(
+            f'{name}: labels of {full_height}x{full_width} do not belong to an image of {height}x{width} '
+            '(height x width); give labels of its size or of a whole multiple of it'
+        )
+    cut = masks[:, : height * factor, : width * factor]
+    counts = cut.reshape(len(masks), height, factor, width, factor).sum(axis=(2, 4))
+    return counts * 2 >= factor * factor

@@ -61,6 +61,12 @@ class StoreHeader:
                 found.append(f'{key}: {left} != {right}')
         return found
 
+    def must_agree(self, other: StoreHeader, path: object) -> None:
+        """Raises UserError, naming the store at `path`, when its header (this one) is of another kind."""
+        differences = other.differences(self)
+        if differences:
+            raise UserError(f'{path}: holds priors made otherwise ({"; ".join(differences)}); choose another store')
+
 
 class PriorStore:
     """Reads a prior store. Safe to pickle, fork and open several times in a process.
@@ -126,8 +132,17 @@ class PriorStore:
 
     def stored_bytes(self, key: str) -> int:
         """Returns the bytes of an entry."""
+        return sum(map(len, self.raw(key)))
+
+    def raw(self, key: str) -> tuple[bytes, bytes]:
+        """Returns the digest of an entry's image, and its prior as `Prior.to_bytes` made it; both empty if missing."""
         with self._begin() as transaction:
-            return len(transaction.get(key.encode()) or b'')
+            value = bytes(transaction.get(key.encode()) or b'')
+        return value[:_DIGEST_BYTES], value[_DIGEST_BYTES:]
+
+    def made_from(self, key: str, image: RGB) -> bool:
+        """Returns True for the entry of this very image; raises UserError when it is another image's."""
+        return _made_from(self.raw(key)[0], image, self.path, key)
 
     def _begin(self) -> lmdb.Transaction:
         environment = open_reader(self.path)
@@ -183,11 +198,7 @@ class PriorWriter:
         try:
             if size and self._env.stat()['entries']:
                 found = _read_header(self._env, str(self.path))
-                differences = header.differences(found)
-                if differences:
-                    raise UserError(
-                        f'{self.path}: holds priors made otherwise ({"; ".join(differences)}); choose another store'
-                    )
+                found.must_agree(header, self.path)
                 self.header = found
             else:
                 # Header and the empty database of entries appear together or not at all.
@@ -217,22 +228,25 @@ class PriorWriter:
         """Returns whether the prior of this very image is there; raises UserError when it is another image's."""
         with self._env.begin(db=self._entries) as transaction:
             value = transaction.get(key.encode())
-        if value is None:
-            return False
-        if value[:_DIGEST_BYTES] != image_digest(image):
-            raise UserError(
-                f'{self.path}[{key}]: the image changed since its prior was stored; extract into a new store'
-            )
-        return True
+        return value is not None and _made_from(value[:_DIGEST_BYTES], image, self.path, key)
+
+    def entries(self) -> int:
+        """Returns the number of entries."""
+        with self._env.begin(db=self._entries) as transaction:
+            return transaction.stat(self._entries)['entries']
 
     def put(self, key: str, image: RGB, prior: Prior) -> None:
         """Writes and commits one entry; the prior must be of the image's size."""
+        if prior.size != image.shape[:2]:
+            raise ValueError(f'{key}: prior of {prior.size} for an image of {image.shape[:2]}')
+        self.put_raw(key, image_digest(image), prior.to_bytes())
+
+    def put_raw(self, key: str, digest: bytes, content: bytes) -> None:
+        """Writes and commits one entry from what `PriorStore.raw` returns."""
         name = key.encode()
         if len(name) > self._env.max_key_size():
             raise UserError(f"'{key}': a key of {len(name)} bytes, LMDB takes {self._env.max_key_size()}; shorten it")
-        if prior.size != image.shape[:2]:
-            raise ValueError(f'{key}: prior of {prior.size} for an image of {image.shape[:2]}')
-        value = image_digest(image) + prior.to_bytes()
+        value = digest + content
         while True:
             try:
                 with self._env.begin(write=True, db=self._entries) as transaction:
@@ -242,6 +256,12 @@ class PriorWriter:
                 self._env.set_mapsize(2 * self._env.info()['map_size'])
             except lmdb.Error as error:
                 raise UserError(f'{self.path}: cannot write ({error}); free space and run again') from error
+
+
+def _made_from(digest: bytes, image: RGB, path: object, key: str) -> bool:
+    if digest != image_digest(image):
+        raise UserError(f'{path}[{key}]: the image changed since its prior was stored; extract into a new store')
+    return True
 
 
 def _read_header(environment: lmdb.Environment, path: str) -> StoreHeader:

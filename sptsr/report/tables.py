@@ -20,6 +20,14 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int =
     return '\n'.join(lines)
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table, columns padded so that it can be read as it is."""
+    widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
+    lines = [' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+    lines.insert(1, ' | '.join('-' * width for width in widths))
+    return '\n'.join(f'| {line} |' for line in lines)
+
+
 def results_table(results: Mapping[str, Results]) -> str:
     """Returns the means of each dataset as a table; a dataset without metrics says so."""
     metrics = list(dict.fromkeys(metric for record in results.values() for metric in record))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from sptsr.images import RGB
@@ -22,11 +22,13 @@ class Source(ABC):
         name: what users call it.
         params: what decides the masks, resolved, JSON values; no machine paths.
         weights_sha256: digest of the checkpoint; None when there is none.
+        group: how many images are best given to `several` at a time.
     """
 
     name: ClassVar[str]
     params: dict[str, Any]
     weights_sha256: str | None = None
+    group: int = 1
 
     @abstractmethod
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
@@ -40,6 +42,11 @@ class Source(ABC):
         Raises:
             UserError: what the source needs for this image is missing; names it.
         """
+
+    def several(self, images: Sequence[RGB], keys: Sequence[str], max_masks: int) -> Iterator[Prior]:
+        """Yields the priors of several images, in order; a source may share work between them."""
+        for image, key in zip(images, keys, strict=True):
+            yield self(image, key, max_masks)
 
     def check(self, keys: Sequence[str]) -> None:  # noqa: B027 (most have nothing to check)
         """Raises UserError when the source is bound to fail for one of these keys; called before any work."""

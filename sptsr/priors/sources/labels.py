@@ -15,7 +15,7 @@ import scipy.io
 from sptsr.errors import UserError, nearest
 from sptsr.images import RGB, image_key
 from sptsr.priors.prior import Prior
-from sptsr.priors.regions import BoolArray, Regions
+from sptsr.priors.regions import BoolArray, Regions, to_size
 from sptsr.priors.sources.base import Source
 from sptsr.registry import SOURCE_REGISTRY, register
 
@@ -99,7 +99,7 @@ class LabelsSource(Source):
             raise
         except Exception as error:  # four libraries read these files, each with errors of its own
             raise UserError(f'{path}: not a readable label file ({error}); see sptsr prior extract --help') from error
-        return _to_size(masks, size, self.params['scale'], path)
+        return to_size(masks, size, self.params['scale'], path)
 
     def versions(self) -> dict[str, str]:
         return {'opencv': cv2.__version__}
@@ -160,20 +160,3 @@ def _read_coco(path: Path) -> BoolArray:
             rle = coco.frPyObjects(rle, *rle['size'])
         masks.append(coco.decode(rle).astype(np.bool_))
     return np.stack(masks) if masks else np.zeros((0, 0, 0), np.bool_)
-
-
-def _to_size(masks: BoolArray, size: tuple[int, int], scale: int, path: Path) -> BoolArray:
-    """Brings masks [N, sH.., sW..] to [N, H, W] by majority of each s x s block."""
-    if len(masks) == 0:
-        return np.zeros((0, *size), np.bool_)
-    height, width = size
-    full_height, full_width = masks.shape[1:]
-    factor = scale or full_height // height
-    if factor < 1 or full_height // factor != height or full_width // factor != width:
-        raise UserError(
-            f'{path}: labels of {full_height}x{full_width} do not belong to an image of {height}x{width} '
-            '(height x width); give labels of its size or of a whole multiple of it'
-        )
-    cut = masks[:, : height * factor, : width * factor]
-    counts = cut.reshape(len(masks), height, factor, width, factor).sum(axis=(2, 4))
-    return counts * 2 >= factor * factor

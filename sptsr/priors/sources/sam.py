@@ -1,11 +1,17 @@
-"""Masks from Segment Anything, through the official `segment_anything` package."""
+"""Masks from Segment Anything: the official package, and the families of transformers."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 
@@ -14,14 +20,59 @@ from sptsr.files import sha256_file
 from sptsr.images import RGB
 from sptsr.priors.prior import Prior
 from sptsr.priors.sources.base import Source
+from sptsr.priors.sources.generator import GridSettings, Segmenter, make_prior
 from sptsr.registry import SOURCE_REGISTRY, register
 
 # Width of the image encoder, which tells the checkpoints apart.
 _FAMILIES = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
+_INSTALL = "pip install 'sptsr[transformers]'"
+
+
+class _SegmenterSource(Source):
+    """The masks of a model, made by the one loop of `sptsr.priors.sources.generator`."""
+
+    model: Segmenter
+    settings: GridSettings
+
+    def _start(
+        self, family: str, precision: str, images_per_batch: int, device: str, max_side: int, settings: GridSettings
+    ) -> str:
+        """Notes what decides the masks, and returns the device."""
+        if max_side < 1:
+            raise UserError(f'{self.name}: max_side={max_side} must be at least 1')
+        self.settings, self.max_side = settings, max_side
+        # points_per_batch decides memory, not masks
+        decisive = {key: value for key, value in asdict(settings).items() if key != 'points_per_batch'}
+        self.params = {'model_type': family, 'precision': precision, 'max_side': max_side, **decisive}
+        if device == 'auto':
+            device = f'cuda:{os.environ.get("LOCAL_RANK", "0")}' if torch.cuda.is_available() else 'cpu'
+        self.group = images_per_batch or (8 if device.startswith('cuda') else 1)
+        return device
+
+    def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
+        return next(self.several([image], [key], max_masks))
+
+    def several(self, images: Sequence[RGB], keys: Sequence[str], max_masks: int) -> Iterator[Prior]:
+        bounded = [_bounded(image, self.max_side) for image in images]
+        with torch.inference_mode():
+            embedded = self.model.embed(bounded)
+        for image, small, one in zip(images, bounded, embedded, strict=True):
+            prior = make_prior(self.model, small, self.settings, max_masks, one)
+            yield prior if small is image else prior.resized(*image.shape[:2])
+
+
+def _bounded(image: RGB, max_side: int) -> RGB:
+    """Returns the image, or a smaller one whose longer side is `max_side`."""
+    height, width = image.shape[:2]
+    if max(height, width) <= max_side:
+        return image
+    factor = max_side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 @register(SOURCE_REGISTRY, 'sam')
-class SamSource(Source):
+class SamSource(_SegmenterSource):
     """The masks of `SamAutomaticMaskGenerator`, ordered by area.
 
     Kirillov et al., "Segment Anything", ICCV 2023. Defaults are the generator's own.
@@ -30,11 +81,16 @@ class SamSource(Source):
         checkpoint: official checkpoint (`sam_vit_b_01ec64.pth`, ...), read with `weights_only=True`.
         model_type: family of the checkpoint; `auto` reads it from its tensors.
         device: `auto` takes a GPU when there is one.
+        precision: of encoder and decoder; fp32 gives the official masks.
+        images_per_batch: images that go through the encoder together; 0 for 8 on a GPU, else 1.
+        max_side: a larger image is looked at at this size, and its masks are enlarged; bounds the memory.
         points_per_side: the grid of point prompts has this many points squared.
-        points_per_batch: prompts that go through the decoder together.
+        points_per_batch: prompts that go through the decoder together; memory only, not the masks.
         pred_iou_thresh: masks under this predicted IoU are dropped, 0..1.
         stability_score_thresh: masks under this stability score are dropped, 0..1.
         box_nms_thresh: box IoU above which the worse mask is dropped, 0..1.
+        crop_n_layers: also look at 2x2 (1), and 4x4 (2), ... overlapping crops of the image.
+        crop_n_points_downscale_factor: a crop's grid has this many times fewer points a side, a layer.
         min_mask_region_area: holes and islands smaller than this are removed, in pixels.
     """
 
@@ -45,36 +101,81 @@ class SamSource(Source):
         checkpoint: str,
         model_type: Literal['auto', 'vit_h', 'vit_l', 'vit_b'] = 'auto',
         device: str = 'auto',
+        precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32',
+        images_per_batch: int = 0,
+        max_side: int = 4096,
         points_per_side: int = 32,
         points_per_batch: int = 64,
         pred_iou_thresh: float = 0.88,
         stability_score_thresh: float = 0.95,
         box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_n_points_downscale_factor: int = 1,
         min_mask_region_area: int = 0,
     ) -> None:
+        from sptsr.priors.sources.segmenters import OfficialSam
+
+        settings = _settings(locals())
         self.weights_sha256 = sha256_file(checkpoint)
         model, family = load_sam(checkpoint, model_type)
-        if device == 'auto':
-            device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        settings = {
-            'points_per_side': points_per_side,
-            'pred_iou_thresh': pred_iou_thresh,
-            'stability_score_thresh': stability_score_thresh,
-            'box_nms_thresh': box_nms_thresh,
-            'min_mask_region_area': min_mask_region_area,
-        }
-        self.params = {'model_type': family, **settings}
-        self.generator = _generator(model.to(device), points_per_batch=points_per_batch, **settings)
-
-    def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
-        with torch.inference_mode():
-            records = self.generator.generate(image)
-        masks = [record['segmentation'] for record in records]
-        dense = np.stack(masks) if masks else np.zeros((0, *image.shape[:2]), np.bool_)
-        return Prior.encode(dense, max_masks)
+        device = self._start(family, precision, images_per_batch, device, max_side, settings)
+        self.model = OfficialSam(model, device, precision)
 
     def versions(self) -> dict[str, str]:
         return {'segment-anything': version('segment-anything'), 'torch': torch.__version__}
+
+
+@register(SOURCE_REGISTRY, 'transformers')
+class TransformersSource(_SegmenterSource):
+    """SAM, SAM-HQ, SAM2 and SAM2.1 as Hugging Face's transformers hold them.
+
+    Args:
+        model: folder of the model (`config.json`, `model.safetensors`), or the name of one on the
+            hub, which is downloaded where the network allows.
+        device, precision, images_per_batch, max_side, points_per_side, points_per_batch, pred_iou_thresh,
+        stability_score_thresh, box_nms_thresh, crop_n_layers, crop_n_points_downscale_factor,
+        min_mask_region_area: as for the source `sam`.
+    """
+
+    name = 'transformers'
+
+    def __init__(
+        self,
+        model: str,
+        device: str = 'auto',
+        precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32',
+        images_per_batch: int = 0,
+        max_side: int = 4096,
+        points_per_side: int = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_n_points_downscale_factor: int = 1,
+        min_mask_region_area: int = 0,
+    ) -> None:
+        settings = _settings(locals())
+        loaded, family = load_transformers(model)
+        digest = hashlib.sha256()
+        for name, tensor in sorted(loaded.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        self.weights_sha256 = digest.hexdigest()
+        device = self._start(family, precision, images_per_batch, device, max_side, settings)
+        self.model = _wrapper(family)(loaded, device, precision)
+
+    def versions(self) -> dict[str, str]:
+        return {'transformers': version('transformers'), 'torch': torch.__version__}
+
+
+def _settings(arguments: dict[str, Any]) -> GridSettings:
+    names = GridSettings.__dataclass_fields__
+    settings = GridSettings(**{name: value for name, value in arguments.items() if name in names})
+    if settings.points_per_side < 1 or settings.points_per_batch < 1 or settings.crop_n_layers < 0:
+        raise UserError('sam: points_per_side and points_per_batch must be at least 1, crop_n_layers at least 0')
+    if settings.points_per_side < settings.crop_n_points_downscale_factor**settings.crop_n_layers:
+        raise UserError('sam: the deepest crop layer has no points; lower crop_n_points_downscale_factor')
+    return settings
 
 
 def load_sam(checkpoint: str, model_type: str = 'auto') -> tuple[Any, str]:
@@ -113,7 +214,43 @@ def load_sam(checkpoint: str, model_type: str = 'auto') -> tuple[Any, str]:
     return model.eval().requires_grad_(False), family
 
 
-def _generator(model: Any, **settings: Any) -> Any:
-    from segment_anything import SamAutomaticMaskGenerator
+_TRANSFORMERS = {'sam': 'SamModel', 'sam_hq': 'SamHQModel', 'sam2': 'Sam2Model'}
 
-    return SamAutomaticMaskGenerator(model, **settings)
+
+def load_transformers(model: str) -> tuple[Any, str]:
+    """Loads a model of transformers from a folder or the hub; only safetensors, no code.
+
+    Returns:
+        the model in eval mode, and its family (`sam`, `sam_hq` or `sam2`).
+
+    Raises:
+        UserError: transformers is missing, no such model, or one of another family.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f'transformers: is not installed; {_INSTALL}') from error
+    local = Path(model).is_dir()
+    try:
+        config = transformers.AutoConfig.from_pretrained(model, local_files_only=local)
+        # a SAM2 checkpoint for video holds the image model as well
+        family = config.model_type.removesuffix('_video')
+        if family not in _TRANSFORMERS:
+            raise UserError(f'{model}: a model of type {config.model_type}; known: {", ".join(_TRANSFORMERS)}')
+        loader = getattr(transformers, _TRANSFORMERS[family])
+        loaded, report = loader.from_pretrained(
+            model, local_files_only=local, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'{model}: cannot be loaded ({reason}); give a folder with config.json and weights') from error
+    missing = sorted(report['missing_keys'])
+    if missing:
+        raise UserError(f'{model}: its weights lack {len(missing)} tensors, such as {missing[0]}; download it again')
+    return loaded.eval().requires_grad_(False), family
+
+
+def _wrapper(family: str) -> Any:
+    from sptsr.priors.sources.segmenters import HuggingFaceSam, HuggingFaceSam2
+
+    return HuggingFaceSam2 if family == 'sam2' else HuggingFaceSam

@@ -1,0 +1,218 @@
+"""The official mask generator against ours: same weights, same image, one process, alternated.
+
+    python benchmarks/prior_extract.py --image PHOTO.jpg [--model vit_b] [--device cpu] [--rounds 3] [--points 32]
+    python benchmarks/prior_extract.py --image PHOTO.jpg --device cuda --precision bf16 --model vit_h
+
+Weights are random (or --checkpoint): the time does not depend on them, but for how many masks survive, so the
+thresholds are set between the scores of this model on this image: --survive of the masks pass the IoU threshold,
+--stable of those the stability threshold. Memory is what the process grows by during a run (on CUDA, what torch
+allocates). Prints a table, and last one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+from segment_anything.utils.amg import calculate_stability_score
+
+import sptsr  # noqa: F401 (mends the import of basicsr)
+from sptsr.images import RGB, decode_rgb
+from sptsr.priors.prior import Prior
+from sptsr.priors.sources.generator import GridSettings, make_prior, point_grid
+from sptsr.priors.sources.sam import load_sam
+from sptsr.priors.sources.segmenters import OfficialSam
+from sptsr.report.tables import text_table
+
+SIZES = ((321, 481), (1356, 2040))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--image', type=Path, required=True)
+    parser.add_argument('--model', default='vit_b', choices=['vit_b', 'vit_l', 'vit_h'])
+    parser.add_argument('--checkpoint', help='official weights instead of random ones')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--precision', default='fp32', choices=['fp32', 'bf16', 'fp16'], help='of ours')
+    parser.add_argument('--points', type=int, default=32)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--survive', type=float, default=0.3)
+    parser.add_argument('--stable', type=float, default=0.5)
+    parser.add_argument('--sizes', type=int, nargs='+', default=[0, 1], help='0: 481x321, 1: 2040x1356')
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    model = (load_sam(options.checkpoint)[0] if options.checkpoint else sam_model_registry[options.model]()).eval()
+    model.to(options.device)
+    picture = decode_rgb(options.image.read_bytes(), str(options.image), to_rgb=True)
+    result: dict[str, Any] = {
+        **{'model': options.model, 'device': options.device, 'precision': options.precision, 'points': options.points},
+        **{'threads': torch.get_num_threads(), 'torch': torch.__version__},
+    }
+    rows = []
+    for number in options.sizes:
+        height, width = SIZES[number]
+        image = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        record = compare(model, image, options)
+        result[f'{width}x{height}'] = record
+        for name in ('official', 'ours'):
+            r = record[name]
+            rows.append(
+                [
+                    f'{width}x{height} {name}',
+                    f'{r["seconds"]:.2f}',
+                    f'{r["encoder_seconds"]:.2f}',
+                    f'{r["decoder_seconds"]:.2f}',
+                    f'{r["rest_seconds"]:.2f}',
+                    f'{r["peak_bytes"] / 2**20:.0f}',
+                    str(r['masks']),
+                ]
+            )
+    print(text_table(['image', 'seconds', 'encoder', 'decoder', 'post', 'peak MiB', 'masks'], rows))
+    print(json.dumps(result))
+
+
+def compare(model: Any, image: RGB, options: argparse.Namespace) -> dict[str, Any]:
+    """Returns times, memory and likeness of both generators on one image."""
+    fp32 = OfficialSam(model, options.device)
+    ours = OfficialSam(model, options.device, options.precision)
+    thresholds = between_scores(fp32, image, options)
+    settings = {
+        'points_per_side': options.points,
+        **thresholds,
+        'box_nms_thresh': 1.0,
+    }  # random masks all fill the image
+    generator = SamAutomaticMaskGenerator(model, **settings)
+    runs = {
+        'official': (lambda: generator.generate(image), model.image_encoder, model.mask_decoder, 'forward'),
+        'ours': (lambda: make_prior(ours, image, GridSettings(**settings), 64), model.image_encoder, ours, 'decode'),
+    }
+    record: dict[str, Any] = {**thresholds}
+    timed: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
+    for _ in range(options.rounds):
+        for name, (run, encoder, decoder, method) in runs.items():
+            timed[name].append(split_time(run, encoder, decoder, method, options.device))
+    for name, (run, *_) in runs.items():
+        peak = peak_bytes(run, options.device)
+        total, encoder, decoder = (statistics.median(row[n] for row in timed[name]) for n in range(3))
+        rest = statistics.median(t - e - d for t, e, d in timed[name])
+        record[name] = {
+            **{'seconds': total, 'encoder_seconds': encoder, 'decoder_seconds': decoder, 'rest_seconds': rest},
+            'peak_bytes': peak,
+        }
+    theirs = [r['segmentation'] for r in generator.generate(image)]
+    reference, mine = Prior.encode(np.stack(theirs)), make_prior(ours, image, GridSettings(**settings), 64)
+    record['official']['masks'], record['ours']['masks'] = len(theirs), mine.count
+    record['same_masks'] = sum(map(np.array_equal, reference.decode(), mine.decode())) if mine.count else 0
+    record['of_masks'] = reference.count
+    official, own = record['official'], record['ours']
+    record['speedup'] = official['seconds'] / own['seconds']
+    record['post_speedup'] = official['rest_seconds'] / own['rest_seconds']
+    record['memory_ratio'] = own['peak_bytes'] / official['peak_bytes']
+    return record
+
+
+def between_scores(model: OfficialSam, image: RGB, options: argparse.Namespace) -> dict[str, float]:
+    """Returns thresholds that let the wanted shares of masks pass."""
+    with torch.inference_mode():
+        embedding, frame = model.embed([image])[0]
+        points = point_grid(16) * np.array([frame.size[1], frame.size[0]])
+        logits, iou = [], []
+        for start in range(0, len(points), 64):
+            part = model.decode(embedding, frame, points[start : start + 64], 0.0)
+            logits.append(part[0][::8])
+            iou.append(part[1])
+        full = model.upsample(torch.cat(logits), frame)
+        stability = calculate_stability_score(full, model.threshold, 1.0)
+        scores = torch.cat(iou).float()
+    limit = float(scores.quantile(1 - options.survive))
+    if limit <= 0:  # a threshold of 0 or less is none to the official generator
+        with torch.no_grad():
+            model.model.mask_decoder.iou_prediction_head.layers[-1].bias += 1 - limit
+        limit = 1.0
+    return {
+        'pred_iou_thresh': limit,
+        'stability_score_thresh': float(stability.nan_to_num(0).quantile(1 - options.stable)),
+    }
+
+
+def split_time(
+    run: Callable[[], Any], encoder: Any, decoder: Any, method: str, device: str
+) -> tuple[float, float, float]:
+    """Returns seconds in all, in the encoder, and in the decoder."""
+    spent = {'encoder': 0.0, 'decoder': 0.0}
+    with (
+        timed_method(encoder, 'forward', spent, 'encoder', device),
+        timed_method(decoder, method, spent, 'decoder', device),
+    ):
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        return time.perf_counter() - start, spent['encoder'], spent['decoder']
+
+
+@contextlib.contextmanager
+def timed_method(owner: Any, name: str, spent: dict[str, float], key: str, device: str) -> Iterator[None]:
+    original = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        synchronize(device)
+        start = time.perf_counter()
+        result = original(*args, **kwargs)
+        synchronize(device)
+        spent[key] += time.perf_counter() - start
+        return result
+
+    setattr(owner, name, wrapped)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+
+
+def synchronize(device: str) -> None:
+    if device.startswith('cuda'):
+        torch.cuda.synchronize()
+
+
+def peak_bytes(run: Callable[[], Any], device: str) -> int:
+    """Returns how much memory a run takes at most, above what was taken before."""
+    if device.startswith('cuda'):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    before, peak, done = resident(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return peak - before
+
+
+def resident() -> int:
+    """Returns the bytes of memory that the process holds now (Linux)."""
+    return int(Path('/proc/self/statm').read_text().split()[1]) * 4096
+
+
+if __name__ == '__main__':
+    main()

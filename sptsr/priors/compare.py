@@ -1,0 +1,139 @@
+"""How alike two sets of priors are: for the claim that masks survive degradation."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt
+
+from sptsr.errors import UserError, nearest
+from sptsr.files import write_json
+from sptsr.priors.prior import Prior
+from sptsr.priors.regions import Regions
+from sptsr.priors.store import PriorStore
+from sptsr.progress import bar
+
+# Distance at which a boundary still counts as met, of the image's diagonal: BSDS500's benchmark (Arbelaez et
+# al., "Contour Detection and Hierarchical Image Segmentation", PAMI 2011).
+_TOLERANCE = 0.0075
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How much of a reference prior another one has.
+
+    Attributes:
+        iou: for each mask of the reference the best IoU with a mask of the other, averaged over masks, 0..1.
+        iou_weighted: the same, averaged by area.
+        boundary_f: harmonic mean of the shares of boundary pixels of either that lie near one of the other, 0..1.
+        coverage: share of the pixels that the other prior covers, 0..1.
+        coverage_reference: share that the reference covers, 0..1.
+        masks: of the other prior.
+        masks_reference: of the reference.
+    """
+
+    iou: float
+    iou_weighted: float
+    boundary_f: float
+    coverage: float
+    coverage_reference: float
+    masks: float
+    masks_reference: float
+
+
+def compare(reference: Prior, other: Prior) -> Likeness:
+    """Compares two priors of one image; where their sizes differ, the other is brought to the reference's."""
+    if other.size != reference.size:
+        other = other.resized(*reference.size)
+    first, second = reference.count, other.count
+    best, areas = np.zeros(first), reference.areas().astype(np.float64)
+    if first and second:
+        joint = Regions.from_masks(np.concatenate([reference.decode(), other.decode()]))
+        best = joint.iou()[:first, first:].max(axis=1)
+    return Likeness(
+        iou=float(best.mean()) if first else math.nan,
+        iou_weighted=float((best * areas).sum() / areas.sum()) if areas.sum() else math.nan,
+        boundary_f=_boundary_f(boundaries(reference), boundaries(other)),
+        coverage=other.coverage(),
+        coverage_reference=reference.coverage(),
+        masks=second,
+        masks_reference=first,
+    )
+
+
+def boundaries(prior: Prior) -> npt.NDArray[np.bool_]:
+    """Returns where a pixel is inside other masks than its left or upper neighbour, bool [H, W]."""
+    edge = np.zeros(prior.size, np.bool_)
+    codes = prior.palette[prior.index]
+    edge[:, 1:] |= codes[:, 1:] != codes[:, :-1]
+    edge[1:] |= codes[1:] != codes[:-1]
+    return edge
+
+
+def _boundary_f(reference: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    if not reference.any() and not other.any():
+        return 1.0
+    if not reference.any() or not other.any():
+        return 0.0
+    limit = max(1.0, _TOLERANCE * math.hypot(*reference.shape))
+    recall = float((distance_transform_edt(~other)[reference] <= limit).mean())  # type: ignore[index]
+    precision = float((distance_transform_edt(~reference)[other] <= limit).mean())  # type: ignore[index]
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def compare_stores(
+    reference: PriorStore, other: PriorStore, keys: Sequence[str] = ()
+) -> tuple[dict[str, Likeness], Likeness]:
+    """Compares two stores key by key.
+
+    Args:
+        reference: the store that is held for right.
+        other: must have its keys.
+        keys: only these; all of the reference by default.
+
+    Returns:
+        the likeness of each image, and the mean over images (nan left out).
+
+    Raises:
+        UserError: a key that one of them lacks, or no keys at all.
+    """
+    keys = list(keys) or list(reference.keys())
+    if not keys:
+        raise UserError(f'{reference.path}: holds no priors; extract some')
+    for key in keys:
+        for store in (reference, other):
+            if key not in store:
+                raise UserError(f"{store.path}: no prior of '{key}'{nearest(key, store.keys())}; extract it")
+    rows = {}
+    with bar(len(keys), 'compare') as progress:
+        for key in keys:
+            rows[key] = compare(reference.get(key), other.get(key))
+            progress.update()
+    return rows, mean_of(list(rows.values()))
+
+
+def mean_of(rows: Sequence[Likeness]) -> Likeness:
+    """Returns the mean of each figure over images; an image without a reference mask has no IoU to count."""
+    means = {}
+    for field in fields(Likeness):
+        values = [getattr(row, field.name) for row in rows if not math.isnan(getattr(row, field.name))]
+        means[field.name] = math.fsum(values) / len(values) if values else math.nan
+    return Likeness(**means)
+
+
+def write_report(
+    path: str | os.PathLike[str], rows: dict[str, Likeness], mean: Likeness, stores: Sequence[str]
+) -> None:
+    """Writes all figures as JSON."""
+
+    def plain(row: Likeness) -> dict[str, Any]:
+        return {name: None if math.isnan(value) else value for name, value in asdict(row).items()}
+
+    record = {'reference': stores[0], 'other': stores[1], 'mean': plain(mean)}
+    write_json(path, {**record, 'per_image': {key: plain(row) for key, row in rows.items()}})

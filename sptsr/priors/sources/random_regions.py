@@ -1,0 +1,68 @@
+"""Regions that mean nothing, as many and as large as those of a given store: a control."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from sptsr.errors import UserError
+from sptsr.images import RGB
+from sptsr.priors.prior import Prior
+from sptsr.priors.regions import Regions
+from sptsr.priors.sources.base import Source
+from sptsr.priors.store import PriorStore
+from sptsr.registry import SOURCE_REGISTRY, register
+
+_CELLS = 600
+
+
+@register(SOURCE_REGISTRY, 'random')
+class RandomSource(Source):
+    """Unions of Voronoi cells around random places, with the areas of the masks of a given store.
+
+    An image gets as many masks as the entry of its own key has there, each of about the same share of
+    the image (of another entry's, chosen by the key, where there is none). The same key and seed
+    give the same masks, whatever is in the picture.
+
+    Args:
+        like: prior store whose counts and areas are copied.
+        seed: another one gives other masks.
+    """
+
+    name = 'random'
+
+    def __init__(self, like: str, seed: int = 0) -> None:
+        self.like = PriorStore(like)
+        self.keys = list(self.like.keys())
+        if not self.keys:
+            raise UserError(f'random: like={like}: the store is empty')
+        self.params = {'like': Path(like).name, 'seed': int(seed)}
+
+    def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
+        rng = np.random.default_rng([self.params['seed'], *hashlib.sha256(key.encode()).digest()])
+        pattern = key if key in self.like else self.keys[int(rng.integers(len(self.keys)))]
+        model = self.like.get(pattern)
+        height, width = image.shape[:2]
+        shares = model.areas()[:max_masks] / (model.size[0] * model.size[1])
+        cells = min(_CELLS, height * width)
+        seeds = rng.random((cells, 2)) * (height, width)
+        owner = _voronoi(seeds, height, width)
+        sizes = np.bincount(owner.reshape(-1), minlength=cells)
+        members = np.zeros((cells, len(shares)), np.bool_)
+        for number, share in enumerate(shares):
+            centre = rng.random(2) * (height, width)
+            nearest = np.argsort(((seeds - centre) ** 2).sum(axis=1))
+            filled = np.cumsum(sizes[nearest])
+            members[nearest[: 1 + int(np.abs(filled - share * height * width).argmin())], number] = True
+        return Prior.from_regions(Regions(owner, members).select(max_masks))
+
+
+def _voronoi(seeds: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns for each pixel the nearest seed, int64 [H, W]."""
+    from scipy.spatial import KDTree
+
+    rows, columns = np.mgrid[:height, :width]
+    centres = np.stack([rows.reshape(-1) + 0.5, columns.reshape(-1) + 0.5], axis=1)
+    return KDTree(seeds).query(centres)[1].astype(np.int64).reshape(height, width)
