@@ -1,0 +1,164 @@
+"""The command line of `sptsr prior`."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.ArgumentParser]) -> None:
+    """Adds `prior` and its commands."""
+    prior = commands.add_parser('prior', help='extract and look at priors')
+    verbs = prior.add_subparsers(title='commands', metavar='COMMAND', required=True, parser_class=parser_class)
+
+    extract = verbs.add_parser(
+        'extract',
+        help='fill a prior store; run again to go on',
+        epilog='sources: felzenszwalb (no weights), labels (--set dir=FOLDER), sam (--set checkpoint=FILE), '
+        'transformers (--set model=FOLDER), random (--set like=STORE); docs/priors.md has all parameters. '
+        'On several GPUs or machines: torchrun --nproc_per_node N -m sptsr.priors.extract ...',
+    )
+    extract.add_argument('-i', '--images', required=True, metavar='DIR', help='LQ images, or a BasicSR .lmdb')
+    extract.add_argument('-o', '--store', required=True, metavar='STORE', help='folder of the store')
+    extract.add_argument(
+        '--source', required=True, metavar='NAME', help='felzenszwalb, labels, sam, transformers or random'
+    )
+    extract.add_argument('--set', nargs='+', default=[], metavar='k=v', dest='params', help='parameters of the source')
+    extract.add_argument('--oracle', metavar='DIR', help='make the masks from these images (GT) of the same names')
+    extract.add_argument('--max-masks', type=int, default=64, metavar='N', help='default: %(default)s')
+    add_reading(extract)
+    extract.set_defaults(run=_prior_extract)
+
+    info = verbs.add_parser('info', help='header and statistics of a store')
+    info.add_argument('store', metavar='STORE')
+    info.set_defaults(run=_prior_info)
+
+    verify = verbs.add_parser('verify', help='check a store against its images')
+    verify.add_argument('store', metavar='STORE')
+    verify.add_argument('-i', '--images', required=True, metavar='DIR')
+    verify.add_argument('--sample', type=int, default=0, metavar='N', help='look at N images only; default: all')
+    add_reading(verify)
+    verify.set_defaults(run=_prior_verify)
+
+    show = verbs.add_parser('show', help='picture of the masks of some images')
+    show.add_argument('store', metavar='STORE')
+    show.add_argument('keys', nargs='+', metavar='KEY', help='image names without suffix')
+    show.add_argument('-i', '--images', required=True, metavar='DIR')
+    show.add_argument('-o', '--out', default='results/priors', metavar='DIR', help='default: %(default)s')
+    show.add_argument('--zoom', type=int, default=0, metavar='N', help='enlargement; default: to about 480 pixels')
+    add_reading(show)
+    show.set_defaults(run=_prior_show)
+
+    _add_controls(verbs)
+
+
+def _add_controls(verbs: argparse._SubParsersAction) -> None:
+    degrade = verbs.add_parser('degrade', help='degraded images, to make priors from')
+    degrade.add_argument('-i', '--images', required=True, metavar='DIR', help='clean images')
+    degrade.add_argument('-o', '--out', required=True, metavar='DIR', help='folder for the degraded ones')
+    kind = degrade.add_mutually_exclusive_group(required=True)
+    kind.add_argument('--noise', type=float, metavar='SIGMA', help='Gaussian noise, sigma of 255')
+    kind.add_argument('--blur', type=float, metavar='SIGMA', help='Gaussian blur, sigma in pixels')
+    kind.add_argument('--jpeg', type=float, metavar='QUALITY', help='JPEG of this quality, 1..100')
+    kind.add_argument('--downsample', type=float, metavar='N', help="MATLAB's bicubic by a whole factor")
+    degrade.add_argument('--seed', type=int, default=0, metavar='N', help='noise_seed of the dataset; default: 0')
+    add_reading(degrade)
+    degrade.set_defaults(run=_prior_degrade)
+
+    shuffle = verbs.add_parser('shuffle', help='a store in which each image has the prior of another')
+    shuffle.add_argument('store', metavar='STORE')
+    shuffle.add_argument('-o', '--out', required=True, metavar='STORE')
+    shuffle.add_argument('--seed', type=int, default=0, metavar='N')
+    shuffle.set_defaults(run=_prior_shuffle)
+
+    compare = verbs.add_parser('compare', help='how alike two stores are')
+    compare.add_argument('reference', metavar='REFERENCE', help='store that is held for right')
+    compare.add_argument('others', nargs='+', metavar='STORE', help='stores to compare with it')
+    compare.add_argument('-o', '--out', default='results/compare', metavar='DIR', help='default: %(default)s')
+    compare.add_argument('-i', '--images', metavar='DIR', help='images of the reference: draws the worst and the best')
+    add_reading(compare)
+    compare.set_defaults(run=_prior_compare)
+
+
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """Adds what every command that reads a folder of images takes."""
+    command.add_argument('--to-rgb', action='store_true', help='convert gray, RGBA and 16-bit images')
+    command.add_argument('--include', nargs='+', default=[], metavar='GLOB', help="only these images, e.g. 'train/*'")
+
+
+def _prior_extract(options: argparse.Namespace) -> int:
+    from sptsr.images import ImageFolder
+    from sptsr.priors.controls import FromOtherImages
+    from sptsr.priors.extract import build_source, extract_distributed
+
+    images = ImageFolder(options.images, options.to_rgb, options.include)
+    source = build_source(options.source, options.params)
+    if options.oracle:
+        source = FromOtherImages(source, ImageFolder(options.oracle, options.to_rgb))
+    report = extract_distributed(images, options.store, source, options.max_masks)
+    if report is not None:
+        print(f'{options.store}: {report.made} priors made, {report.kept} were there')
+    return 0
+
+
+def _prior_info(options: argparse.Namespace) -> int:
+    from sptsr.priors.extract import describe
+    from sptsr.priors.store import PriorStore
+
+    print('\n'.join(describe(PriorStore(options.store))))
+    return 0
+
+
+def _prior_verify(options: argparse.Namespace) -> int:
+    from sptsr.images import ImageFolder
+    from sptsr.priors.extract import verify
+    from sptsr.priors.store import PriorStore
+
+    images = ImageFolder(options.images, options.to_rgb, options.include)
+    faults = list(verify(images, PriorStore(options.store), options.sample))
+    for fault in faults:
+        print(fault)
+    looked = min(options.sample, len(images)) or len(images)
+    print(f'{options.store}: {looked - len(faults)} of {looked} images have their prior')
+    return 1 if faults else 0
+
+
+def _prior_show(options: argparse.Namespace) -> int:
+    from sptsr.images import ImageFolder
+    from sptsr.priors.store import PriorStore
+    from sptsr.report.pictures import show_prior
+
+    images = ImageFolder(options.images, options.to_rgb, options.include)
+    store = PriorStore(options.store)
+    for key in options.keys:
+        print(show_prior(images, store, key, options.out, options.zoom))
+    return 0
+
+
+def _prior_degrade(options: argparse.Namespace) -> int:
+    from sptsr.data.degrade import degrade
+    from sptsr.images import ImageFolder
+
+    kinds = ('noise', 'blur', 'jpeg', 'downsample')
+    kind = next(name for name in kinds if getattr(options, name) is not None)
+    images = ImageFolder(options.images, options.to_rgb, options.include)
+    count = degrade(images, options.out, kind, getattr(options, kind), options.seed)
+    print(f'{options.out}: {count} images, {kind} {getattr(options, kind):g}')
+    return 0
+
+
+def _prior_shuffle(options: argparse.Namespace) -> int:
+    from sptsr.priors.controls import shuffle
+    from sptsr.priors.store import PriorStore
+
+    count = shuffle(PriorStore(options.store), options.out, options.seed)
+    print(f'{options.out}: {count} priors, each of another image')
+    return 0
+
+
+def _prior_compare(options: argparse.Namespace) -> int:
+    from sptsr.compare import compare_all
+    from sptsr.images import ImageFolder
+
+    images = ImageFolder(options.images, options.to_rgb, options.include) if options.images else None
+    print(compare_all(options.reference, options.others, options.out, images))
+    return 0
