@@ -45,6 +45,7 @@ class PriorDenoisingDataset(CheckedDataset):
         dataroot_prior: str | None = None,
         prior_sigma: float | None = None,
         noise_seed: int = 0,
+        include: list[Any] | None = None,
         to_rgb: bool = False,
         gray: bool = False,
         gt_size: int | None = None,
@@ -65,6 +66,7 @@ class PriorDenoisingDataset(CheckedDataset):
             dataroot_prior: prior store of the noisy images; only units without masks do without.
             prior_sigma: noise level of the images that the store was made from; by default `sigma`.
             noise_seed: of the fixed noise.
+            include: keep only images whose key matches one of these globs, such as `train/*`.
             to_rgb: convert gray, RGBA and 16-bit images instead of refusing them.
             gray: work on luminance (ITU-R BT.601), one channel.
             gt_size: side of a training crop, in pixels.
@@ -79,7 +81,7 @@ class PriorDenoisingDataset(CheckedDataset):
         self.levels = _levels(name, sigma, self.train)
         self.noise_seed = noise_seed
         self.use_hflip, self.use_rot = use_hflip, use_rot
-        self.gt = ImageFolder(dataroot_gt, to_rgb or gray)
+        self.gt = ImageFolder(dataroot_gt, to_rgb or gray, [str(glob) for glob in include or ()])
         self.prior = open_priors(dataroot_prior, self.gt.keys)
         self.prior_sigma = prior_sigma if prior_sigma is not None else self.levels[0]
         if self.prior is not None and prior_sigma is None and self.levels[0] != self.levels[1]:

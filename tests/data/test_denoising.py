@@ -77,6 +77,12 @@ def test_training_noise_is_fresh_and_repeatable(sets: Path):
     assert batch['prior'].shape == (4, 32, 32)
 
 
+def test_some_of_a_folder(sets: Path):
+    assert build_dataset(_options(sets, include=['c*'])).gt.keys == ['chelsea', 'coffee']
+    with pytest.raises(UserError, match='no image matches x\\*'):
+        build_dataset(_options(sets, include=['x*']))
+
+
 def test_gray_images_have_one_channel(sets: Path):
     item = build_dataset(_options(sets, gray=True))[0]
     assert item['lq'].shape == item['gt'].shape == (1, 61, 84)
