@@ -134,6 +134,19 @@ def test_grids_and_crops_are_the_official_ones():
         assert layers == theirs[1]
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('compiled', [False, True])
+def test_on_a_gpu(precision: str, compiled: bool):
+    image = photograph('coffee.png', 90, 130)
+    on_gpu = OfficialSam(tiny_sam.official(), 'cuda', precision, compiled)
+    ours = make_prior(on_gpu, image, GridSettings(**THRESHOLDS), 64)
+    cpu = make_prior(OfficialSam(tiny_sam.official()), image, GridSettings(**THRESHOLDS), 64)
+    assert abs(ours.count - cpu.count) <= (0 if precision == 'fp32' else 5)
+    if ours.count == cpu.count:
+        assert (ours.decode() != cpu.decode()).mean() < 0.02
+
+
 # transformers --------------------------------------------------------------------------------------------------------
 
 

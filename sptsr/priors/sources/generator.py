@@ -128,7 +128,7 @@ def make_prior(
         if len(boxes) > 1:
             masks = masks.take(_nms(masks.boxes, _crop_scores(boxes, masks), settings.crop_nms_thresh))
 
-        def pixels(numbers: Sequence[int]) -> Iterator[npt.NDArray[np.bool_]]:
+        def pixels(numbers: Sequence[int]) -> Iterator[Tensor]:
             for n in numbers:
                 crop = int(masks.crop[n])
                 yield _full_size(model, masks.logits[n : n + 1], frames[crop], boxes[crop], (height, width))
@@ -226,11 +226,11 @@ def _crop_scores(boxes: Sequence[tuple[int, int, int, int]], masks: _Masks) -> T
 
 def _full_size(
     model: Segmenter, logits: Tensor, frame: Frame, box: tuple[int, int, int, int], size: tuple[int, int]
-) -> npt.NDArray[np.bool_]:
-    inside = (model.upsample(logits, frame) > model.threshold)[0].cpu().numpy()
-    if inside.shape == size:
+) -> Tensor:
+    inside = (model.upsample(logits, frame) > model.threshold)[0]
+    if tuple(inside.shape) == size:
         return inside
-    whole = np.zeros(size, np.bool_)
+    whole = torch.zeros(size, dtype=torch.bool, device=inside.device)
     whole[box[1] : box[3], box[0] : box[2]] = inside
     return whole
 
@@ -239,12 +239,13 @@ def _largest(areas: npt.NDArray[np.integer], max_masks: int) -> list[int]:
     return [int(n) for n in np.argsort(-areas, kind='stable') if areas[n] > 0][:max_masks]
 
 
-def _encode(masks: Iterator[npt.NDArray[np.bool_]], count: int, size: tuple[int, int]) -> Prior:
-    """Writes masks, largest first, into codes one after the other."""
-    codes = np.zeros(size, np.uint64)
+def _encode(masks: Iterator[Tensor], count: int, size: tuple[int, int]) -> Prior:
+    """Writes masks, largest first, into codes one after the other, on the device they are on."""
+    codes = torch.zeros(size, dtype=torch.int64)
     for number, mask in enumerate(masks):
-        codes |= mask.astype(np.uint64) << np.uint64(number)
-    return Prior.from_codes(codes, count)
+        codes = codes.to(mask.device)
+        codes |= mask.long() << number
+    return Prior.from_codes(codes.cpu().numpy().view(np.uint64), count)
 
 
 def _cleaned(masks: _Masks, pixels: Any, settings: GridSettings, max_masks: int, size: tuple[int, int]) -> Prior:
@@ -253,6 +254,7 @@ def _cleaned(masks: _Masks, pixels: Any, settings: GridSettings, max_masks: int,
 
     packed, boxes, areas, unchanged = [], [], [], []
     for number, mask in enumerate(pixels(range(len(masks.iou)))):
+        mask = mask.cpu().numpy()
         new, holes = remove_small_regions(mask, settings.min_mask_region_area, 'holes')
         new, islands = remove_small_regions(new, settings.min_mask_region_area, 'islands')
         unchanged.append(float(not holes and not islands))
@@ -262,8 +264,8 @@ def _cleaned(masks: _Masks, pixels: Any, settings: GridSettings, max_masks: int,
     threshold = max(settings.box_nms_thresh, settings.crop_nms_thresh)
     keep = _nms(torch.stack(boxes), torch.tensor(unchanged), threshold).tolist()
     order = [keep[n] for n in _largest(np.array([areas[n] for n in keep]), max_masks)]
-    unpacked = (np.unpackbits(packed[n], count=size[0] * size[1]).reshape(size).astype(np.bool_) for n in order)
-    return _encode(unpacked, len(order), size)
+    unpacked = (np.unpackbits(packed[n], count=size[0] * size[1]).reshape(size) for n in order)
+    return _encode((torch.from_numpy(mask) for mask in unpacked), len(order), size)
 
 
 def point_grid(side: int) -> npt.NDArray[np.float64]:

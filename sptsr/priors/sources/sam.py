@@ -82,6 +82,7 @@ class SamSource(_SegmenterSource):
         model_type: family of the checkpoint; `auto` reads it from its tensors.
         device: `auto` takes a GPU when there is one.
         precision: of encoder and decoder; fp32 gives the official masks.
+        compile: compile the encoder with torch.compile; worth its minute on a GPU and many images.
         images_per_batch: images that go through the encoder together; 0 for 8 on a GPU, else 1.
         max_side: a larger image is looked at at this size, and its masks are enlarged; bounds the memory.
         points_per_side: the grid of point prompts has this many points squared.
@@ -102,6 +103,7 @@ class SamSource(_SegmenterSource):
         model_type: Literal['auto', 'vit_h', 'vit_l', 'vit_b'] = 'auto',
         device: str = 'auto',
         precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32',
+        compile: bool = False,
         images_per_batch: int = 0,
         max_side: int = 4096,
         points_per_side: int = 32,
@@ -119,7 +121,7 @@ class SamSource(_SegmenterSource):
         self.weights_sha256 = sha256_file(checkpoint)
         model, family = load_sam(checkpoint, model_type)
         device = self._start(family, precision, images_per_batch, device, max_side, settings)
-        self.model = OfficialSam(model, device, precision)
+        self.model = OfficialSam(model, device, precision, compile)
 
     def versions(self) -> dict[str, str]:
         return {'segment-anything': version('segment-anything'), 'torch': torch.__version__}
@@ -132,7 +134,7 @@ class TransformersSource(_SegmenterSource):
     Args:
         model: folder of the model (`config.json`, `model.safetensors`), or the name of one on the
             hub, which is downloaded where the network allows.
-        device, precision, images_per_batch, max_side, points_per_side, points_per_batch, pred_iou_thresh,
+        device, precision, compile, images_per_batch, max_side, points_per_side, points_per_batch, pred_iou_thresh,
         stability_score_thresh, box_nms_thresh, crop_n_layers, crop_n_points_downscale_factor,
         min_mask_region_area: as for the source `sam`.
     """
@@ -144,6 +146,7 @@ class TransformersSource(_SegmenterSource):
         model: str,
         device: str = 'auto',
         precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32',
+        compile: bool = False,
         images_per_batch: int = 0,
         max_side: int = 4096,
         points_per_side: int = 32,
@@ -162,7 +165,7 @@ class TransformersSource(_SegmenterSource):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         self.weights_sha256 = digest.hexdigest()
         device = self._start(family, precision, images_per_batch, device, max_side, settings)
-        self.model = _wrapper(family)(loaded, device, precision)
+        self.model = _wrapper(family)(loaded, device, precision, compile)
 
     def versions(self) -> dict[str, str]:
         return {'transformers': version('transformers'), 'torch': torch.__version__}

@@ -24,10 +24,12 @@ class _Model:
 
     threshold = 0.0
 
-    def __init__(self, model: Any, device: str, precision: str) -> None:
+    def __init__(self, model: Any, device: str = 'cpu', precision: str = 'fp32', compiled: bool = False) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
         self.device = torch.device(device)
         self.dtype = _DTYPES[precision]
+        if compiled:
+            (model.image_encoder if hasattr(model, 'image_encoder') else model.vision_encoder).compile()
 
     def autocast(self) -> Any:
         if self.dtype == torch.float32:
@@ -90,8 +92,8 @@ class OfficialSam(_LongestSide):
     of which a mask passes the IoU threshold. The values are those of `MaskDecoder.predict_masks`.
     """
 
-    def __init__(self, model: Any, device: str = 'cpu', precision: str = 'fp32') -> None:
-        super().__init__(model, device, precision)
+    def __init__(self, model: Any, device: str = 'cpu', precision: str = 'fp32', compiled: bool = False) -> None:
+        super().__init__(model, device, precision, compiled)
         self.side = model.image_encoder.img_size
         self.threshold = model.mask_threshold
 
@@ -169,8 +171,8 @@ def _attend(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class HuggingFaceSam(_LongestSide):
     """`SamModel` and `SamHQModel` of transformers, prompted without their processor."""
 
-    def __init__(self, model: Any, device: str = 'cpu', precision: str = 'fp32') -> None:
-        super().__init__(model, device, precision)
+    def __init__(self, model: Any, device: str = 'cpu', precision: str = 'fp32', compiled: bool = False) -> None:
+        super().__init__(model, device, precision, compiled)
         self.side = model.config.vision_config.image_size
 
     def embed(self, images: Sequence[RGB]) -> list[tuple[Any, Frame]]:
@@ -196,8 +198,8 @@ class HuggingFaceSam(_LongestSide):
 class HuggingFaceSam2(_Model):
     """`Sam2Model` (SAM2 and 2.1) of transformers: the image is stretched to a square, and so are the points."""
 
-    def __init__(self, model: Any, device: str = 'cpu', precision: str = 'fp32') -> None:
-        super().__init__(model, device, precision)
+    def __init__(self, model: Any, device: str = 'cpu', precision: str = 'fp32', compiled: bool = False) -> None:
+        super().__init__(model, device, precision, compiled)
         self.side = model.config.prompt_encoder_config.image_size
 
     def embed(self, images: Sequence[RGB]) -> list[tuple[Any, Frame]]:
