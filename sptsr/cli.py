@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 found something wrong, 2 a mistake of the user."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    # What libraries say to their own authors is no news to a user.
+    warnings.filterwarnings('ignore', category=FutureWarning)
+    warnings.filterwarnings('ignore', message='torch.meshgrid')
     try:
         return options.run(options)
     except UserError as error:

@@ -142,6 +142,7 @@ def test_wrong_files_are_refused(tmp_path: Path):
 def test_without_spandrel_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import sys
 
+    path = _save(MAKERS['SPAN'][0](), tmp_path / 'x.pth')
     monkeypatch.setitem(sys.modules, 'spandrel', None)
     with pytest.raises(UserError, match=r"spandrel is not installed; pip install 'sptsr\[spandrel\]'"):
-        lookup(ARCH_REGISTRY, 'spandrel')(str(tmp_path / 'x.pth'))
+        lookup(ARCH_REGISTRY, 'spandrel')(str(path))

@@ -60,6 +60,7 @@ class SpandrelNet(nn.Module):
 
 
 def _describe(path: str) -> Any:
+    tensors = read_weights(path)
     try:
         from spandrel import MAIN_REGISTRY, ArchRegistry, ModelLoader, UnsupportedModelError, canonicalize_state_dict
     except ImportError as error:
@@ -70,7 +71,7 @@ def _describe(path: str) -> Any:
         from spandrel_extra_arches import EXTRA_REGISTRY
 
         registry.add(*EXTRA_REGISTRY, ignore_duplicates=True)
-    state = canonicalize_state_dict(read_weights(path))
+    state = canonicalize_state_dict(tensors)
     try:
         descriptor = ModelLoader(registry=registry).load_from_state_dict(state)
     except UnsupportedModelError as error:
