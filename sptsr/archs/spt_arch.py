@@ -111,7 +111,7 @@ class SPTNet(nn.Module):
         if not self.enabled:
             return call_backbone(self.backbone, lq, sigma)
         codes = self._codes(lq, masks) if self.uses_masks else None
-        prior = self.stem(self._unit(0).stem_input(lq, codes, self.num_masks))
+        prior = self.stem(lq, codes)
         regions = RegionMap.of(codes, self.num_masks) if self.uses_regions and codes is not None else None
         self._call = _Call((lq.shape[-2], lq.shape[-1]), prior, Grid(), regions)
         try:

@@ -5,11 +5,73 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptsr.archs.regions import RegionMap
 from sptsr.codes import MaskCodes
 from sptsr.registry import UNIT_REGISTRY, register
+
+
+class MaskStem(nn.Sequential):
+    """S0 = conv3x3(LeakyReLU(conv3x3([LQ, masks]))).
+
+    Without gradients the masks are never made: on one pixel of one tap the first convolution adds up
+    the weights of the masks around it, which is one of K sums, K the number of palette codes. So the
+    sums are made once, [K, 9 width], and looked up nine times a pixel, instead of 9 N products. That
+    takes 0.6 to 0.8 of the time on a CPU and, for an image of 2 megapixels, half a gigabyte less.
+    Training looks at small crops, and the lookup's backward pass costs more than it saves; there the
+    convolution is run as it is. Values agree but for the order of additions.
+
+    Args:
+        in_channels: of the LQ image.
+        num_masks: N.
+        width: channels of S0.
+    """
+
+    def __init__(self, in_channels: int, num_masks: int, width: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels + num_masks, width, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        self.in_channels, self.num_masks = in_channels, num_masks
+
+    def forward(self, lq: Tensor, masks: MaskCodes | None) -> Tensor:
+        """Returns S0 [B, width, h, w] for [B, in_channels, h, w] and the codes of its masks."""
+        assert masks is not None
+        first = self[0]
+        assert isinstance(first, nn.Conv2d)
+        if torch.is_grad_enabled():
+            return super().forward(torch.cat([lq, masks.expand(self.num_masks, lq.dtype)], dim=1))
+        weight, bias = first.weight, first.bias
+        seen = F.conv2d(lq, weight[:, : self.in_channels], bias, padding=1)
+        taps = weight[:, self.in_channels :].permute(1, 2, 3, 0).flatten(1)  # [N, 9 width]
+        sums = masks.table(self.num_masks, taps.dtype) @ taps
+        sums = F.pad(sums, (0, 0, 0, 1)).unflatten(1, (9, -1))  # the last row is for what lies outside
+        index = F.pad(masks.index, (1, 1, 1, 1), value=len(masks.palette))
+        height, width = lq.shape[-2:]
+        added = sum(
+            F.embedding(index[:, n // 3 : n // 3 + height, n % 3 : n % 3 + width], sums[:, n]) for n in range(9)
+        )
+        assert isinstance(added, Tensor)
+        return self[2](self[1](seen + added.permute(0, 3, 1, 2)))
+
+
+class PlainStem(MaskStem):
+    """A `MaskStem` that reads the LQ image's own channels over and over where the other reads masks.
+
+    A repeated channel meets the sum of its weights, so the weights are added up, not the channel repeated.
+    """
+
+    def forward(self, lq: Tensor, masks: MaskCodes | None = None) -> Tensor:
+        del masks
+        first = self[0]
+        assert isinstance(first, nn.Conv2d)
+        weight, bias = first.weight, first.bias
+        whole = -weight.shape[1] % self.in_channels
+        repeated = F.pad(weight, (0, 0, 0, 0, 0, whole)).unflatten(1, (-1, self.in_channels))
+        return self[2](self[1](F.conv2d(lq, repeated.sum(dim=1), bias, padding=1)))
 
 
 class SPTUnit(nn.Module):
@@ -33,21 +95,8 @@ class SPTUnit(nn.Module):
 
     @classmethod
     def make_stem(cls, in_channels: int, num_masks: int, width: int) -> nn.Module:
-        """Returns the stem: [B, in_channels + num_masks, h, w] to S0 [B, width, h, w].
-
-        S0 = conv3x3(LeakyReLU(conv3x3([LQ, masks]))).
-        """
-        return nn.Sequential(
-            nn.Conv2d(in_channels + num_masks, width, 3, padding=1),
-            nn.LeakyReLU(0.1),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-
-    @classmethod
-    def stem_input(cls, lq: Tensor, masks: MaskCodes | None, num_masks: int) -> Tensor:
-        """Returns what the stem sees, [B, C + num_masks, h, w]."""
-        assert masks is not None
-        return torch.cat([lq, masks.expand(num_masks, lq.dtype)], dim=1)
+        """Returns the stem: LQ image [B, in_channels, h, w] and its masks to S0 [B, width, h, w]."""
+        return MaskStem(in_channels, num_masks, width)
 
     def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
         """Refines F [B, C, h, w] with S [B, width, h, w]; returns F' and S' of the same shapes."""
@@ -105,7 +154,7 @@ class ModulationUnit(SPTUnit):
 class PlainUnit(ModulationUnit):
     """The control: a `ModulationUnit` that never sees a mask.
 
-    Layers, parameter count and cost are exactly those of `ModulationUnit`. Where the stem would
+    Layers and parameter count are exactly those of `ModulationUnit`. Where the stem would
     read the masks it reads the LQ image's own channels over and over, so every weight is alive
     and none knows of a region. What a `ModulationUnit` gains over it, masks gave.
     """
@@ -113,10 +162,8 @@ class PlainUnit(ModulationUnit):
     uses_masks: ClassVar[bool] = False
 
     @classmethod
-    def stem_input(cls, lq: Tensor, masks: MaskCodes | None, num_masks: int) -> Tensor:
-        channels = lq.shape[1]
-        repeated = torch.arange(channels + num_masks, device=lq.device) % channels
-        return lq[:, repeated]
+    def make_stem(cls, in_channels: int, num_masks: int, width: int) -> nn.Module:
+        return PlainStem(in_channels, num_masks, width)
 
 
 @register(UNIT_REGISTRY)

@@ -6,7 +6,7 @@ import torch
 from sptsr.archs.regions import RegionMap
 from sptsr.archs.resize import prior_to_site, regions_to_site
 from sptsr.archs.sites import Grid
-from sptsr.archs.units import RegionUnit
+from sptsr.archs.units import MaskStem, PlainStem, RegionUnit
 from sptsr.codes import MaskCodes
 
 
@@ -28,6 +28,25 @@ def test_codes_keep_masks_and_move_with_the_image():
     assert torch.equal(padded, torch.nn.functional.pad(reflected, (0, 7, 0, 0), mode='replicate'))
     with pytest.raises(ValueError, match=r'masks must be \[B, 1..64, H, W\]'):
         MaskCodes.from_masks(torch.zeros(1, 65, 2, 2))
+
+
+def test_stems_are_the_convolution_of_image_and_masks():
+    torch.manual_seed(0)
+    masks, lq = _masks(), torch.rand(3, 3, 11, 14, dtype=torch.float64)
+    codes = MaskCodes.from_masks(masks)
+    repeated = lq[:, torch.arange(9) % 3]
+    for stem, seen in ((MaskStem(3, 6, 8), torch.cat([lq, masks.double()], 1)), (PlainStem(3, 6, 8), repeated)):
+        stem.double()
+        dense = stem[2](stem[1](stem[0](seen)))
+        with torch.no_grad():
+            assert torch.allclose(stem(lq, codes), dense, atol=1e-12)
+        ours = stem(lq, codes)
+        assert torch.allclose(ours, dense, atol=1e-12)
+        cotangent = torch.randn_like(dense)
+        for parameter in stem.parameters():
+            first, second = (torch.autograd.grad(o, parameter, cotangent, retain_graph=True)[0] for o in (ours, dense))
+            assert torch.allclose(first, second, atol=1e-10)
+            assert first.abs().max() > 0.1
 
 
 def test_pooling_is_that_of_dense_masks():
