@@ -185,8 +185,8 @@ def _until_stopped(loader: Any, stop: _Stop) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError:
-            if stop.asked:  # the signal reached the workers too
+        except (RuntimeError, OSError, EOFError):
+            if stop.asked:  # the signal reached the workers too, perhaps while one handed over a batch
                 return
             raise
         if not stop.asked:
