@@ -32,7 +32,7 @@ def test_every_parameter_of_every_source_is_documented_with_its_default():
 
 def test_links_between_the_docs_lead_somewhere():
     checked = 0
-    for page in [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]:
+    for page in [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md')]:
         for target in re.findall(r'\]\(([^)#]+)\)', page.read_text()):
             if not target.startswith('http'):
                 assert (page.parent / target).exists(), (page.name, target)
