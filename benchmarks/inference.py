@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +37,10 @@ def main() -> None:
     options = parser.parse_args()
     register_all()
     torch.manual_seed(0)
-    records = {name: measure(name, options) for name in options.only}
+    records = {}
+    for name in options.only:
+        records[name] = measure(name, options)
+        print(f'{name}: time {records[name]["time_ratio"]:.3f}', file=sys.stderr, flush=True)
     header = ['network', 'backbone ms', 'time ratio', 'memory ratio', 'trainable', 'total', 'share']
     rows = [
         [

@@ -13,6 +13,12 @@ from sptsr.codes import MaskCodes
 from sptsr.registry import UNIT_REGISTRY, register
 
 
+def layout_of(x: Tensor) -> torch.memory_format:
+    """Returns the memory layout of [B, C, h, w]: channels-last, or contiguous."""
+    plain = x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last)
+    return torch.contiguous_format if plain else torch.channels_last
+
+
 class MaskStem(nn.Sequential):
     """S0 = conv3x3(LeakyReLU(conv3x3([LQ, masks]))).
 
@@ -55,7 +61,8 @@ class MaskStem(nn.Sequential):
             F.embedding(index[:, n // 3 : n // 3 + height, n % 3 : n % 3 + width], sums[:, n]) for n in range(9)
         )
         assert isinstance(added, Tensor)
-        return self[2](self[1](seen + added.permute(0, 3, 1, 2)))
+        # In the image's own memory layout: a mixed one would slow down every layer behind it.
+        return self[2](self[1](seen + added.permute(0, 3, 1, 2).contiguous(memory_format=layout_of(lq))))
 
 
 class PlainStem(MaskStem):
@@ -147,7 +154,7 @@ class ModulationUnit(SPTUnit):
         """Returns F (1 + gamma) + beta and S', with gamma and beta read off S'."""
         gamma, beta = self.out(self.act(prior)).to(features.dtype).chunk(2, dim=1)
         # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
-        return torch.addcmul(features + beta, features, gamma), prior
+        return (features + beta).addcmul_(features, gamma), prior
 
 
 @register(UNIT_REGISTRY)

@@ -17,7 +17,7 @@ from sptsr.errors import UserError
 from sptsr.images import RGB, ImageFolder
 from sptsr.lmdb_env import close_reader
 from sptsr.priors.sources.base import Source
-from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
+from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
 from sptsr.progress import bar
 from sptsr.registry import SOURCE_REGISTRY, lookup, register_all
 from sptsr.signatures import argument_problems
@@ -135,7 +135,7 @@ class _Others:
     def __init__(self, path: str | os.PathLike[str], own: Path, header: StoreHeader) -> None:
         self.stores = []
         for other in [Path(path), *shards_of(path)]:
-            if other != own and (other / 'data.mdb').is_file():
+            if other != own and has_header(other):
                 store = PriorStore(other)
                 store.header.must_agree(header, other)
                 self.stores.append(store)
@@ -160,7 +160,7 @@ def merge(path: str | os.PathLike[str], header: StoreHeader) -> int:
     Returns:
         number of entries in the store.
     """
-    shards = [PriorStore(shard) for shard in shards_of(path) if (shard / 'data.mdb').is_file()]
+    shards = [PriorStore(shard) for shard in shards_of(path) if has_header(shard)]
     with PriorWriter(path, header) as writer:
         rows = ((key, *shard.raw(key)) for shard in shards for key in shard.keys())  # noqa: SIM118 (not a dict)
         with bar(sum(map(len, shards)), 'merge') as progress:
@@ -184,10 +184,8 @@ def extract_distributed(
     """
     rank, world = int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
     if world == 1:
-        for shard in shards_of(path):  # of a run with several ranks that was cut off
-            if (shard / 'data.mdb').is_file():
-                merge(path, source.header(max_masks))
-                break
+        if any(map(has_header, shards_of(path))):  # of a run with several ranks that was cut off
+            merge(path, source.header(max_masks))
         return extract(images, path, source, max_masks)
     import torch.distributed as dist
 

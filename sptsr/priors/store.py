@@ -258,6 +258,18 @@ class PriorWriter:
                 raise UserError(f'{self.path}: cannot write ({error}); free space and run again') from error
 
 
+def has_header(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a store is there; one that its writer has only begun, or was killed in beginning, is not."""
+    if not (Path(path) / 'data.mdb').is_file():
+        return False
+    try:
+        open_reader(path).open_db(b'header', create=False)
+    except (UserError, lmdb.Error):
+        close_reader(path)
+        return False
+    return True
+
+
 def _made_from(digest: bytes, image: RGB, path: object, key: str) -> bool:
     if digest != image_digest(image):
         raise UserError(f'{path}[{key}]: the image changed since its prior was stored; extract into a new store')

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 
@@ -154,6 +155,22 @@ def test_a_merge_that_was_cut_off_goes_on(images: ImageFolder, whole: dict, tmp_
     report = extract_distributed(images, path, source)
     assert report is not None
     assert (report.made, report.kept) == (0, COUNT)
+    assert _entries(path) == whole
+
+
+def test_a_shard_that_was_only_begun_is_no_obstacle(images: ImageFolder, whole: dict, tmp_path: Path):
+    source = build_source('felzenszwalb', SETTINGS)
+    path = tmp_path / 'store'
+    begun = shard_path(path, 1)
+    begun.mkdir(parents=True)
+    lmdb.open(str(begun), max_dbs=4).close()  # an LMDB without a header, as between two system calls of its writer
+    empty = shard_path(path, 2)
+    empty.mkdir()
+    (empty / 'data.mdb').touch()
+    extract(images, path, source, rank=0, world=2)
+    report = extract_distributed(images, path, source)
+    assert report is not None
+    assert report.made == COUNT // 2
     assert _entries(path) == whole
 
 
