@@ -62,7 +62,7 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Lines]:
 def read_scalar(text: str) -> Any:
     """Reads one value as YAML does: `0.9`, `1e-4`, `true`, `~`, `[1, 2]`, text. Tags are refused."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise UserError(f"'{text}': not readable as a YAML value; quote it") from error
 

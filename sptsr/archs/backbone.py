@@ -28,16 +28,14 @@ class Placement:
         scale: size of the output over size of the LQ image.
         sizes: what it asks of the size of the LQ image.
         in_channels: of the LQ image.
-        declared: by a recipe; else measured on `probe`.
-        probe: an image [1, in_channels, h, 2 h] that the network takes.
+        probe: the image [1, in_channels, h, 2 h] that this was measured on; None where a recipe declares it.
     """
 
     sites: list[Site]
     scale: int
     sizes: SizeRules
     in_channels: int
-    declared: bool
-    probe: Tensor
+    probe: Tensor | None = None
 
 
 def build_backbone(backbone: Mapping[str, Any] | nn.Module) -> nn.Module:
@@ -94,8 +92,7 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
     sizes = size_rules(net, section)
     if sites == 'auto' and recipe is not None and section is not None:
         record = recipe.resolve(name, section)
-        probe = _probe(sizes, record.in_channels)
-        return Placement(record.sites_of(net), record.scale, sizes, record.in_channels, True, probe)
+        return Placement(record.sites_of(net), record.scale, sizes, record.in_channels)
     if sites == 'auto' and recipe is not None:
         # A module whose arguments are unknown: the recipe's patterns, and measured numbers.
         take = recipe.take(vars(net)) if callable(recipe.take) else recipe.take
@@ -104,7 +101,7 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
         paths = match_sites(net, [sites] if isinstance(sites, str) else list(sites))
     probe = probe_of(net, sizes)
     measured, scale = measure_sites(net, paths, probe)
-    return Placement(measured, scale, sizes, probe.shape[1], False, probe)
+    return Placement(measured, scale, sizes, probe.shape[1], probe)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sptsr.archs.backbone import Placement, build_backbone, call_backbone, place
+from sptsr.archs.backbone import build_backbone, call_backbone, place
 from sptsr.archs.regions import RegionMap
 from sptsr.archs.resize import prior_to_site, regions_to_site
 from sptsr.archs.sites import Grid
@@ -30,7 +30,7 @@ class _Call:
     prior: Tensor  # S
     grid: Grid  # where its pixels lie on the LQ image
     regions: RegionMap | None
-    at_site: dict[tuple[int, int], RegionMap] = field(default_factory=dict)
+    at_site: dict[tuple[tuple[int, int], Grid], RegionMap] = field(default_factory=dict)
 
 
 @register(ARCH_REGISTRY)
@@ -90,8 +90,8 @@ class SPTNet(nn.Module):
             # A partial of a bound method survives deepcopy; a closure would keep pointing here.
             refine = functools.partial(self._refine, number)
             self.backbone.get_submodule(site.path).register_forward_hook(refine, with_kwargs=True)
-        if not placement.declared:
-            self._check_gradients(placement)
+        if placement.probe is not None:
+            self._check_gradients(placement.probe)
 
     def forward(self, lq: Tensor, masks: Tensor | MaskCodes | None = None, sigma: Tensor | None = None) -> Tensor:
         """Restores an image.
@@ -175,15 +175,16 @@ class SPTNet(nn.Module):
         if call.regions is None:
             features, call.prior = unit(features, prior)
         else:
-            if size not in call.at_site:
-                call.at_site[size] = regions_to_site(call.regions, size, site.grid)
-            features, call.prior = unit(features, prior, call.at_site[size])
+            place = size, site.grid
+            if place not in call.at_site:
+                call.at_site[place] = regions_to_site(call.regions, *place)
+            features, call.prior = unit(features, prior, call.at_site[place])
         return site.from_map(features)
 
     @torch.inference_mode(False)
-    def _check_gradients(self, placement: Placement) -> None:
+    def _check_gradients(self, probe: Tensor) -> None:
         """Raises UserError when the backbone keeps a gradient from a unit: no_grad, detach, work in place."""
-        lq = placement.probe.clone()
+        lq = probe.clone()  # made outside of inference mode
         masks = torch.zeros(1, self.num_masks, *lq.shape[-2:])
         name = type(self.backbone).__name__
         starts = [next(iter(unit.parameters())) for unit in self.units]

@@ -13,6 +13,7 @@ from sptsr.images import ImageFolder
 from sptsr.priors.extract import build_source
 from sptsr.priors.sources import sam as sam_module
 from tests.conftest import photograph
+from tests.priors import tiny_sam
 
 IMAGE = photograph('astronaut.png', 24, 30)
 
@@ -128,31 +129,10 @@ def test_felzenszwalb_takes_tiny_images(shape):
     assert prior.size == shape
 
 
-def _small_sam():
-    """A SAM of the official package, small, random, with biases that let masks survive."""
-    from functools import partial
-
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
-    torch.manual_seed(0)
-    side, patch, width = 128, 16, 32
-    encoder = ImageEncoderViT(
-        depth=1, embed_dim=32, img_size=side, mlp_ratio=2, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        num_heads=2, patch_size=patch, qkv_bias=True, use_rel_pos=True, global_attn_indexes=[0], window_size=4,
-        out_chans=width,
-    )  # fmt: skip
-    prompt = PromptEncoder(width, (side // patch, side // patch), (side, side), 8)
-    decoder = MaskDecoder(
-        transformer_dim=width, transformer=TwoWayTransformer(1, width, 2, 32), num_multimask_outputs=3,
-        iou_head_depth=2, iou_head_hidden_dim=32,
-    )  # fmt: skip
-    return Sam(encoder, prompt, decoder, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]).eval()
-
-
 def test_sam_gives_the_official_generators_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from segment_anything import SamAutomaticMaskGenerator
 
-    model = _small_sam()
+    model = tiny_sam.build()
     checkpoint = tmp_path / 'sam.pth'
     torch.save(model.state_dict(), checkpoint)
     monkeypatch.setattr(sam_module, 'load_sam', lambda path, model_type='auto': (model, 'vit_b'))
