@@ -25,6 +25,7 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.codes import MaskCodes
 from sptsr.registry import register_all
 from sptsr.report.tables import text_table
+from sptsr.sizing import round_up
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Returns times, ratios and parameter counts of one network with the arguments of a usual one."""
     record = RECIPES[name].resolve(name, RECIPES[name].usual)
-    height, width = (-(-side // record.sizes.multiple) * record.sizes.multiple for side in options.size)
+    height, width = (round_up(side, record.sizes.multiple) for side in options.size)
     net = SPTNet({'type': name, **RECIPES[name].usual}, unit={'type': options.unit}).to(options.device).eval()
     lq = torch.rand(1, record.in_channels, height, width, device=options.device)
     masks = MaskCodes.from_masks(rectangles(64, height, width)).to(options.device)

@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sptsr.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomic(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
@@ -76,6 +79,18 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
                 digest.update(chunk)
     except OSError as error:
         raise UserError(f'{path}: cannot read it ({error.strerror}); check the path') from error
+    return digest.hexdigest()
+
+
+def sha256_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the hexadecimal sha256 over named tensors: names, types, shapes and bytes, sorted by name."""
+    import torch  # most of what writes files has nothing to do with tensors
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f'{name}:{value.dtype}:{tuple(value.shape)}:'.encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from sptsr.archs.backbone import build_backbone, place, probe_of, size_rules
+from sptsr.archs.backbone import build_network, place, probe_of, size_rules
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.survey import Candidate, Survey, survey
 from sptsr.errors import UserError
@@ -51,7 +51,7 @@ def describe_options(path: str) -> str:
 
 
 def _report(section: Mapping[str, Any], plugins: Sequence[str]) -> str:
-    net = build_backbone(section).eval().requires_grad_(False)
+    net = build_network(section).eval().requires_grad_(False)
     sizes = size_rules(net, section)
     probe = probe_of(net, sizes)
     found = survey(net, probe)

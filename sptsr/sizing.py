@@ -35,7 +35,7 @@ class SizeRules:
     def padding(self, height: int, width: int) -> tuple[int, int]:
         """Returns the pixels to add at the right and at the bottom."""
         smallest = max(self.minimum, height if self.square else 0, width if self.square else 0)
-        return tuple(_raised(max(side, smallest), self.multiple) - side for side in (width, height))  # type: ignore[return-value]
+        return tuple(round_up(max(side, smallest), self.multiple) - side for side in (width, height))  # type: ignore[return-value]
 
 
 def restore_padded(forward: Forward, lq: Tensor, masks: MaskCodes | None, rules: SizeRules, scale: int) -> Tensor:
@@ -83,7 +83,7 @@ def restore_tiled(
     if tile < 1 or overlap < 0:
         raise ValueError(f'tile must be at least 1 and overlap at least 0, got {tile} and {overlap}')
     step = math.lcm(rules.multiple, rules.grid)
-    tile, overlap = _raised(tile, step), _raised(overlap, step)
+    tile, overlap = round_up(tile, step), round_up(overlap, step)
     height, width = lq.shape[-2:]
     result: Tensor | None = None
     for top in range(0, height, tile):
@@ -104,5 +104,6 @@ def restore_tiled(
     return result
 
 
-def _raised(length: int, multiple: int) -> int:
+def round_up(length: int, multiple: int) -> int:
+    """Returns the smallest multiple that is not below `length`."""
     return -(-length // multiple) * multiple

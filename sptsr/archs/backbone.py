@@ -14,7 +14,7 @@ from sptsr.archs.recipes import RECIPES, find_recipe
 from sptsr.archs.sites import Site, match_sites, measure_sites
 from sptsr.errors import UserError
 from sptsr.registry import ARCH_REGISTRY, lookup
-from sptsr.sizing import SizeRules
+from sptsr.sizing import SizeRules, round_up
 
 _PROBE = 40  # height of the image that measures a network; no usual number of channels
 
@@ -38,14 +38,18 @@ class Placement:
     probe: Tensor | None = None
 
 
-def build_backbone(backbone: Mapping[str, Any] | nn.Module) -> nn.Module:
+def build_network(section: Mapping[str, Any] | nn.Module) -> nn.Module:
     """Returns the network of a section `{type: NAME, ...}`, or the module itself."""
-    if isinstance(backbone, nn.Module):
-        return backbone
-    arguments = dict(backbone)
+    if isinstance(section, nn.Module):
+        return section
+    arguments = dict(section)
     if 'type' not in arguments:
         raise UserError("backbone: needs 'type', the name of a network")
-    return lookup(ARCH_REGISTRY, arguments.pop('type'))(**arguments)
+    name = arguments.pop('type')
+    try:
+        return lookup(ARCH_REGISTRY, name)(**arguments)
+    except ValueError as error:
+        raise UserError(f'network: {name} cannot be built ({error}); check its arguments') from error
 
 
 def call_backbone(net: nn.Module, lq: Tensor, sigma: Tensor | None = None) -> Tensor:
@@ -126,7 +130,6 @@ def probe_of(net: nn.Module, sizes: SizeRules) -> Tensor:
 def _probe(sizes: SizeRules, channels: int) -> Tensor:
     if sizes.square:
         raise UserError('backbone: a network that takes square images only cannot be measured; it takes no units')
-    wanted = max(_PROBE, sizes.minimum)
-    height = -(-wanted // sizes.multiple) * sizes.multiple
+    height = round_up(max(_PROBE, sizes.minimum), sizes.multiple)
     # Not constant: some networks divide by the spread of their input.
     return torch.linspace(0, 1, 2 * height * height).reshape(1, 1, height, 2 * height).repeat(1, channels, 1, 1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.errors import UserError, nearest
+from sptsr.sizing import round_up
 
 Layout = Literal['NCHW', 'NHWC', 'NLC']
 
@@ -94,7 +95,7 @@ def token_sides(length: int, given: Iterable[Any], size: tuple[int, int], stride
         return (height, width) if height * width == length else None
     step = round(stride)
     for multiple in range(step, 64 + step, step):
-        height, width = (-(-side // multiple) * multiple // step for side in size)
+        height, width = (round_up(side, multiple) // step for side in size)
         if height * width == length:
             return height, width
     return None
@@ -274,6 +275,6 @@ def _fit(sides: tuple[int, ...], size: tuple[int, int]) -> tuple[tuple[int, int]
             fits.append(((0, rank), Grid(stride)))
         elif extra[0] == extra[1] and abs(extra[0]) <= 64:
             fits.append(((1, rank), Grid(stride, extra[0] / 2)))
-        elif any([-(-full // multiple) * multiple for full in size] == covered for multiple in range(2, 65)):
+        elif any([round_up(full, multiple) for full in size] == covered for multiple in range(2, 65)):
             fits.append(((2, rank), Grid(stride)))
     return min(fits, key=lambda fit: fit[0]) if fits else None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sptsr.archs.backbone import build_backbone, call_backbone, place
+from sptsr.archs.backbone import build_network, call_backbone, place
 from sptsr.archs.regions import RegionMap
 from sptsr.archs.resize import prior_to_site, regions_to_site
 from sptsr.archs.sites import Grid
@@ -70,7 +70,7 @@ class SPTNet(nn.Module):
         super().__init__()
         if not 1 <= num_masks <= MAX_MASKS:
             raise UserError(f'num_masks: {num_masks} is not in 1..{MAX_MASKS}')
-        self.backbone = build_backbone(backbone)
+        self.backbone = build_network(backbone)
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.errors import UserError
+from sptsr.files import sha256_tensors
 
 _WRAPPERS = ('params_ema', 'params', 'state_dict', 'model')
 
@@ -82,10 +82,5 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: str | os.Pa
 
 
 def state_digest(net: nn.Module) -> str:
-    """Returns sha256 (hexadecimal) over all tensors and buffers: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        value = tensor.detach().cpu().contiguous()
-        digest.update(f'{name}:{value.dtype}:{tuple(value.shape)}:'.encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """Returns sha256 (hexadecimal) over all tensors and buffers (see `sha256_tensors`)."""
+    return sha256_tensors(net.state_dict())

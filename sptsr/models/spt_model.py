@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel
 from torch import Tensor
 
 from sptsr import logs
 from sptsr.archs.adapter import load_adapter, load_params, save_adapter
-from sptsr.archs.backbone import call_backbone, size_rules
+from sptsr.archs.backbone import build_network, call_backbone, size_rules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
 from sptsr.codes import MaskCodes
@@ -41,7 +39,7 @@ class SPTModel(BaseModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
-        self.net_g = build_network(deepcopy(opt['network_g'])).to(self.device)
+        self.net_g = build_network(opt['network_g']).to(self.device)
         self._check_sizes()
         load_path = opt['path'].get('pretrain_network_g')
         if load_path is not None:
@@ -144,7 +142,7 @@ class SPTModel(BaseModel):
         self.feed_data(data)
         scale = int(self.opt.get('scale', 1))
         net = self.net_g
-        rules = net.sizes if isinstance(net, SPTNet) else size_rules(net, self.opt['network_g'])
+        rules = size_rules(net, self.opt['network_g'])
         tile = self.opt['val'].get('tile')
 
         def forward(lq: Tensor, masks: MaskCodes | None) -> Tensor:

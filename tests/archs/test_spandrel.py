@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sptsr.archs.backbone import build_backbone, call_backbone, probe_of
+from sptsr.archs.backbone import build_network, call_backbone, probe_of
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
 from sptsr.archs.weights import state_digest
@@ -68,7 +68,7 @@ def test_a_checkpoint_of(name: str, tmp_path: Path):
     original = make().eval()
     path = _save(original, tmp_path / 'model.pth')
     section = {'type': 'spandrel', 'path': str(path)}
-    built = build_backbone(section)
+    built = build_network(section)
     assert built.state_dict().keys() == {f'net.{key}' for key in original.state_dict()}
     report = survey(built.eval(), probe_of(built, built.sizes))
     assert report.proposal
@@ -113,7 +113,7 @@ def test_all_were_walked():
 
 def test_a_denoiser_takes_the_noise_level_of_each_image(tmp_path: Path):
     path = _save(MAKERS['DRUNet'][0]().eval(), tmp_path / 'drunet.pth')
-    net = build_backbone({'type': 'spandrel', 'path': str(path)}).eval()
+    net = build_network({'type': 'spandrel', 'path': str(path)}).eval()
     lq = torch.rand(1, 3, 16, 16).repeat(2, 1, 1, 1)
     with torch.no_grad():
         low, high = call_backbone(net, lq, torch.tensor([15 / 255, 50 / 255]))
@@ -124,19 +124,19 @@ def test_a_denoiser_takes_the_noise_level_of_each_image(tmp_path: Path):
 def test_wrong_files_are_refused(tmp_path: Path):
     faces = found.RestoreFormer.RestoreFormer()
     with pytest.raises(UserError, match='RestoreFormer is a model for FaceSR; units go into'):
-        build_backbone({'type': 'spandrel', 'path': str(_save(faces, tmp_path / 'faces.pth'))})
+        build_network({'type': 'spandrel', 'path': str(_save(faces, tmp_path / 'faces.pth'))})
     holes = found.LaMa.LaMa()
     with pytest.raises(UserError, match='LaMa is a model for Inpainting'):
-        build_backbone({'type': 'spandrel', 'path': str(_save(holes, tmp_path / 'holes.pth'))})
+        build_network({'type': 'spandrel', 'path': str(_save(holes, tmp_path / 'holes.pth'))})
     with pytest.raises(UserError, match='spandrel knows no network with these tensors'):
-        build_backbone({'type': 'spandrel', 'path': str(_save(nn.Linear(2, 2), tmp_path / 'linear.pth'))})
+        build_network({'type': 'spandrel', 'path': str(_save(nn.Linear(2, 2), tmp_path / 'linear.pth'))})
     cut = MAKERS['SPAN'][0]().state_dict()
     cut.popitem()
     torch.save(cut, tmp_path / 'cut.pth')
     with pytest.raises(UserError, match=r'cut\.pth: spandrel (cannot build|knows no)'):
-        build_backbone({'type': 'spandrel', 'path': str(tmp_path / 'cut.pth')})
+        build_network({'type': 'spandrel', 'path': str(tmp_path / 'cut.pth')})
     with pytest.raises(UserError, match='no such file'):
-        build_backbone({'type': 'spandrel', 'path': str(tmp_path / 'none.pth')})
+        build_network({'type': 'spandrel', 'path': str(tmp_path / 'none.pth')})
 
 
 def test_without_spandrel_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -24,6 +24,8 @@ def test_wrong_backbones_and_units_are_named():
         SPTNet({'type': 'IMDM'})
     with pytest.raises(UserError, match="no unit is called 'ModulatonUnit'; did you mean"):
         SPTNet({'type': 'IMDN'}, unit={'type': 'ModulatonUnit'})
+    with pytest.raises(UserError, match=r'CARN cannot be built \(upscale must be 2, 3 or 4, got 5\)'):
+        SPTNet({'type': 'CARN', 'upscale': 5})
     with pytest.raises(UserError, match='num_masks: 65'):
         SPTNet({'type': 'IMDN'}, num_masks=65)
 

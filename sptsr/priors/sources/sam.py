@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from sptsr.errors import UserError
-from sptsr.files import sha256_file
+from sptsr.files import sha256_file, sha256_tensors
 from sptsr.images import RGB
 from sptsr.priors.prior import Prior
 from sptsr.priors.sources.base import Source
@@ -160,10 +159,7 @@ class TransformersSource(_SegmenterSource):
     ) -> None:
         settings = _settings(locals())
         loaded, family = load_transformers(model)
-        digest = hashlib.sha256()
-        for name, tensor in sorted(loaded.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        self.weights_sha256 = digest.hexdigest()
+        self.weights_sha256 = sha256_tensors(loaded.state_dict())
         device = self._start(family, precision, images_per_batch, device, max_side, settings)
         self.model = _wrapper(family)(loaded, device, precision, compile)
 
