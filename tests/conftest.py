@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,10 @@ import torch
 import yaml
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
+from sptsr.cli import main
 from sptsr.data.prepare import prepare
 from sptsr.images import RGB, ImageFolder, decode_rgb, write_png
+from sptsr.logs import NAME
 from sptsr.priors.extract import build_source, extract
 from sptsr.registry import register_all
 
@@ -40,6 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _registered() -> None:
     torch.set_num_threads(2)
     register_all()
+
+
+@pytest.fixture(autouse=True)
+def _no_handlers_left() -> Iterator[None]:
+    """A command's log handlers write to the stderr of its test."""
+    logging.getLogger(NAME).handlers.clear()
+    yield
+    logging.getLogger(NAME).handlers.clear()
 
 
 @pytest.fixture(scope='session')
@@ -130,6 +145,22 @@ def write_options(path: Path, options: dict[str, Any]) -> Path:
 
 
 def run_cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs `sptsr` in this process: another one takes seconds to import torch. See `run_process`."""
+    words = [str(argument) for argument in arguments]
+    out, err = io.StringIO(), io.StringIO()
+    here = Path.cwd()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        os.chdir(cwd or here)
+        try:
+            code = main(words)
+        except SystemExit as exit_:
+            code = exit_.code
+        finally:
+            os.chdir(here)
+    return subprocess.CompletedProcess(words, int(code or 0), out.getvalue(), err.getvalue())
+
+
+def run_process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs `sptsr` in a process of its own."""
     command = [sys.executable, '-m', 'sptsr', *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)

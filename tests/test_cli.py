@@ -10,7 +10,7 @@ import torch
 
 from sptsr.cli import main
 from sptsr.images import ImageFolder, write_png
-from tests.conftest import base_options, photograph, run_cli, write_options
+from tests.conftest import base_options, photograph, run_cli, run_process, write_options
 
 
 @pytest.fixture
@@ -269,10 +269,10 @@ def test_an_adapter_for_other_weights_is_refused(here: Path, capsys: pytest.Capt
 
 def test_as_processes(here: Path):
     """The console script itself: exit codes and no traceback."""
-    done = run_cli('train', '-opt', 'nowhere.yml', cwd=here)
+    done = run_process('train', '-opt', 'nowhere.yml', cwd=here)
     assert (done.returncode, done.stderr.count('\n')) == (2, 1)
     assert 'Traceback' not in done.stderr
-    version = run_cli('--version', cwd=here)
+    version = run_process('--version', cwd=here)
     assert version.stdout.startswith('sptsr ')
     help_ = run_cli('--help', cwd=here)
     assert 'sptsr demo' in help_.stdout

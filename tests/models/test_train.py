@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -259,24 +258,22 @@ def test_evaluation_of_the_three_arms(options: dict, photographs: Path, tmp_path
 
 @pytest.mark.data
 def test_published_figures_of_imdn(real_data: Path, tmp_path: Path):
-    """Each within 0.002 dB and 0.0001; the same figures come out of an untrained SPTNet."""
-    published = {
-        'IMDN_x4': {'Set5': (32.211, 0.8948), 'B100': (27.561, 0.7353)},
-        'IMDN_x2': {'Set5': (37.997, 0.9605)},
-    }
+    """Each within 0.002 dB and 0.0001 on Set5; docs/results has those of B100, which takes too long here."""
+    published = {'IMDN_x4': (32.211, 0.8948), 'IMDN_x3': (34.362, 0.9270), 'IMDN_x2': (37.997, 0.9605)}
     (tmp_path / 'datasets').mkdir()
     (tmp_path / 'datasets' / 'Set5').symlink_to(real_data / 'sr' / 'Set5')
-    (tmp_path / 'datasets' / 'B100').symlink_to(real_data / 'sr' / 'BSD100')
+    for folder in ('GTx4', 'LRx4'):
+        some = sorted((real_data / 'sr' / 'BSD100' / folder).iterdir())[:3]
+        (tmp_path / 'datasets' / 'B100' / folder).mkdir(parents=True)
+        for path in some:
+            (tmp_path / 'datasets' / 'B100' / folder / path.name).symlink_to(path)
     (tmp_path / 'weights').symlink_to(real_data / 'weights')
-    shutil.copytree(Path(__file__).parents[2] / 'options', tmp_path / 'options')
-    checked = 0
-    for name, sets in published.items():
-        done = run_cli('test', '-opt', f'options/test/{name}.yml', cwd=tmp_path)
+    options = Path(__file__).parents[2] / 'options' / 'test'
+    for name, (psnr, ssim) in published.items():
+        done = run_cli('test', '-opt', options / f'{name}.yml', cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         record = json.loads((tmp_path / 'results' / name / 'metrics.json').read_text())
-        for dataset, (psnr, ssim) in sets.items():
-            got = record['datasets'][dataset]
-            assert got['psnr']['mean'] == pytest.approx(psnr, abs=0.002)
-            assert got['ssim']['mean'] == pytest.approx(ssim, abs=0.0001)
-            checked += 1
-    assert checked == 3
+        got = record['datasets']['Set5']
+        assert len(got['psnr']['per_image']) == 5
+        assert got['psnr']['mean'] == pytest.approx(psnr, abs=0.002)
+        assert got['ssim']['mean'] == pytest.approx(ssim, abs=0.0001)

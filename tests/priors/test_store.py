@@ -1,5 +1,3 @@
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +14,7 @@ from sptsr.lmdb_env import close_reader
 from sptsr.priors.extract import build_source, describe, extract, verify
 from sptsr.priors.prior import Prior
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
-from tests.conftest import photograph, run_cli
+from tests.conftest import photograph
 
 HEADER = StoreHeader('labels', {'scale': 4}, None, 64, {'sptsr': '0'})
 IMAGE = photograph('coffee.png', 12, 20)
@@ -142,33 +140,30 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path):
     images = tmp_path / 'in'
     images.mkdir()
     rng = np.random.default_rng(0)
-    for n in range(60):
+    for n in range(120):
         shifted = np.roll(photograph('astronaut.png', 64, 64), int(rng.integers(64)), axis=1)
         (images / f'{n:03d}.png').write_bytes(encode_png(shifted))
     arguments = ['prior', 'extract', '-i', images, '-o', tmp_path / 'killed', '--source', 'felzenszwalb']
-    whole = run_cli('prior', 'extract', '-i', images, '-o', tmp_path / 'whole', '--source', 'felzenszwalb')
-    assert whole.returncode == 0, whole.stderr
-    kills = partial = 0
-    while kills < 4:
+    extract(ImageFolder(images), tmp_path / 'whole', build_source('felzenszwalb'))
+    partial = 0
+    for _ in range(2):
         process = subprocess.Popen(
             [sys.executable, '-m', 'sptsr', *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         before = _entries(tmp_path / 'killed')
         deadline = time.monotonic() + 120
         while _entries(tmp_path / 'killed') <= before + 3 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.01)
+        process.kill()  # does nothing to one that ended by itself
         process.wait()
-        kills += 1
-        count = _entries(tmp_path / 'killed')
-        partial += 0 < count < 60
+        partial += 0 < _entries(tmp_path / 'killed') < 120
         assert all(verify_entry(tmp_path / 'killed', images))
-    assert partial >= 2
-    assert run_cli(*arguments).returncode == 0
+    assert partial >= 1
     close_reader(tmp_path / 'killed')
+    extract(ImageFolder(images), tmp_path / 'killed', build_source('felzenszwalb'))
     left, right = PriorStore(tmp_path / 'killed'), PriorStore(tmp_path / 'whole')
     assert list(left.keys()) == list(right.keys())
-    assert len(left) == 60
+    assert len(left) == 120
     for key in right.keys():  # noqa: SIM118
         assert left.get(key).to_bytes() == right.get(key).to_bytes()
 
