@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # How much of a prior survives degradation: docs/results/degradation.md. Run it in a folder with datasets/BSDS500.
-#   scripts/degradation_study.sh OUT [source arguments of `sptsr prior extract`, felzenszwalb by default]
+#   [INCLUDE="val/101*"] scripts/degradation_study.sh OUT [source arguments of `sptsr prior extract`, felzenszwalb by default]
 set -euo pipefail
 out=$1
 shift
 source=("$@")
 [ ${#source[@]} -gt 0 ] || source=(--source felzenszwalb)
-images=(-i datasets/BSDS500/images --include 'val/1*' 'val/2[0-3]*' 'val/2[67]*')
+read -ra include <<<"${INCLUDE:-val/1* val/2[0-3]* val/2[67]*}"  # 50 images
+images=(-i datasets/BSDS500/images --include "${include[@]}")
 
 extract() { sptsr prior extract -i "$1" -o "$out/$2" "${source[@]}" "${@:3}"; }
 

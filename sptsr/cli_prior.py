@@ -88,7 +88,8 @@ def add_reading(command: argparse.ArgumentParser) -> None:
 def _prior_extract(options: argparse.Namespace) -> int:
     from sptsr.images import ImageFolder
     from sptsr.priors.controls import FromOtherImages
-    from sptsr.priors.extract import build_source, extract_distributed
+    from sptsr.priors.extract import build_source
+    from sptsr.priors.shards import extract_distributed
 
     images = ImageFolder(options.images, options.to_rgb, options.include)
     source = build_source(options.source, options.params)
@@ -101,7 +102,7 @@ def _prior_extract(options: argparse.Namespace) -> int:
 
 
 def _prior_info(options: argparse.Namespace) -> int:
-    from sptsr.priors.extract import describe
+    from sptsr.priors.describe import describe
     from sptsr.priors.store import PriorStore
 
     print('\n'.join(describe(PriorStore(options.store))))
@@ -110,7 +111,7 @@ def _prior_info(options: argparse.Namespace) -> int:
 
 def _prior_verify(options: argparse.Namespace) -> int:
     from sptsr.images import ImageFolder
-    from sptsr.priors.extract import verify
+    from sptsr.priors.describe import verify
     from sptsr.priors.store import PriorStore
 
     images = ImageFolder(options.images, options.to_rgb, options.include)

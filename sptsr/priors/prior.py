@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from sptsr.priors.regions import BoolArray, Regions
 _HEADER = struct.Struct('<4sBBHIII')  # magic, version, bytes of an index, masks, palette size, height, width
 _MAGIC = b'SPTP'
 _VERSION = 1
+_STORED = {1: '<u1', 2: '<u2', 4: '<u4'}  # types of an index map by bytes a pixel
 
 
 @dataclass(frozen=True)
@@ -114,34 +116,46 @@ class Prior:
     def to_bytes(self) -> bytes:
         """Returns one checksummed zstd frame: header, palette, index map, all little-endian.
 
-        Measured on human masks at LR 120x80, the plain layout (sorted palette, then indices)
-        packs smaller than predicted or byte-split ones.
+        The index map takes one byte a pixel where the palette has at most 256 codes. Measured on human masks
+        at LR 120x80, the plain layout (sorted palette, then indices) packs smaller than predicted or
+        byte-split ones.
         """
         height, width = self.size
-        index = np.ascontiguousarray(self.index, _index_dtype(len(self.palette)))
-        header = _HEADER.pack(_MAGIC, _VERSION, index.itemsize, self.count, len(self.palette), height, width)
-        content = header + self.palette.astype('<u8').tobytes() + index.astype(f'<u{index.itemsize}').tobytes()
-        return zstandard.ZstdCompressor(level=19, write_checksum=True).compress(content)
+        itemsize = 1 if len(self.palette) <= 256 else _index_dtype(len(self.palette))().itemsize
+        header = _HEADER.pack(_MAGIC, _VERSION, itemsize, self.count, len(self.palette), height, width)
+        content = header + self.palette.astype('<u8').tobytes() + self.index.astype(_STORED[itemsize]).tobytes()
+        return _ZSTD.compressor.compress(content)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Prior:
         """Reads what `to_bytes` wrote; raises UserError when it is damaged or of a newer version."""
         try:
-            raw = zstandard.ZstdDecompressor().decompress(content)
+            raw = _ZSTD.decompressor.decompress(content)
             magic, version, itemsize, count, codes, height, width = _HEADER.unpack_from(raw)
         except (zstandard.ZstdError, struct.error) as error:
             raise UserError(f'damaged entry ({error}); extract the priors again') from error
-        if magic != _MAGIC or itemsize not in (2, 4) or count > MAX_MASKS:
+        if magic != _MAGIC or itemsize not in _STORED or count > MAX_MASKS:
             raise UserError('not a prior; extract the priors again')
         if version > _VERSION:
             raise UserError(f'a prior of version {version}, newer than {_VERSION}; update sptsr')
         if len(raw) != _HEADER.size + codes * 8 + height * width * itemsize:
             raise UserError('damaged entry (its length is wrong); extract the priors again')
         palette = np.frombuffer(raw, '<u8', codes, _HEADER.size).astype(np.uint64)
-        index = np.frombuffer(raw, f'<u{itemsize}', height * width, _HEADER.size + codes * 8)
-        if index.size and int(index.max()) >= codes:
+        stored = np.frombuffer(raw, _STORED[itemsize], height * width, _HEADER.size + codes * 8)
+        if stored.size and stored.max() >= codes:
             raise UserError('damaged entry (an index leaves its palette); extract the priors again')
-        return cls(palette, index.reshape(height, width).astype(_index_dtype(codes)), count)
+        return cls(palette, stored.astype(_index_dtype(codes)).reshape(height, width), count)
+
+
+class _Zstd(threading.local):
+    """A compressor and a decompressor of each thread: making one takes longer than a small prior does."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=19, write_checksum=True)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_ZSTD = _Zstd()
 
 
 def collate(priors: Sequence[Prior]) -> MaskCodes:

@@ -15,7 +15,8 @@ import pytest
 
 from sptsr.errors import UserError
 from sptsr.images import ImageFolder, write_png
-from sptsr.priors.extract import build_source, extract, extract_distributed, merge, shard_path, shards_of
+from sptsr.priors.extract import build_source, extract, shard_path, shards_of
+from sptsr.priors.shards import extract_distributed, merge
 from sptsr.priors.store import PriorStore, PriorWriter
 from tests.conftest import photograph, run_cli
 

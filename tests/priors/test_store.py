@@ -11,7 +11,8 @@ import pytest
 from sptsr.errors import UserError
 from sptsr.images import ImageFolder, encode_png
 from sptsr.lmdb_env import close_reader
-from sptsr.priors.extract import build_source, describe, extract, verify
+from sptsr.priors.describe import describe, verify
+from sptsr.priors.extract import build_source, extract
 from sptsr.priors.prior import Prior
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
 from tests.conftest import photograph

@@ -1,0 +1,77 @@
+"""Checking and describing prior stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sptsr.errors import UserError
+from sptsr.images import ImageFolder
+from sptsr.priors.store import PriorStore
+from sptsr.progress import bar
+
+
+def verify(images: ImageFolder, store: PriorStore, sample: int = 0) -> Iterator[str]:
+    """Yields one line for each image whose prior is missing, damaged, or another image's.
+
+    Args:
+        images: the LQ images.
+        store: of their priors.
+        sample: look at this many, spread evenly over the sorted images; 0 for all.
+    """
+    keys = images.keys
+    if 0 < sample < len(keys):
+        keys = [keys[n * len(keys) // sample] for n in range(sample)]
+    with bar(len(keys), 'verify') as progress:
+        for key in keys:
+            try:
+                store.get(key, images.read(key))
+            except UserError as error:
+                yield str(error)
+            progress.update()
+
+
+@dataclass(frozen=True)
+class StoreStatistics:
+    """Figures over a store; each array has one value an image."""
+
+    masks: np.ndarray
+    codes: np.ndarray
+    coverage: np.ndarray
+    entry_bytes: np.ndarray
+
+
+def statistics(store: PriorStore) -> StoreStatistics:
+    """Reads every prior of a store and returns its figures."""
+    rows = []
+    for key in store.keys():  # noqa: SIM118 (not a dict)
+        prior = store.get(key)
+        rows.append((prior.count, len(prior.palette), prior.coverage(), store.stored_bytes(key)))
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
+    return StoreStatistics(*table.T)
+
+
+def describe(store: PriorStore) -> list[str]:
+    """Returns header and statistics of a store as lines for people."""
+    header, figures = store.header, statistics(store)
+    params = ', '.join(f'{key}={value}' for key, value in header.params.items())
+    lines = [
+        f'store      {store.path}: {len(store)} priors, schema {header.schema}',
+        f'source     {header.source} ({params}), at most {header.max_masks} masks',
+        f'weights    {header.weights_sha256 or "none"}',
+        f'versions   {", ".join(f"{name} {version}" for name, version in header.versions.items())}',
+    ]
+    for title, values in (
+        ('masks', figures.masks),
+        ('codes', figures.codes),
+        ('coverage', figures.coverage),
+        ('bytes', figures.entry_bytes),
+    ):
+        if len(values):
+            shown = (
+                f'{values.mean():.4g} mean, {np.median(values):.4g} median, {values.min():.4g} to {values.max():.4g}'
+            )
+            lines.append(f'{title:<10} {shown} an image')
+    return lines

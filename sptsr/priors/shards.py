@@ -1,0 +1,120 @@
+"""Several processes that fill one prior store: a shard each, merged at the end; and how far they all are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+
+import lmdb
+
+from sptsr.errors import UserError
+from sptsr.images import ImageFolder
+from sptsr.lmdb_env import close_reader
+from sptsr.priors.extract import ExtractReport, extract, shard_path, shards_of
+from sptsr.priors.sources.base import Source
+from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
+from sptsr.progress import bar
+
+
+def merge(path: str | os.PathLike[str], header: StoreHeader) -> int:
+    """Moves all shards into the store at `path` and removes them; may be cut off and run again.
+
+    Returns:
+        number of entries in the store.
+    """
+    shards = [PriorStore(shard) for shard in shards_of(path) if has_header(shard)]
+    with PriorWriter(path, header) as writer:
+        rows = ((key, *shard.raw(key)) for shard in shards for key in shard.keys())  # noqa: SIM118 (not a dict)
+        with bar(sum(map(len, shards)), 'merge') as progress:
+            for key, digest, content in rows:
+                writer.put_raw(key, digest, content)
+                progress.update()
+        count = writer.entries()
+    for shard in shards:
+        close_reader(shard.path)
+    shutil.rmtree(f'{path}.shards', ignore_errors=True)
+    return count
+
+
+def extract_distributed(
+    images: ImageFolder, path: str | os.PathLike[str], source: Source, max_masks: int = 64
+) -> ExtractReport | None:
+    """As `extract`, by all processes that torchrun started; the report is rank 0's, None on others.
+
+    Raises:
+        UserError: as `extract`; it ends all ranks.
+    """
+    rank, world = int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
+    if world == 1:
+        if any(map(has_header, shards_of(path))):  # of a run with several ranks that was cut off
+            merge(path, source.header(max_masks))
+        return extract(images, path, source, max_masks)
+    import torch.distributed as dist
+
+    dist.init_process_group('gloo')  # nothing but waiting for each other goes through it
+    try:
+        with _Watch(path, len(images), rank, world) as watch:
+            mine = extract(images, path, source, max_masks, rank, world, watch.count)
+            dist.barrier()
+        reports: list[ExtractReport | None] = [None] * world
+        dist.all_gather_object(reports, mine)
+        if rank == 0:
+            merge(path, source.header(max_masks))
+        dist.barrier()
+        done = [report for report in reports if report is not None]
+        return ExtractReport(sum(r.made for r in done), sum(r.kept for r in done)) if rank == 0 else None
+    finally:
+        dist.destroy_process_group()
+
+
+class _Watch:
+    """Shows how far all ranks are, on the first one: it looks into the shards of the others every second.
+
+    Args:
+        path: the store.
+        total: images in all.
+        rank, world: this process, and the number of processes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], total: int, rank: int, world: int) -> None:
+        self.path, self.rank = path, rank
+        self.own = 0
+        self.total = total
+        merged = len(PriorStore(path)) if rank == 0 and has_header(path) else 0
+        self.before = merged * (world - 1) // world  # what other ranks find there
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+
+    def count(self, number: int) -> None:
+        """Notes priors of this rank."""
+        self.own += number
+
+    def __enter__(self) -> _Watch:
+        if self.rank == 0:
+            self.thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.whole = kind is None
+        self.done.set()
+        if self.rank == 0:
+            self.thread.join()
+
+    def _look(self) -> None:
+        with bar(self.total, 'priors of all ranks', initial=self.before + self._others()) as shown:
+            while not self.done.wait(1.0):
+                now = self.before + self.own + self._others()
+                shown.update(max(0, min(now, self.total) - shown.n))
+            if self.whole:
+                shown.update(self.total - shown.n)
+
+    def _others(self) -> int:
+        """Returns the priors that lie in shards of other ranks, of this run or one before."""
+        own, count = shard_path(self.path, 0), 0
+        for shard in shards_of(self.path):
+            try:
+                count += len(PriorStore(shard)) if shard != own and has_header(shard) else 0
+            except (lmdb.Error, UserError):  # caught in the middle of a write; the next look will do
+                continue
+        return count
