@@ -12,11 +12,10 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from measuring import peak_bytes, rectangles, seconds
 from torch import Tensor
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
@@ -91,45 +90,6 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         'trainable': trainable,
         'total': sum(p.numel() for p in net.parameters()),
     }
-
-
-def rectangles(count: int, height: int, width: int) -> Tensor:
-    """Returns random rectangles as masks [1, count, height, width]."""
-    masks = torch.zeros(1, count, height, width, dtype=torch.bool)
-    for n in range(count):
-        top, left = int(torch.randint(height - 8, ())), int(torch.randint(width - 8, ()))
-        masks[0, n, top : top + int(torch.randint(8, height, ())), left : left + int(torch.randint(8, width, ()))] = (
-            True
-        )
-    return masks
-
-
-def seconds(run: Callable[[], Tensor]) -> float:
-    """Returns how long one run takes."""
-    start = time.perf_counter()
-    if run().is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def peak_bytes(run: Callable[[], Tensor], device: str) -> int:
-    """Returns the peak of what a run allocates."""
-    if device.startswith('cuda'):
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        result = run()
-    del result
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]']  # type: ignore[union-attr]
-    current = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        current += event.nbytes()
-        peak = max(peak, current)
-    return peak
 
 
 if __name__ == '__main__':

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from typing import NoReturn
 
 from sptsr.cli_prior import add_prior, add_reading
 from sptsr.errors import UserError, nearest
+from sptsr.keys import LAUNCHERS
 from sptsr.version import __version__
 
 _ABOUT = """\
@@ -85,10 +88,28 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             '--force_yml', nargs='+', default=[], metavar='a:b=c', help='override options, e.g. train:total_iter=100'
         )
+        command.add_argument(
+            '--launcher',
+            choices=LAUNCHERS,
+            default='none',
+            help='who started the processes that share the work (torchrun: pytorch; srun: slurm); default: none',
+        )
         command.set_defaults(run=run)
         if name == 'train':
             command.add_argument('--auto_resume', action='store_true', help='go on also when the options changed')
             command.add_argument('--fresh', action='store_true', help='put an unfinished run aside and start anew')
+
+    shown = commands.add_parser(
+        'options',
+        help='an option file as it is understood, each value with where it comes from',
+        description='Checks an option file and prints it whole: base merged, defaults filled in.',
+    )
+    what = shown.add_mutually_exclusive_group(required=True)
+    what.add_argument('-opt', metavar='X.yml', help='option file')
+    what.add_argument('--schema', action='store_true', help='print the JSON schema of option files, for editors')
+    shown.add_argument('--root', default='.', metavar='DIR', help='where outputs would go; default: here')
+    shown.add_argument('--force_yml', nargs='+', default=[], metavar='a:b=c', help='override options')
+    shown.set_defaults(run=_options)
 
     sites = commands.add_parser(
         'sites',
@@ -144,7 +165,10 @@ def _data_prepare(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from sptsr.train import train_pipeline
 
-    train_pipeline(options.opt, options.root, options.auto_resume, options.fresh, options.force_yml)
+    live = sys.stderr.isatty()
+    train_pipeline(
+        options.opt, options.root, options.auto_resume, options.fresh, options.force_yml, live, options.launcher
+    )
     return 0
 
 
@@ -152,7 +176,19 @@ def _test(options: argparse.Namespace) -> int:
     from sptsr.report.tables import results_table
     from sptsr.test import test_pipeline
 
-    print(results_table(test_pipeline(options.opt, options.root, options.force_yml)))
+    results = test_pipeline(options.opt, options.root, options.force_yml, launcher=options.launcher)
+    if int(os.environ.get('RANK', '0')) == 0:
+        print(results_table(results))
+    return 0
+
+
+def _options(options: argparse.Namespace) -> int:
+    from sptsr.option_report import json_schema, resolved
+
+    if options.schema:
+        print(json.dumps(json_schema(), indent=1))
+    else:
+        print(resolved(options.opt, options.force_yml, options.root))
     return 0
 
 

@@ -54,6 +54,10 @@ class MaskCodes:
         """Called by torch's DataLoader when `pin_memory` is on."""
         return MaskCodes(self.palette.pin_memory(), self.index.pin_memory())
 
+    def rows(self, start: int, stop: int) -> MaskCodes:
+        """Returns the codes of images start..stop of the batch, end excluded."""
+        return MaskCodes(self.palette, self.index[start:stop])
+
     def crop(self, top: int, left: int, bottom: int, right: int) -> MaskCodes:
         """Returns the codes of rows top..bottom and columns left..right, ends excluded."""
         return MaskCodes(self.palette, self.index[:, top:bottom, left:right])

@@ -57,14 +57,14 @@ def run_demo(out: str | os.PathLike[str], iterations: int = 0) -> dict[str, Resu
     for split in ('train', 'test'):
         images = ImageFolder(out / 'data' / split / f'LRx{SCALE}')
         extract(images, out / 'data' / split / 'prior', build_source('felzenszwalb'))
-    logs.setup(quiet=True)
+    logs.setup(warnings_only=True)
     steps = iterations or _fitting_iterations(out)
     print(f'\n2/4  Tuning {len(ARMS)} adapters, {steps} iterations each')
     results = {}
     for arm in ARMS:
         path = _write_options(out, arm, steps, trains=True)
         shutil.rmtree(out / 'experiments' / f'demo_{arm}', ignore_errors=True)  # of an earlier demo
-        train_pipeline(path, out, progress=True)
+        train_pipeline(path, out, progress=True, quiet=True)
     print(f'\n3/4  Evaluating on {len(TEST)} photographs that nothing was trained on')
     for arm in ('frozen', *ARMS):
         path = _write_options(out, arm, steps, trains=False)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sptsr.errors import UserError
+from sptsr.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
 from sptsr.yaml_io import KeyPath, Lines, read_scalar, read_yaml
 
 _MAX_BASES = 8
@@ -50,14 +51,31 @@ def load_options(
     Raises:
         UserError: one report of all mistakes, each with file, line and the nearest right name.
     """
+    opt, _, is_train = read_checked(path, is_train, force)
+    digest = hashlib.sha256(json.dumps(opt, sort_keys=True).encode()).hexdigest()
+    return Options(str(path), opt, complete(opt, is_train, root), digest)
+
+
+def read_checked(
+    path: str | os.PathLike[str], is_train: bool | None, force: Sequence[str] = ()
+) -> tuple[dict[str, Any], Lines, bool]:
+    """Reads and checks an option file and imports its plugins.
+
+    Args:
+        path, force: see `load_options`.
+        is_train: None to go by whether it has a section `train`.
+
+    Returns:
+        its content with `base` and `force` applied, where each key stands, and whether it is for training.
+    """
     from sptsr.schema import check
 
     opt, lines = _read(path, force)
+    is_train = 'train' in opt if is_train is None else is_train
     problems = check(opt, is_train)
     if problems:
         raise UserError(_report(str(path), lines, problems))
-    digest = hashlib.sha256(json.dumps(opt, sort_keys=True).encode()).hexdigest()
-    return Options(str(path), opt, _complete(opt, is_train, Path(root)), digest)
+    return opt, lines, is_train
 
 
 def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
@@ -143,9 +161,9 @@ def _report(file: str, lines: Lines, problems: Sequence[tuple[KeyPath, str]]) ->
     return rows[0] if len(rows) == 1 else '\n'.join([f'{file}: {len(rows)} mistakes', *(f'  {row}' for row in rows)])
 
 
-def _complete(opt: dict[str, Any], is_train: bool, root: Path) -> dict[str, Any]:
-    """Returns the options with BasicSR's derived keys and our defaults."""
-    opt = deepcopy(opt)
+def complete(opt: dict[str, Any], is_train: bool, root: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns checked options with BasicSR's derived keys and our defaults."""
+    opt, root = deepcopy(opt), Path(root)
     name = opt['name']
     if opt.get('num_gpu', 'auto') == 'auto':
         opt['num_gpu'] = torch.cuda.device_count()
@@ -164,16 +182,10 @@ def _complete(opt: dict[str, Any], is_train: bool, root: Path) -> dict[str, Any]
         home = root / 'experiments' / name
         path.update(experiments_root=str(home), models=str(home / 'models'), log=str(home))
         path.update(training_states=str(home / 'training_states'), visualization=str(home / 'visualization'))
-        opt['train'].setdefault('warmup_iter', -1)
+        opt['train'] = {**TRAIN_DEFAULTS, **opt['train']}
     else:
         home = root / 'results' / name
         path.update(results_root=str(home), log=str(home), visualization=str(home / 'visualization'))
-    opt['val'] = {'save_img': False, 'suffix': None, 'pbar': True, 'metrics': None, **(opt.get('val') or {})}
-    opt['val'] = {'tile': None, 'tile_overlap': 32, **opt['val']}
-    opt['logger'] = {
-        'print_freq': 100,
-        'save_checkpoint_freq': 1000,
-        'use_tb_logger': False,
-        **(opt.get('logger') or {}),
-    }
+    opt['val'] = {**VAL_DEFAULTS, **(opt.get('val') or {})}
+    opt['logger'] = {**LOGGER_DEFAULTS, **(opt.get('logger') or {})}
     return opt

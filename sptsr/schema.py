@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sptsr.errors import UserError, one_of
+from sptsr.keys import (
+    BACKENDS,
+    DIST,
+    LOGGER,
+    PATH,
+    PRECISIONS,
+    STOCK_DATASET,
+    STOCK_NEEDS,
+    STOCK_TRAIN_NEEDS,
+    TOP,
+    TRAIN,
+    VAL,
+    WANDB,
+    Types,
+)
 from sptsr.optim import find_optimizer, find_scheduler
 from sptsr.registry import (
     ARCH_REGISTRY,
@@ -22,65 +38,6 @@ from sptsr.signatures import argument_problems, is_of, type_name
 from sptsr.yaml_io import KeyPath
 
 Problem = tuple[KeyPath, str]
-Types = tuple[type, ...]
-_NONE = type(None)
-
-_TOP: dict[str, Types] = {
-    'name': (str,),
-    'model_type': (str,),
-    'scale': (int,),
-    'num_gpu': (int, str),
-    'manual_seed': (int,),
-    'plugins': (list,),
-    'datasets': (dict,),
-    'network_g': (dict,),
-    'path': (dict, _NONE),
-    'train': (dict,),
-    'val': (dict, _NONE),
-    'logger': (dict,),
-    'dist_params': (dict,),  # BasicSR's; of no effect in one process
-    'find_unused_parameters': (bool,),
-}
-_PATH: dict[str, Types] = {
-    'pretrain_network_g': (str, _NONE),
-    'strict_load_g': (bool,),
-    'param_key_g': (str, _NONE),
-    'resume_state': (str, _NONE),
-}
-_TRAIN: dict[str, Types] = {
-    'total_iter': (int,),
-    'warmup_iter': (int,),
-    'ema_decay': (float,),
-    'optim_g': (dict,),
-    'scheduler': (dict,),
-    'pixel_opt': (dict,),
-    'precision': (str,),
-    'channels_last': (bool,),
-}
-_VAL: dict[str, Types] = {
-    'val_freq': (int,),
-    'save_img': (bool,),
-    'suffix': (str, _NONE),
-    'pbar': (bool,),
-    'metrics': (dict, _NONE),
-    'tile': (int, _NONE),
-    'tile_overlap': (int,),
-}
-_LOGGER: dict[str, Types] = {
-    'print_freq': (int,),
-    'save_checkpoint_freq': (int,),
-    'use_tb_logger': (bool,),
-    'wandb': (dict, _NONE),
-}
-# Keys that BasicSR's own paired datasets read; they check nothing themselves.
-_STOCK_DATASET = {
-    *('name', 'type', 'dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'meta_info_file', 'io_backend', 'gt_size'),
-    *('use_hflip', 'use_rot', 'color', 'mean', 'std', 'batch_size_per_gpu', 'num_worker_per_gpu'),
-    *('dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers'),
-}
-_STOCK_NEEDS = ('dataroot_gt', 'dataroot_lq', 'io_backend')
-_STOCK_TRAIN_NEEDS = ('gt_size', 'use_hflip', 'use_rot')
-_PRECISIONS = ('fp32', 'bf16')
 
 
 def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
@@ -90,7 +47,7 @@ def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
         opt: the file's content, `base` merged and `--force_yml` applied; plugins imported.
         is_train: for `sptsr train`; else for `sptsr test`.
     """
-    problems = _keys(opt, _TOP, ())
+    problems = _keys(opt, TOP, ())
     for key in ('name', 'model_type', 'datasets', 'network_g'):
         if key not in opt:
             problems.append(((), f"'{key}' is missing at the top"))
@@ -186,13 +143,13 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
             if message != f"{data['type']} needs 'name'"
         ]
     elif dataset.__module__.startswith('basicsr.'):
-        needed = _STOCK_NEEDS if data['type'] == 'PairedImageDataset' else ()
-        needed += _STOCK_TRAIN_NEEDS if needed and path[1] == 'train' else ()
+        needed = STOCK_NEEDS if data['type'] == 'PairedImageDataset' else ()
+        needed += STOCK_TRAIN_NEEDS if needed and path[1] == 'train' else ()
         problems += [(path, f"{data['type']} needs '{key}'") for key in needed if key not in data]
         problems += [
-            ((*path, key), f"unknown key '{dotted}.{key}'{one_of(key, _STOCK_DATASET)}")
+            ((*path, key), f"unknown key '{dotted}.{key}'{one_of(key, STOCK_DATASET)}")
             for key in data
-            if key not in _STOCK_DATASET
+            if key not in STOCK_DATASET
         ]
     for key in ('dataroot_gt', 'dataroot_lq', 'dataroot_prior'):
         if isinstance(data.get(key), str) and not Path(data[key]).expanduser().is_dir():
@@ -226,7 +183,7 @@ def _network(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool)
 
 def _path(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
     del opt, is_train
-    problems = _keys(section, _PATH, ('path',))
+    problems = _keys(section, PATH, ('path',))
     if section.get('strict_load_g') is False:
         problems.append(
             (('path', 'strict_load_g'), 'path.strict_load_g: weights are always loaded strictly; remove it')
@@ -240,21 +197,30 @@ def _path(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) ->
 
 def _train(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
     del opt, is_train
-    problems = _keys(section, _TRAIN, ('train',))
+    losses = [key for key in section if key.endswith('_opt')]
+    problems = _keys(section, {**TRAIN, **dict.fromkeys(losses, (dict,))}, ('train',))
     for key in ('total_iter', 'optim_g', 'scheduler', 'pixel_opt'):
         if key not in section:
             problems.append((('train',), f"train needs '{key}'"))
     problems += _call(section.get('optim_g'), find_optimizer, ('train', 'optim_g'), ('params',))
     problems += _call(section.get('scheduler'), find_scheduler, ('train', 'scheduler'), ('optimizer', 'last_epoch'))
-    problems += _call(section.get('pixel_opt'), lambda name: lookup(LOSS_REGISTRY, name), ('train', 'pixel_opt'))
+    for key in losses:
+        problems += _call(section[key], lambda name: lookup(LOSS_REGISTRY, name), ('train', key))
     total = section.get('total_iter')
-    if isinstance(total, int) and total < 1:
-        problems.append((('train', 'total_iter'), f'train.total_iter: {total} is less than one iteration'))
+    for key in ('total_iter', 'accumulate'):
+        problems += _at_least(section, key, 1, ('train',))
     decay = section.get('ema_decay', 0)
     if isinstance(decay, int | float) and not 0 <= decay < 1:
         problems.append((('train', 'ema_decay'), f'train.ema_decay: {decay} is not in 0..1 (1 excluded)'))
-    if section.get('precision', 'fp32') not in _PRECISIONS:
-        problems.append((('train', 'precision'), f"train.precision: '{section['precision']}'{one_of('', _PRECISIONS)}"))
+    clip = section.get('clip_grad_norm')
+    if isinstance(clip, int | float) and not clip > 0:
+        problems.append(
+            (('train', 'clip_grad_norm'), f'train.clip_grad_norm: {clip} is not above 0; ~ switches it off')
+        )
+    if section.get('precision', 'fp32') not in PRECISIONS:
+        problems.append((('train', 'precision'), f"train.precision: '{section['precision']}'{one_of('', PRECISIONS)}"))
+    if section.get('compile') and section.get('checkpoint'):
+        problems.append((('train', 'checkpoint'), 'train.checkpoint: compile chooses what to keep itself; remove one'))
     periods = (section.get('scheduler') or {}).get('periods')
     if isinstance(periods, list) and isinstance(total, int) and sum(periods) < total:
         message = f'train.scheduler.periods: they end at {sum(periods)}, before total_iter {total}'
@@ -262,9 +228,16 @@ def _train(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -
     return problems
 
 
+def _at_least(section: Mapping[str, Any], key: str, least: int, path: KeyPath) -> list[Problem]:
+    value = section.get(key)
+    if isinstance(value, int) and value < least:
+        return [((*path, key), f'{".".join((*path, key))}: {value} is less than {least}')]
+    return []
+
+
 def _val(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
     del opt
-    problems = _keys(section, _VAL, ('val',))
+    problems = _keys(section, VAL, ('val',))
     if is_train and not isinstance(section.get('val_freq'), int):
         problems.append((('val',), "val needs 'val_freq', a whole number"))
     metrics = section.get('metrics')
@@ -281,13 +254,28 @@ def _val(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> 
 
 def _logger(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
     del opt, is_train
-    problems = _keys(section, _LOGGER, ('logger',))
-    if isinstance(section.get('wandb'), Mapping) and section['wandb'].get('project') is not None:
-        problems.append((('logger', 'wandb'), 'logger.wandb: not built yet; set project: ~ and use_tb_logger: true'))
-    for key in ('print_freq', 'save_checkpoint_freq'):
-        value = section.get(key)
-        if isinstance(value, int) and value < 1:
-            problems.append((('logger', key), f'logger.{key}: {value} is less than 1'))
+    problems = _keys(section, LOGGER, ('logger',))
+    for key in ('print_freq', 'save_checkpoint_freq', 'keep_last'):
+        problems += _at_least(section, key, 1, ('logger',))
+    wandb = section.get('wandb')
+    if not isinstance(wandb, Mapping):
+        return problems
+    problems += _keys(wandb, WANDB, ('logger', 'wandb'))
+    if wandb.get('project'):
+        here = ('logger', 'wandb')
+        if not section.get('use_tb_logger'):
+            problems.append((here, 'logger.wandb: it takes up what TensorBoard gets; set use_tb_logger: true'))
+        if importlib.util.find_spec('wandb') is None:
+            problems.append((here, 'logger.wandb: not installed; pip install wandb, or set project: ~'))
+    return problems
+
+
+def _dist(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
+    del opt, is_train
+    problems = _keys(section, DIST, ('dist_params',))
+    if isinstance(section.get('backend'), str) and section['backend'] not in BACKENDS:
+        message = f"dist_params.backend: '{section['backend']}'{one_of(section['backend'], BACKENDS)}"
+        problems.append((('dist_params', 'backend'), message))
     return problems
 
 
@@ -298,4 +286,5 @@ _SECTIONS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any], bool], list
     'train': _train,
     'val': _val,
     'logger': _logger,
+    'dist_params': _dist,
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from logging import Logger
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from basicsr.utils import AvgTimer, MessageLogger, get_time_str, set_random_seed
 
 from sptsr import logs
 from sptsr.data.loader import TrainStream, eval_loader, train_loader, unwrapped
+from sptsr.distributed import Ranks, start_ranks
 from sptsr.errors import UserError
-from sptsr.files import remove_temporaries, write_atomic, write_text
+from sptsr.files import remove_temporaries, write_text
 from sptsr.models.spt_model import SPTModel
 from sptsr.options import Options, load_options
 from sptsr.progress import bar
+from sptsr.report.boards import Boards
+from sptsr.states import find_state, prune, read_state, write_state
 
 
 class _Stop:
@@ -54,6 +58,8 @@ def train_pipeline(
     fresh: bool = False,
     force: Sequence[str] = (),
     progress: bool = False,
+    launcher: str = 'none',
+    quiet: bool = False,
 ) -> SPTModel:
     """Tunes an adapter as an option file says; a run that was cut off goes on.
 
@@ -67,7 +73,9 @@ def train_pipeline(
         auto_resume: go on also when the options changed (a longer `total_iter`, say).
         fresh: put an unfinished run aside as well.
         force: `--force_yml` entries.
-        progress: show a bar; log lines then go to the log file only.
+        progress: show a live line; what is logged every `print_freq` then goes to the log file only.
+        launcher: `none`, `pytorch` or `slurm` (see `sptsr.distributed.start_ranks`).
+        quiet: no log lines but warnings on stderr; the log file still gets all.
 
     Returns:
         the model after its last iteration.
@@ -75,94 +83,90 @@ def train_pipeline(
     Raises:
         UserError: any mistake in options, data, weights or state, before a folder is made.
     """
-    if int(os.environ.get('WORLD_SIZE', '1')) > 1:
-        raise UserError(
-            'train: several processes were started, and this version trains in one; start it without torchrun'
-        )
     options = load_options(path, True, root, force)
     opt = options.opt
-    set_random_seed(opt['manual_seed'])
-    home = Path(opt['path']['experiments_root'])
-    state = None if fresh else _find_state(opt, home, options.sha256, auto_resume)
-    loaders = _Loaders(opt, state['iter'] if state else 0)
-    model: Any = build_model(opt)
-    if not isinstance(model, SPTModel):
-        raise UserError(f'model_type: {opt["model_type"]}: this command trains an SPTModel; use BasicSR for others')
-    if state:
-        model.resume_training(state)
-    elif any((home / 'models').glob('*.safetensors')):
-        home.rename(f'{home}_archived_{get_time_str()}')
-        boards = Path(root) / 'tb_logger' / opt['name']
-        if boards.exists():
-            boards.rename(f'{boards}_archived_{get_time_str()}')
-    _prepare_folders(options, home)
-    _log_start(options, model, loaders, state, quiet=progress)
-    board = _tensorboard(opt, root)
+    ranks = start_ranks(launcher, opt.get('dist_params'), cuda=opt['num_gpu'] > 0)
     try:
-        with _Stop() as stop:
-            _run(options, model, loaders, board, stop, progress)
+        opt.update(dist=ranks.world > 1, rank=ranks.rank, world_size=ranks.world)
+        set_random_seed(opt['manual_seed'])
+        home = Path(opt['path']['experiments_root'])
+        state = None if fresh else _resumed(opt, home, options.sha256, auto_resume, ranks)
+        loaders = _Loaders(opt, state['iter'] if state else 0, ranks)
+        model: Any = build_model(opt)
+        if not isinstance(model, SPTModel):
+            raise UserError(f'model_type: {opt["model_type"]}: this command trains an SPTModel; use BasicSR for others')
+        if state:
+            model.resume_training(state)
+        if ranks.first:
+            if state is None and any((home / 'models').glob('*.safetensors')):
+                _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
+            _prepare_folders(options, home)
+        ranks.wait()
+        logger = logs.setup(_log_file(opt, ranks), periodic=not progress, warnings_only=quiet or not ranks.first)
+        _log_start(logger, opt, model, loaders, state)
+        with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:
+            _run(options, model, loaders, boards, stop, progress and ranks.first)
     except UserError as error:
         raise unwrapped(error) from error
     finally:
-        if board is not None:
-            board.close()
+        ranks.close()
     return model
 
 
 class _Loaders:
     """The training stream and the validation sets of an option file."""
 
-    def __init__(self, opt: dict[str, Any], start: int) -> None:
+    def __init__(self, opt: dict[str, Any], start: int, ranks: Ranks) -> None:
         self.val = []
         for phase, data in opt['datasets'].items():
             if phase == 'train':
-                self.batch = int(data['batch_size_per_gpu'])
+                self.batch = int(data['batch_size_per_gpu']) * int(opt['train']['accumulate'])
                 dataset = build_dataset(data)
                 self.images = len(dataset)
                 self.stream = TrainStream(
-                    self.images, self.batch, opt['manual_seed'], start, int(opt['train']['total_iter'])
+                    self.images, self.batch, opt['manual_seed'], start, int(opt['train']['total_iter']), ranks
                 )
                 self.train = train_loader(dataset, data, self.stream)
             else:
-                self.val.append(eval_loader(build_dataset(data)))
+                self.val.append(eval_loader(build_dataset(data), ranks))
 
 
-def _run(options: Options, model: SPTModel, loaders: _Loaders, board: Any, stop: _Stop, progress: bool) -> None:
-    opt = options.opt
+def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, stop: _Stop, progress: bool) -> None:
+    opt, ranks = options.opt, model.ranks
     total, start = loaders.stream.stop, loaders.stream.start
     freq, save_freq = opt['logger']['print_freq'], opt['logger']['save_checkpoint_freq']
     val_freq = opt['val'].get('val_freq') or total
-    messages = MessageLogger(opt, start + 1, board)
+    messages = MessageLogger(opt, start + 1, boards.writer)
     data_timer, iter_timer = AvgTimer(), AvgTimer()
     iteration = start
     shown = bar(total, opt['name'], 'step', start, disable=not progress)
-    for batch in _until_stopped(loaders.train, stop):
+    for batch in _until_stopped(loaders.train, stop, ranks):
         data_timer.record()
         iteration += 1
-        model.update_learning_rate(iteration, warmup_iter=opt['train']['warmup_iter'])
+        _seed_step(opt['manual_seed'], ranks.rank, iteration)
+        model.update_learning_rate(iteration)
         model.feed_data(batch)
         model.optimize_parameters(iteration)
         iter_timer.record()
-        shown.update()
+        if progress:
+            _show(shown, model, iter_timer, data_timer, loaders.batch * ranks.world)
         if iteration == start + 1:
             messages.reset_start_time()
         if iteration % freq == 0 or iteration == total:
-            messages(
-                {
-                    'epoch': loaders.stream.epoch(iteration),
-                    'iter': iteration,
-                    'lrs': model.get_current_learning_rate(),
-                    'time': iter_timer.get_avg_time(),
-                    'data_time': data_timer.get_avg_time(),
-                    **model.get_current_log(),
-                }
-            )
-            if not math.isfinite(model.get_current_log()['l_pix']):
-                raise UserError(f'iteration {iteration}: the loss is not finite; lower the learning rate')
-        validate = iteration % val_freq == 0 or iteration == total
-        if validate:
+            record = {
+                'epoch': loaders.stream.epoch(iteration),
+                'iter': iteration,
+                'lrs': model.get_current_learning_rate(),
+                'time': iter_timer.get_avg_time(),
+                'data_time': data_timer.get_avg_time(),
+            }
+            losses = {name: ranks.mean(value) for name, value in model.get_current_log().items()}
+            if ranks.first:
+                messages({**record, **losses})
+                boards.add_scalar('lr', record['lrs'][0], iteration)
+        if iteration % val_freq == 0 or iteration == total:
             for loader in loaders.val:
-                model.validation(loader, iteration, board, opt['val']['save_img'])
+                model.validation(loader, iteration, boards, opt['val']['save_img'])
         if iteration % save_freq == 0 or iteration == total:
             _save(options, model, iteration)
         data_timer.start()
@@ -173,63 +177,73 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, board: Any, stop:
             _save(options, model, iteration)
         logs.get().info('Stopped at iteration %d of %d; the same command goes on.', iteration, total)
         return
-    model.save(-1, total, str(Path(opt['path']['models']) / 'net_g_latest.safetensors'))
-    logs.get().info('Done: %d iterations. Adapter: %s', total, Path(opt['path']['models']) / 'net_g_latest.safetensors')
+    target = Path(opt['path']['models']) / 'net_g_latest.safetensors'
+    if ranks.first:
+        model.save(-1, total, str(target))
+    ranks.wait()
+    logs.get().info('Done: %d iterations. Adapter: %s', total, target)
 
 
-def _until_stopped(loader: Any, stop: _Stop) -> Iterator[Any]:
-    """Yields batches until a signal asks to stop."""
+def _until_stopped(loader: Any, stop: _Stop, ranks: Ranks) -> Iterator[Any]:
+    """Yields batches until a signal asks any rank to stop; then all ranks stop after the same iteration."""
     batches = iter(loader)
-    while not stop.asked:
+    while True:
+        batch = None
         try:
-            batch = next(batches)
-        except StopIteration:
-            return
+            batch = None if stop.asked else next(batches, None)
         except (RuntimeError, OSError, EOFError):
-            if stop.asked:  # the signal reached the workers too, perhaps while one handed over a batch
-                return
-            raise
-        if not stop.asked:
-            yield batch
+            if not stop.asked:  # else the signal reached the workers too, perhaps while one handed over a batch
+                raise
+        if ranks.any(stop.asked or batch is None):
+            return
+        yield batch
+
+
+def _seed_step(seed: int, rank: int, iteration: int) -> None:
+    """Makes what a step draws (a unit with dropout, say) a function of seed, rank and iteration."""
+    digest = hashlib.blake2b(f'{seed} {rank} {iteration}'.encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, 'little') >> 1)
+
+
+def _show(shown: Any, model: SPTModel, iter_timer: AvgTimer, data_timer: AvgTimer, images: int) -> None:
+    """Brings the live line up to date; `images` is how many a step sees."""
+    step, wait = iter_timer.get_current_time(), data_timer.get_current_time()
+    shown.set_postfix_str(
+        ', '.join(f'{name} {value:.4g}' for name, value in model.get_current_log().items())
+        + f', lr {model.get_current_learning_rate()[0]:.2e}, {images / step:.1f} images/s, data {wait / step:.0%}',
+        refresh=False,
+    )
+    shown.update()
 
 
 def _save(options: Options, model: SPTModel, iteration: int) -> None:
     """Writes the adapter, then the state that refers to it; each is whole or not there."""
-    model.save(-1, iteration)
-    state = {**model.training_state(), 'iter': iteration, 'options_sha256': options.sha256}
-    target = Path(options.opt['path']['training_states']) / f'{iteration}.state'
-    write_atomic(target, lambda temporary: torch.save(state, temporary))
+    if model.ranks.first:
+        path = options.opt['path']
+        model.save(-1, iteration)
+        state = {**model.training_state(), 'iter': iteration, 'options_sha256': options.sha256}
+        write_state(Path(path['training_states']) / f'{iteration}.state', state)
+        keep_last = options.opt['logger']['keep_last']
+        if keep_last:
+            best = {m['iter'] for metrics in model.best_metric_results.values() for m in metrics.values()}
+            prune(Path(path['training_states']), Path(path['models']), keep_last, best)
+    model.ranks.wait()
 
 
-def _find_state(opt: dict[str, Any], home: Path, sha256: str, auto_resume: bool) -> dict[str, Any] | None:
-    """Returns the newest whole state to go on from; None starts anew."""
-    named = opt['path'].get('resume_state')
-    if named:
-        return _read_state(Path(named))
-    folder = home / 'training_states'
-    found = sorted(folder.glob('*.state'), key=lambda p: int(p.stem) if p.stem.isdigit() else -1, reverse=True)
-    for path in found:
-        try:
-            state = _read_state(path)
-        except UserError as error:
-            print(f'sptsr: skipping a damaged state: {error}', file=sys.stderr)
-            continue
-        same = state['options_sha256'] == sha256
-        unfinished = state['iter'] < int(opt['train']['total_iter'])
-        if (same or auto_resume) and (unfinished or auto_resume):
-            return state
-        return None
-    return None
+def _resumed(opt: dict[str, Any], home: Path, sha256: str, auto_resume: bool, ranks: Ranks) -> dict[str, Any] | None:
+    """Returns the state that all ranks go on from, as the first one finds it; None starts anew."""
+    state = None
+    if ranks.first:
+        named = opt['path'].get('resume_state')
+        total = int(opt['train']['total_iter'])
+        state = read_state(Path(named)) if named else find_state(home / 'training_states', sha256, total, auto_resume)
+    return ranks.gather(state)[0]
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-        if not {'iter', 'options_sha256', 'params'} <= state.keys():
-            raise ValueError('not a state of sptsr')
-    except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        raise UserError(f'{path}: not a readable training state ({type(error).__name__}); use an older one') from error
-    return {**state, 'path': str(path)}
+def _put_aside(*folders: Path) -> None:
+    for folder in folders:
+        if folder.exists():
+            folder.rename(f'{folder}_archived_{get_time_str()}')
 
 
 def _prepare_folders(options: Options, home: Path) -> None:
@@ -240,15 +254,19 @@ def _prepare_folders(options: Options, home: Path) -> None:
     write_text(home / Path(options.path).name, command + yaml.safe_dump(options.given, sort_keys=False))
 
 
-def _log_start(options: Options, model: SPTModel, loaders: _Loaders, state: dict[str, Any] | None, quiet: bool) -> None:
-    opt = options.opt
-    logger = logs.setup(Path(opt['path']['log']) / f'train_{opt["name"]}_{get_time_str()}.log', quiet)
+def _log_file(opt: dict[str, Any], ranks: Ranks) -> Path | None:
+    return Path(opt['path']['log']) / f'train_{opt["name"]}_{get_time_str()}.log' if ranks.first else None
+
+
+def _log_start(
+    logger: Logger, opt: dict[str, Any], model: SPTModel, loaders: _Loaders, state: dict[str, Any] | None
+) -> None:
     counts = model.parameter_counts()
     logger.info(
-        '%s: %d images, batch %d, %d iterations; tuning %s of %s parameters (%.2f %%) on %s',
+        '%s: %d images, batch %s, %d iterations; tuning %s of %s parameters (%.2f %%) on %s',
         opt['name'],
         loaders.images,
-        loaders.batch,
+        f'{loaders.batch} on each of {model.ranks.world} ranks' if model.ranks.world > 1 else loaders.batch,
         loaders.stream.stop,
         f'{counts["trainable"]:,}',
         f'{counts["total"]:,}',
@@ -257,14 +275,6 @@ def _log_start(options: Options, model: SPTModel, loaders: _Loaders, state: dict
     )
     if state:
         logger.info('Going on from iteration %d (%s)', state['iter'], state['path'])
-
-
-def _tensorboard(opt: dict[str, Any], root: str | os.PathLike[str]) -> Any:
-    if not opt['logger']['use_tb_logger']:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(Path(root) / 'tb_logger' / opt['name']))
 
 
 if __name__ == '__main__':

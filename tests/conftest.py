@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -164,3 +165,15 @@ def run_process(*arguments: object, cwd: Path | None = None) -> subprocess.Compl
     """Runs `sptsr` in a process of its own."""
     command = [sys.executable, '-m', 'sptsr', *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def here(photographs: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the photographs in `set/` and good options in `train.yml` and `test.yml`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photographs, tmp_path / 'set')
+    for name in ('train', 'test'):
+        options = base_options(tmp_path / 'set', trains=name == 'train')
+        options['network_g']['backbone_weights'] = str(tiny_weights)
+        write_options(tmp_path / f'{name}.yml', options)
+    return tmp_path

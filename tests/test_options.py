@@ -23,20 +23,20 @@ def test_numbers_without_a_dot_are_numbers(tmp_path: Path):
     assert read_scalar('~') is None
 
 
-@pytest.mark.parametrize(
-    ('text', 'match'),
-    [
-        ('a: 1\nb: 2\na: 3\n', r"x\.yml:3: 'a' stands twice in this section \(first in line 1\)"),
-        ('a: {b: 1, b: 2}\n', r"x\.yml:1: 'b' stands twice"),
-        ('a: !!python/object/apply:os.system ["touch owned"]\n', r'x\.yml:1: could not determine a constructor'),
-        ('a: !!python/name:os.system\n', r'x\.yml:1:'),
-        ('a: [1, 2\nb: 3\n', r'x\.yml:2: '),
-        ('- 1\n- 2\n', 'holds no "key: value" lines'),
-        ('', 'holds no "key: value" lines'),
-        ('a: &a [*a]\n', r'x\.yml:1: an alias that contains itself'),
-        ('a: "\\x', r'x\.yml'),
-    ],
-)
+BAD_YAML = [
+    ('a: 1\nb: 2\na: 3\n', r"x\.yml:3: 'a' stands twice in this section \(first in line 1\)"),
+    ('a: {b: 1, b: 2}\n', r"x\.yml:1: 'b' stands twice"),
+    ('a: !!python/object/apply:os.system ["touch owned"]\n', r'x\.yml:1: could not determine a constructor'),
+    ('a: !!python/name:os.system\n', r'x\.yml:1:'),
+    ('a: [1, 2\nb: 3\n', r'x\.yml:2: '),
+    ('- 1\n- 2\n', 'holds no "key: value" lines'),
+    ('', 'holds no "key: value" lines'),
+    ('a: &a [*a]\n', r'x\.yml:1: an alias that contains itself'),
+    ('a: "\\x', r'x\.yml'),
+]
+
+
+@pytest.mark.parametrize(('text', 'match'), BAD_YAML)
 def test_yaml_is_data(tmp_path: Path, text: str, match: str):
     (tmp_path / 'x.yml').write_text(text)
     with pytest.raises(UserError, match=match) as caught:
@@ -64,6 +64,12 @@ def test_a_good_file_is_completed(photographs: Path, tmp_path: Path):
     assert options.sha256 == load_options(path, True, tmp_path / 'other').sha256
 
 
+TRAIN = {
+    'total_iter': 6,
+    'optim_g': {'type': 'Adam', 'lr': 1e-3},
+    'scheduler': {'type': 'MultiStepLR', 'milestones': [4]},
+    'pixel_opt': {'type': 'L1Loss'},
+}
 MISTAKES = {
     # change of the options, then what the report must say
     'unknown top key': (('nam', 'x'), "unknown key 'nam'; did you mean 'name'"),
@@ -94,7 +100,7 @@ MISTAKES = {
     'weights': (('network_g', 'backbone_weights', '/no.pth'), 'backbone_weights: /no.pth: no such file'),
     'adapter': (('path', {'pretrain_network_g': '/no.safetensors'}), 'pretrain_network_g: /no.safetensors: no such'),
     'strict': (('path', {'strict_load_g': False}), 'weights are always loaded strictly'),
-    'wandb': (('logger', 'wandb', {'project': 'x'}), 'logger.wandb: not built yet'),
+    'wandb': (('logger', 'wandb', {'project': 'x'}), 'logger.wandb: it takes up what TensorBoard gets'),
     'optimiser': (('train', 'optim_g', 'type', 'Adaam'), "no optimiser .* 'Adaam'; did you mean 'Adam'"),
     'optimiser key': (('train', 'optim_g', 'lrr', 1.0), "Adam takes no 'lrr'; did you mean 'lr'"),
     'scheduler': (('train', 'scheduler', 'type', 'MultistepLR'), "did you mean 'MultiStepLR'"),
@@ -105,11 +111,19 @@ MISTAKES = {
     ),
     'loss': (('train', 'pixel_opt', 'type', 'L1Los'), "did you mean 'L1Loss'"),
     'loss key': (('train', 'pixel_opt', 'los_weight', 1), "did you mean 'loss_weight'"),
-    'total_iter': (('train', 'total_iter', 0), 'less than one iteration'),
+    'total_iter': (('train', 'total_iter', 0), 'total_iter: 0 is less than 1'),
     'total_iter text': (('train', 'total_iter', 'many'), "train.total_iter must be a whole number, got text 'many'"),
     'boolean': (('train', 'channels_last', 'yess'), 'train.channels_last must be true or false'),
     'ema': (('train', 'ema_decay', 1.5), 'not in 0..1'),
     'precision': (('train', 'precision', 'fp8'), "train.precision: 'fp8'"),
+    'accumulate': (('train', 'accumulate', 0), 'train.accumulate: 0 is less than 1'),
+    'clip': (('train', 'clip_grad_norm', -1), 'train.clip_grad_norm: -1 is not above 0'),
+    'both': (('train', {**TRAIN, 'compile': True, 'checkpoint': True}), 'compile chooses what to keep itself'),
+    'other loss': (('train', 'edge_opt', {'type': 'EdgeLos'}), "no loss is called 'EdgeLos'"),
+    'keep_last': (('logger', 'keep_last', 0), 'logger.keep_last: 0 is less than 1'),
+    'backend': (('dist_params', {'backend': 'ncl'}), "dist_params.backend: 'ncl'; did you mean 'nccl'"),
+    'dist key': (('dist_params', {'prt': 1}), "unknown key 'dist_params.prt'; did you mean 'port'"),
+    'ladder': (('network_g', 'unit', 'path', 3), "'path' of ModulationUnit must be text"),
     'num_gpu': (('num_gpu', 'all'), "'all' is neither a number nor auto"),
     'name': (('name', 'a/b'), "'a/b' cannot be a folder's name"),
     'plugins': (('plugins', 'x.py'), 'plugins must be a list'),

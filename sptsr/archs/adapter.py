@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.errors import UserError
-from sptsr.files import write_atomic
+from sptsr.files import sha256_tensors, write_bytes
 from sptsr.version import __version__
 
 _FORMAT = 'sptsr-adapter-1'
@@ -54,17 +54,18 @@ def save_adapter(
     tensors = {f'params.{name}': value for name, value in net.adapter_state().items()}
     if params_ema is not None:
         tensors |= {f'params_ema.{name}': value for name, value in params_ema.items()}
+    # clone: safetensors refuses tensors that share storage, and channels-last ones must become plain
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     record = {
         'network_g': dict(network_g),
         'backbone_sha256': net.backbone_digest(),
         'iteration': iteration,
         'sptsr': __version__,
+        'sha256': sha256_tensors(plain),
     }
     # One metadata key: safetensors writes several in a random order, and equal runs must give equal bytes.
     metadata = {_FORMAT: json.dumps(record, sort_keys=True)}
-    # clone: safetensors refuses tensors that share storage, and channels-last ones must become plain
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(plain, temporary, metadata))
+    write_bytes(path, serialize(plain, metadata))  # its own writer has errors of its own for a full disk
 
 
 def read_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -80,6 +81,8 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
     if _FORMAT not in metadata:
         raise UserError(f'{path}: not an adapter of this format ({_FORMAT}); it is a .safetensors written by sptsr')
     record = json.loads(metadata[_FORMAT])
+    if record.get('sha256', '') != sha256_tensors(tensors):
+        raise UserError(f'{path}: damaged (its tensors have another checksum); copy it again or take another')
     groups: dict[str, dict[str, Tensor]] = {'params': {}, 'params_ema': {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition('.')

@@ -109,6 +109,13 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
 
 
 @torch.no_grad()
+def out_channels(net: nn.Module, placement: Placement) -> int:
+    """Returns the channels of what a network returns, by running it once."""
+    probe = placement.probe
+    return net(_probe(placement.sizes, placement.in_channels) if probe is None else probe).shape[1]
+
+
+@torch.no_grad()
 def probe_of(net: nn.Module, sizes: SizeRules) -> Tensor:
     """Returns an image that the network takes: colour, and if it takes none, gray, RGB with alpha, or two."""
     failure = ''

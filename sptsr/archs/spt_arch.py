@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sptsr.archs.backbone import build_network, call_backbone, place
+from sptsr.archs.backbone import build_network, call_backbone, out_channels, place
 from sptsr.archs.regions import RegionMap
 from sptsr.archs.resize import prior_to_site, regions_to_site
 from sptsr.archs.sites import Grid
-from sptsr.archs.units import SPTUnit
+from sptsr.archs.units import Join, SPTUnit
 from sptsr.archs.weights import load_strictly, read_weights, state_digest
 from sptsr.codes import MAX_MASKS, MaskCodes
 from sptsr.errors import UserError
@@ -30,6 +30,7 @@ class _Call:
     prior: Tensor  # S
     grid: Grid  # where its pixels lie on the LQ image
     regions: RegionMap | None
+    learns: bool  # whether gradients are wanted
     at_site: dict[tuple[tuple[int, int], Grid], RegionMap] = field(default_factory=dict)
 
 
@@ -82,6 +83,13 @@ class SPTNet(nn.Module):
         self.units = nn.ModuleList(unit_class(site.channels, **unit_arguments) for site in self.sites)
         self.num_masks = num_masks
         self.stem = unit_class.make_stem(placement.in_channels, num_masks, self._unit(0).width)
+        self.ladder = self._unit(0).path == 'ladder'
+        if self.ladder:
+            last = self.sites[-1].grid
+            plain = last.border == 0 and last.stride >= 1 and last.stride == int(last.stride)
+            self.rung = Grid(last.stride) if plain else Grid()  # where the pixels of S lie when it is joined
+            factor = self.scale * int(self.rung.stride)
+            self.join = Join(self._unit(0).width, out_channels(self.backbone, placement), factor)
         self.uses_masks = unit_class.uses_masks
         self.uses_regions = unit_class.uses_regions
         self.enabled = True
@@ -111,13 +119,30 @@ class SPTNet(nn.Module):
         if not self.enabled:
             return call_backbone(self.backbone, lq, sigma)
         codes = self._codes(lq, masks) if self.uses_masks else None
+        if not (self.ladder and torch.is_grad_enabled() and lq.device.type == 'cpu' and len(lq) > 1):
+            return self._restore(lq, codes, sigma)
+        # Nothing of the backbone is kept for a backward pass, so its batch need not be there at once.
+        parts = []
+        for n in range(len(lq)):
+            own = None if codes is None else codes.rows(n, n + 1)
+            parts.append(self._restore(lq[n : n + 1], own, None if sigma is None else sigma[n : n + 1]))
+        return torch.cat(parts)
+
+    def _restore(self, lq: Tensor, codes: MaskCodes | None, sigma: Tensor | None) -> Tensor:
         prior = self.stem(lq, codes)
         regions = RegionMap.of(codes, self.num_masks) if self.uses_regions and codes is not None else None
-        self._call = _Call((lq.shape[-2], lq.shape[-1]), prior, Grid(), regions)
+        size = (lq.shape[-2], lq.shape[-1])
+        self._call = call = _Call(size, prior, Grid(), regions, torch.is_grad_enabled())
         try:
-            return call_backbone(self.backbone, lq, sigma)
+            if not self.ladder:
+                return call_backbone(self.backbone, lq, sigma)
+            with torch.no_grad():
+                output = call_backbone(self.backbone, lq, sigma)
         finally:
             self._call = None
+        step = int(self.rung.stride)
+        prior = prior_to_site(call.prior, call.grid, (-(-size[0] // step), -(-size[1] // step)), self.rung)
+        return output + self.join(prior)[..., : output.shape[-2], : output.shape[-1]]
 
     def train(self, mode: bool = True) -> SPTNet:
         """Sets the mode of stem and units; the backbone stays in eval mode."""
@@ -167,8 +192,12 @@ class SPTNet(nn.Module):
         call = self._call
         if call is None:  # units are off, or the backbone was called by itself
             return None
+        with torch.set_grad_enabled(call.learns):
+            return self._refined(number, call, output, [*args, *kwargs.values()])
+
+    def _refined(self, number: int, call: _Call, output: Any, given: list[Any]) -> Tensor | None:
         site, unit = self.sites[number], self._unit(number)
-        features = site.to_map(output, [*args, *kwargs.values()], call.size)
+        features = site.to_map(output, given, call.size)
         size = (features.shape[-2], features.shape[-1])
         prior = prior_to_site(call.prior, call.grid, size, site.grid)
         call.grid = site.grid
@@ -179,7 +208,7 @@ class SPTNet(nn.Module):
             if place not in call.at_site:
                 call.at_site[place] = regions_to_site(call.regions, *place)
             features, call.prior = unit(features, prior, call.at_site[place])
-        return site.from_map(features)
+        return None if self.ladder else site.from_map(features)
 
     @torch.inference_mode(False)
     def _check_gradients(self, probe: Tensor) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sptsr.archs.regions import RegionMap
 from sptsr.codes import MaskCodes
@@ -81,6 +82,25 @@ class PlainStem(MaskStem):
         return self[2](self[1](F.conv2d(lq, repeated.sum(dim=1), bias, padding=1)))
 
 
+class Join(nn.Sequential):
+    """Ends a ladder: the last S becomes a correction of the restored image, and starts as none.
+
+        correction = shuffle(conv3x3(LeakyReLU(S)))
+
+    Args:
+        width: channels of S.
+        out_channels: of the restored image.
+        factor: size of the restored image over size of S, a whole number.
+    """
+
+    def __init__(self, width: int, out_channels: int, factor: int) -> None:
+        last = nn.Conv2d(width, out_channels * factor**2, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+        super().__init__(nn.LeakyReLU(0.1), last, nn.PixelShuffle(factor))
+
+
 class SPTUnit(nn.Module):
     """What every unit is: refines a feature with the prior representation.
 
@@ -90,10 +110,13 @@ class SPTUnit(nn.Module):
     Attributes:
         uses_masks: whether the network must be given masks.
         uses_regions: whether `forward` is given the masks at the site's resolution as a third argument.
+        path: `inline`, where F' goes on through the backbone; or `ladder`, where only S' counts: it ends in
+            a correction of the restored image (see `Join`), and nothing is back-propagated through the backbone.
     """
 
     uses_masks: ClassVar[bool] = True
     uses_regions: ClassVar[bool] = False
+    path: str = 'inline'
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -129,16 +152,22 @@ class ModulationUnit(SPTUnit):
     Args:
         channels: C, of the feature at the site.
         width: channels of the prior representation.
+        path: see `SPTUnit`; on a `ladder` there is no o, and F stays as it is.
     """
 
-    def __init__(self, channels: int, width: int = 16) -> None:
+    def __init__(self, channels: int, width: int = 16, path: Literal['inline', 'ladder'] = 'inline') -> None:
         super().__init__(channels, width)
+        if path not in ('inline', 'ladder'):
+            raise ValueError(f"path must be inline or ladder, not '{path}'")
+        self.path = path
         self.query = nn.Conv2d(channels, width, 1)
         self.mix = nn.Sequential(
             nn.Conv2d(2 * width, width, 1),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(0.1, inplace=True),
             nn.Conv2d(width, width, 3, padding=1, groups=width),
         )
+        if path == 'ladder':
+            return
         self.act = nn.LeakyReLU(0.1)
         self.out = nn.Conv2d(width, 2 * channels, 1)
         nn.init.zeros_(self.out.weight)
@@ -151,10 +180,21 @@ class ModulationUnit(SPTUnit):
         return self.modulate(features, prior + self.mix(torch.cat([query, prior], dim=1)))
 
     def modulate(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns F (1 + gamma) + beta and S', with gamma and beta read off S'."""
+        """Returns F (1 + gamma) + beta and S', with gamma and beta read off S'; on a ladder, F and S'."""
+        if self.path == 'ladder':
+            return features, prior
+        if not torch.is_grad_enabled():
+            return self._scale_and_shift(features, prior), prior
+        # gamma and beta are twice as large as F and come of one small convolution: they are made again for
+        # the backward pass, not kept.
+        refined = checkpoint(self._scale_and_shift, features, prior, use_reentrant=False, preserve_rng_state=False)
+        assert isinstance(refined, Tensor)
+        return refined, prior
+
+    def _scale_and_shift(self, features: Tensor, prior: Tensor) -> Tensor:
         gamma, beta = self.out(self.act(prior)).to(features.dtype).chunk(2, dim=1)
         # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
-        return (features + beta).addcmul_(features, gamma), prior
+        return (features + beta).addcmul_(features, gamma)
 
 
 @register(UNIT_REGISTRY)

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from sptsr.distributed import Ranks
 from sptsr.errors import UserError
 from sptsr.priors.prior import collate as collate_priors
+
+_ALONE = Ranks()
 
 
 class SeededIndex(int):
@@ -44,16 +47,14 @@ class TrainStream(Sampler[list[int]]):
         seed: of the run.
         start: iterations already made.
         stop: iterations to make in all.
-        rank, world: this process, and the number of processes.
+        ranks: this process among those that share the run.
     """
 
-    def __init__(
-        self, length: int, batch: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, length: int, batch: int, seed: int, start: int, stop: int, ranks: Ranks = _ALONE) -> None:
         if length < 1 or batch < 1:
             raise ValueError(f'need at least one image and a batch of one, got {length} and {batch}')
         self.length, self.batch, self.seed = length, batch, seed
-        self.start, self.stop, self.rank, self.world = start, stop, rank, world
+        self.start, self.stop, self.rank, self.world = start, stop, ranks.rank, ranks.world
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
@@ -124,9 +125,10 @@ def train_loader(dataset: Any, opt: dict[str, Any], stream: TrainStream) -> Data
     )
 
 
-def eval_loader(dataset: Any) -> DataLoader:
-    """Returns the loader of a validation or test set: one image a batch, in order."""
-    return DataLoader(NamedErrors(dataset), batch_size=1, shuffle=False, num_workers=0, collate_fn=collate)
+def eval_loader(dataset: Any, ranks: Ranks = _ALONE) -> DataLoader:
+    """Returns the loader of a validation or test set: one image a batch, in order; each rank has its share."""
+    share = range(ranks.rank, len(dataset), ranks.world)
+    return DataLoader(NamedErrors(dataset), batch_size=1, sampler=share, num_workers=0, collate_fn=collate)
 
 
 def unwrapped(error: UserError) -> UserError:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel
+from basicsr.utils import tensor2img
 from torch import Tensor
 
 from sptsr import logs
@@ -19,10 +19,12 @@ from sptsr.archs.backbone import build_network, call_backbone, size_rules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
 from sptsr.codes import MaskCodes
+from sptsr.distributed import Ranks
 from sptsr.errors import UserError
-from sptsr.optim import find_optimizer, find_scheduler
+from sptsr.models.tuner import Batch, NotFinite, Tuner
 from sptsr.registry import MODEL_REGISTRY, register
-from sptsr.report.metrics import Results, evaluate
+from sptsr.report.boards import Boards
+from sptsr.report.metrics import Results, evaluate, rgb_of
 from sptsr.sizing import restore_padded, restore_tiled
 
 
@@ -45,7 +47,7 @@ class SPTModel(BaseModel):
         if load_path is not None:
             self._load(load_path)
         self.net_g.eval()
-        self.params_ema: dict[str, Tensor] = {}
+        self.ranks = Ranks(opt['rank'], opt['world_size'])
         self.best_metric_results: dict[str, Any] = {}
         self.validation_results: dict[str, Results] = {}
         self.log_dict: OrderedDict[str, float] = OrderedDict()
@@ -66,26 +68,20 @@ class SPTModel(BaseModel):
         return self.net_g
 
     def init_training_settings(self) -> None:
-        """Makes loss, optimiser, schedulers and moving average."""
-        train = self.opt['train']
+        """Makes what tunes the adapter; `optimizers` and `schedulers` are there for BasicSR's own code."""
         self.net.train()
-        if train.get('channels_last'):
-            self.net_g.to(memory_format=torch.channels_last)
-        self.memory_format = torch.channels_last if train.get('channels_last') else torch.contiguous_format
-        self.autocast = train.get('precision', 'fp32') == 'bf16'
-        self.ema_decay = float(train.get('ema_decay', 0))
-        if self.ema_decay > 0:
-            self.params_ema = {name: value.detach().clone() for name, value in self.net.adapter_state().items()}
-        self.cri_pix = build_loss(train['pixel_opt']).to(self.device)
+        self.tuner = Tuner(self.net, self.opt['train'], self.ranks)
+        self.optimizers = [self.tuner.optimizer]
+        self.schedulers = [self.tuner.scheduler]
 
-        optim = dict(train['optim_g'])
-        self.optimizer_g = find_optimizer(optim.pop('type'))(self.net.adapter_parameters().values(), **optim)
-        self.optimizers = [self.optimizer_g]
-        schedule = dict(train['scheduler'])
-        self.schedulers = [find_scheduler(schedule.pop('type'))(self.optimizer_g, **schedule)]
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """Sets the learning rate of an iteration, counted from 1; `warmup_iter` stands in the options."""
+        del warmup_iter
+        self.tuner.set_rates(current_iter)
 
     def feed_data(self, data: dict[str, Any]) -> None:
         """Moves a batch to the device; its masks go there as codes."""
+        self.lq_paths = data.get('lq_path', [])
         self.lq = data['lq'].to(self.device, non_blocking=True)
         self.gt = data['gt'].to(self.device, non_blocking=True) if 'gt' in data else None
         self.sigma = data['sigma'].to(self.device, non_blocking=True) if 'sigma' in data else None
@@ -94,43 +90,30 @@ class SPTModel(BaseModel):
             prior = data.get('prior')
             if not isinstance(prior, MaskCodes):
                 raise UserError(
-                    f'{data["lq_path"][0]}: the unit uses masks but this dataset has no prior; '
+                    f'{self.lq_paths[0]}: the unit uses masks but this dataset has no prior; '
                     'use PriorPairedImageDataset with dataroot_prior, or PlainUnit'
                 )
             self.masks = prior.to(self.device, non_blocking=True)
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Makes one step on the batch that was fed."""
-        del current_iter
+        """Makes one step on the batch that was fed; raises UserError when it gives no finite numbers."""
         assert self.gt is not None
-        self.optimizer_g.zero_grad(set_to_none=True)
-        lq = self.lq.contiguous(memory_format=self.memory_format)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            output = self.net_g(lq, self.masks, self.sigma)
-        loss = self.cri_pix(output.float(), self.gt)
-        loss.backward()
-        self.optimizer_g.step()
-        self.log_dict = OrderedDict(l_pix=loss.item())
-        if self.ema_decay > 0:
-            self._update_ema()
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        for name, value in self.net.adapter_state().items():
-            average = self.params_ema[name]
-            if value.is_floating_point():
-                average.lerp_(value, 1 - self.ema_decay)
-            else:
-                average.copy_(value)
+        try:
+            self.log_dict = OrderedDict(self.tuner.step(Batch(self.lq, self.gt, self.masks, self.sigma)))
+        except NotFinite as error:
+            files = ', '.join(self.lq_paths)
+            raise UserError(
+                f'iteration {current_iter}: {error}; lower the learning rate or set clip_grad_norm, or look at {files}'
+            ) from error
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within it the network has the moving average of its adapter, if there is one."""
-        if not self.params_ema:
+        if not self.is_train or not self.tuner.params_ema:
             yield
             return
         own = {name: value.detach().clone() for name, value in self.net.adapter_state().items()}
-        load_params(self.net, self.params_ema, 'params_ema')
+        load_params(self.net, self.tuner.params_ema, 'params_ema')
         try:
             yield
         finally:
@@ -170,20 +153,36 @@ class SPTModel(BaseModel):
             )
 
     def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
-        """Evaluates a dataset; the results stay in `validation_results[name]`."""
+        """Evaluates a dataset; the results stay in `validation_results[name]`.
+
+        Args:
+            dataloader: from `sptsr.data.loader.eval_loader`.
+            current_iter: names the pictures in training.
+            tb_logger: a `Boards`, anything else with `add_scalar`, or None.
+            save_img: write the restored images.
+        """
         name = dataloader.dataset.opt['name']
         val = self.opt['val']
         folder = Path(self.opt['path']['visualization']) / name if save_img else None
         suffix = f'_{current_iter}' if self.is_train else f'_{val["suffix"]}' if val.get('suffix') else ''
+
+        def show(number: int, key: str, batch: dict[str, Any], image: Any) -> None:
+            if isinstance(tb_logger, Boards) and number < tb_logger.pictures:
+                lq, gt = (rgb_of(tensor2img(batch[k])) if k in batch else None for k in ('lq', 'gt'))
+                assert lq is not None
+                tb_logger.add_picture(f'{name}/{key}', lq, rgb_of(image), gt, self.masks, int(current_iter))
+
         was_training = self.net_g.training
         self.net_g.eval()
         try:
             with self.averaged():
-                results = evaluate(self.restore, dataloader, val['metrics'], folder, suffix, val['pbar'])
+                results = evaluate(
+                    self.restore, dataloader, val['metrics'], self.ranks, folder, suffix, val['pbar'], show
+                )
         finally:
             self.net_g.train(was_training)
         self.validation_results[name] = results
-        if val['metrics']:
+        if val['metrics'] and self.ranks.first:
             self._note_validation(name, results, current_iter, tb_logger)
 
     def _note_validation(self, name: str, results: Results, current_iter: int | str, tb_logger: Any) -> None:
@@ -191,6 +190,8 @@ class SPTModel(BaseModel):
         parts = []
         for metric, record in results.items():
             text = f'{metric} {record["mean"]:.4f}'
+            if record['ci95'] is not None:
+                text += f' ± {record["ci95"]:.4f}'
             if self.is_train:
                 self._update_best_metric_result(name, metric, record['mean'], current_iter)
                 best = self.best_metric_results[name][metric]
@@ -204,19 +205,12 @@ class SPTModel(BaseModel):
         """Writes the adapter to `models/net_g_<iter>.safetensors`, or to `path`."""
         del epoch
         target = path or str(Path(self.opt['path']['models']) / f'net_g_{current_iter}.safetensors')
-        save_adapter(target, self.net, self.opt['network_g'], current_iter, self.params_ema or None)
+        save_adapter(target, self.net, self.opt['network_g'], current_iter, self.tuner.params_ema or None)
 
     def training_state(self) -> dict[str, Any]:
         """Returns all that training needs to go on, as plain values and tensors."""
-        plain = (bool, int, float, str, list, tuple)
         return {
-            'params': self.net.adapter_state(),
-            'params_ema': self.params_ema,
-            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
-            'schedulers': [
-                {key: value for key, value in scheduler.state_dict().items() if isinstance(value, plain)}
-                for scheduler in self.schedulers
-            ],
+            **self.tuner.state(),
             'best_metric_results': self.best_metric_results,
             'backbone_sha256': self.net.backbone_digest(),
         }
@@ -228,15 +222,7 @@ class SPTModel(BaseModel):
             raise UserError(
                 f'{source}: trained for another backbone or other weights; use the options it was made with'
             )
-        load_params(self.net, resume_state['params'], source)
-        if bool(resume_state['params_ema']) != bool(self.params_ema):
-            raise UserError(f'{source}: ema_decay was switched on or off since; use the options it was made with')
-        for name, value in resume_state['params_ema'].items():
-            self.params_ema[name].copy_(value)
-        for optimizer, state in zip(self.optimizers, resume_state['optimizers'], strict=True):
-            optimizer.load_state_dict(state)
-        for scheduler, state in zip(self.schedulers, resume_state['schedulers'], strict=True):
-            scheduler.load_state_dict(state)
+        self.tuner.load(resume_state, source)
         self.best_metric_results = resume_state['best_metric_results']
 
     def parameter_counts(self) -> dict[str, int]:

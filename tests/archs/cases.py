@@ -40,12 +40,14 @@ CASES = {
     'DnCNN BR': ('DnCNN', {'in_nc': 3, 'out_nc': 3, 'nc': 8, 'nb': 9, 'act_mode': 'BR'}),
 }
 UNITS = ('ModulationUnit', 'PlainUnit', 'RegionUnit')
+LADDER = 'ModulationUnit ladder'
 
 
 def make_net(case: str, unit: str = 'ModulationUnit', seed: int = 0, **options) -> SPTNet:
     torch.manual_seed(seed)
     arch, arguments = CASES[case]
-    return SPTNet({'type': arch, **arguments}, unit={'type': unit, 'width': 8}, num_masks=5, **options)
+    section = {'type': unit.split()[0], 'width': 8, **({'path': 'ladder'} if unit == LADDER else {})}
+    return SPTNet({'type': arch, **arguments}, unit=section, num_masks=5, **options)
 
 
 def inputs(height: int, width: int, batch: int = 2, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ from sptsr.errors import UserError
 from sptsr.images import ImageFolder
 from sptsr.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup
 from sptsr.sizing import restore_padded
-from tests.archs.cases import CASES, UNITS, inputs, make_net, trained
+from tests.archs.cases import CASES, LADDER, UNITS, inputs, make_net, trained
 
 SIZES = ((37, 53), (16, 16), (9, 21))
 WALKED = []
@@ -34,7 +34,7 @@ def _alone(backbone: nn.Module, net: SPTNet, lq: torch.Tensor) -> torch.Tensor:
     return restore_padded(lambda image, _: backbone(image), lq, None, net.sizes, net.scale)
 
 
-@pytest.mark.parametrize('unit', UNITS)
+@pytest.mark.parametrize('unit', [*UNITS, LADDER])
 @pytest.mark.parametrize('case', CASES)
 def test_every_recipe_with_every_unit(case: str, unit: str, tmp_path: Path):
     arch, arguments = CASES[case]
@@ -82,7 +82,7 @@ def test_every_recipe_with_every_unit(case: str, unit: str, tmp_path: Path):
 def test_all_recipes_and_units_were_walked():
     assert {arch for arch, _ in CASES.values()} == set(RECIPES)
     assert set(UNITS) == set(UNIT_REGISTRY.keys())
-    assert len(WALKED) == len(CASES) * len(UNITS) == 63
+    assert len(WALKED) == len(CASES) * (len(UNITS) + 1) == 84
 
 
 def test_masks_matter_to_modulation_and_not_to_plain():

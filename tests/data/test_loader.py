@@ -7,6 +7,7 @@ from basicsr.data import build_dataset
 
 from sptsr.codes import MaskCodes
 from sptsr.data.loader import SeededIndex, TrainStream, train_loader, unwrapped
+from sptsr.distributed import Ranks
 from sptsr.errors import UserError
 from tests.data.test_paired import _options
 
@@ -44,7 +45,7 @@ def test_seeds_differ_per_sample_epoch_and_run():
 
 
 def test_ranks_share_the_stream_of_one_process():
-    ranks = [list(TrainStream(11, 3, 2, 0, 12, rank, 2)) for rank in (0, 1)]
+    ranks = [list(TrainStream(11, 3, 2, 0, 12, Ranks(rank, 2))) for rank in (0, 1)]
     joined = [[*a, *b] for a, b in zip(*ranks, strict=True)]
     single = list(TrainStream(11, 6, 2, 0, 12))
     assert [[(int(i), i.seed) for i in b] for b in joined] == [[(int(i), i.seed) for i in b] for b in single]

@@ -1,0 +1,107 @@
+"""A frozen backbone remembers less: what only the gradient of its weights would need is not kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
+
+
+def remember_less(net: nn.Module) -> int:
+    """Makes the frozen convolutions and (leaky) ReLUs of a network keep less for the backward pass.
+
+    A convolution's input is needed for the gradient of its weights only, and torch keeps it all the same; a
+    ReLU's sign takes one byte a value, and torch keeps four. Values and gradients do not change. Modules change
+    their class to one below; names, tensors and results of the network stay as they are.
+
+    Args:
+        net: without parameters that learn.
+
+    Returns:
+        number of modules.
+    """
+    count = 0
+    for module in net.modules():
+        if type(module) is nn.Conv2d and module.padding_mode == 'zeros' and not isinstance(module.padding, str):
+            module.__class__ = FrozenConv2d
+        elif type(module) is nn.ReLU:
+            module.__class__ = FrozenReLU
+        elif type(module) is nn.LeakyReLU and module.negative_slope >= 0:
+            module.__class__ = FrozenLeakyReLU
+        else:
+            continue
+        count += 1
+    return count
+
+
+class FrozenConv2d(nn.Conv2d):
+    """A convolution with frozen weights."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and input.requires_grad) or self.weight.requires_grad:
+            return super().forward(input)
+        weight, bias = self.weight, self.bias
+        kind = input.device.type
+        if torch.is_autocast_enabled(kind):  # it does not reach into a Function
+            half = torch.get_autocast_dtype(kind)
+            input, weight, bias = input.to(half), weight.to(half), None if bias is None else bias.to(half)
+        return _Conv2d.apply(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class FrozenReLU(nn.ReLU):
+    """A ReLU that keeps signs."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return super().forward(input)
+        return _LeakyReLU.apply(input, 0.0, self.inplace)
+
+
+class FrozenLeakyReLU(nn.LeakyReLU):
+    """A leaky ReLU that keeps signs."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return super().forward(input)
+        return _LeakyReLU.apply(input, self.negative_slope, self.inplace)
+
+
+class _Conv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.geometry, ctx.shape = geometry, input.shape
+        return F.conv2d(input, weight, bias, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        (gradient,) = gradients
+        stride, padding, dilation, groups = ctx.geometry
+        result = conv2d_input(ctx.shape, weight, gradient, stride, padding, dilation, groups)
+        return (result, None, None, None, None, None, None)
+
+
+class _LeakyReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, slope: float, inplace: bool) -> Tensor:
+        positive = input > 0
+        ctx.save_for_backward(positive)
+        ctx.slope = slope
+        if not inplace:
+            return F.leaky_relu(input, slope) if slope else F.relu(input)
+        ctx.mark_dirty(input)
+        return F.leaky_relu_(input, slope) if slope else F.relu_(input)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (positive,) = ctx.saved_tensors
+        (gradient,) = gradients
+        scaled = gradient * ctx.slope
+        return torch.where(positive, gradient, scaled, out=scaled), None, None

@@ -1,0 +1,152 @@
+"""Several processes that tune one adapter: who they are, and the little that they tell each other."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sptsr.errors import UserError
+
+_PORT = 29500  # torch's own default
+_T = TypeVar('_T')
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a run. With one process every method is for free.
+
+    Attributes:
+        rank: number of this process, 0..world - 1.
+        world: how many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and talks."""
+        return self.rank == 0
+
+    @torch.no_grad()
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replaces each gradient by its mean over the ranks; all go in one exchange.
+
+        Equal batches and a loss that is a mean make that the gradient of the joint batch. Only what is
+        passed in is exchanged: the backbone is frozen and the same everywhere.
+        """
+        if self.world == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def any(self, flag: bool) -> bool:
+        """Returns whether the flag is set on any rank."""
+        if self.world == 1:
+            return flag
+        shared = torch.tensor([int(flag)])
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return bool(shared.item())
+
+    def mean(self, value: float) -> float:
+        """Returns the mean of a number over the ranks."""
+        if self.world == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64)
+        dist.all_reduce(shared)
+        return shared.item() / self.world
+
+    def gather(self, value: _T) -> list[_T]:
+        """Returns every rank's value, in the order of ranks."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Returns when all ranks have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leaves the group."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def start_ranks(launcher: str = 'none', settings: Mapping[str, Any] | None = None, cuda: bool = False) -> Ranks:
+    """Finds out which process of how many this is, and joins the others.
+
+    Args:
+        launcher: `none`, `pytorch` (torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) or
+            `slurm` (srun sets SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_STEP_NODELIST).
+        settings: `dist_params`: `backend` (`nccl` or `gloo`; by default nccl with GPUs) and `port` (slurm).
+        cuda: whether the run is on GPUs; each rank then takes the one of its local rank.
+
+    Raises:
+        UserError: several processes without a launcher (they would all write one run), or a launcher
+            whose variables are not there.
+    """
+    environment = os.environ
+    if launcher == 'none':
+        started = max(int(environment.get('WORLD_SIZE', 1)), int(environment.get('SLURM_STEP_NUM_TASKS', 1)))
+        if started > 1:
+            raise UserError(
+                f'{started} processes were started and would all write the same run; say --launcher pytorch '
+                '(torchrun) or --launcher slurm (srun)'
+            )
+        return Ranks()
+    if launcher == 'slurm':
+        _from_slurm(settings or {})
+    try:
+        rank, world, local = (int(environment[name]) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
+    except KeyError as error:
+        how = 'torchrun --nproc_per_node N -m sptsr.train -opt X.yml --launcher pytorch'
+        raise UserError(f'--launcher {launcher}: {error.args[0]} is not set; start it as `{how}`') from error
+    if cuda:
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f'--launcher {launcher}: local rank {local}, but {torch.cuda.device_count()} GPUs are here; '
+                'start one process a GPU, or set num_gpu: 0'
+            )
+        torch.cuda.set_device(local)
+    if world == 1:
+        return Ranks()
+    backend = (settings or {}).get('backend') or ('nccl' if cuda else 'gloo')
+    # What is no tensor of the adapter (flags, figures) is exchanged on the CPU, whatever the gradients take.
+    both = 'cpu:gloo,cuda:nccl' if cuda and backend == 'nccl' else 'gloo'
+    dist.init_process_group(both, timeout=timedelta(hours=2))  # ranks wait for each other's validation
+    return Ranks(rank, world)
+
+
+def _from_slurm(settings: Mapping[str, Any]) -> None:
+    """Says in torch's variables what srun says in its own."""
+    names = {'RANK': 'SLURM_PROCID', 'WORLD_SIZE': 'SLURM_NTASKS', 'LOCAL_RANK': 'SLURM_LOCALID'}
+    for name, source in names.items():
+        if source not in os.environ:
+            raise UserError(f'--launcher slurm: {source} is not set; start it with srun')
+        os.environ[name] = os.environ[source]
+    nodes = os.environ.get('SLURM_STEP_NODELIST') or os.environ.get('SLURM_NODELIST') or '127.0.0.1'
+    os.environ.setdefault('MASTER_ADDR', first_host(nodes))
+    os.environ.setdefault('MASTER_PORT', str(settings.get('port') or _PORT))
+
+
+def first_host(nodes: str) -> str:
+    """Returns the first host of a list as Slurm writes it: `a7,b2`, `node[003-005,9]`, `r[1-2]n[04,08]`."""
+    first = re.split(r',(?![^\[]*\])', nodes, maxsplit=1)[0]
+    return re.sub(r'\[(\w+)[^\]]*\]', r'\1', first)

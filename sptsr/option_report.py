@@ -1,0 +1,165 @@
+"""`sptsr options`: an option file as it is understood, each value with where it comes from; and a JSON schema."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from sptsr import keys
+from sptsr.optim import optimizers, schedulers
+from sptsr.options import complete, read_checked
+from sptsr.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    UNIT_REGISTRY,
+    lookup,
+    register_all,
+)
+from sptsr.signatures import expected_types, parameters
+from sptsr.yaml_io import KeyPath, Lines
+
+_DEFAULTS = {'train': keys.TRAIN_DEFAULTS, 'val': keys.VAL_DEFAULTS, 'logger': keys.LOGGER_DEFAULTS}
+_JSON_TYPES = {int: 'integer', float: 'number', bool: 'boolean', str: 'string', list: 'array', tuple: 'array'}
+_JSON_TYPES |= {dict: 'object', type(None): 'null'}
+
+
+def resolved(path: str | os.PathLike[str], force: Sequence[str] = (), root: str | os.PathLike[str] = '.') -> str:
+    """Returns the whole option file as YAML: `base` merged, `--force_yml` applied, defaults filled in.
+
+    A comment behind each value says where it comes from: `FILE:LINE`, `--force_yml`, `default`, or
+    `derived` (what follows from the rest, such as folders).
+
+    Args:
+        path: the option file; for training if it has a section `train`, else for a test.
+        force: `--force_yml` entries.
+        root: where outputs would go.
+
+    Raises:
+        UserError: one report of all mistakes.
+    """
+    given, lines, is_train = read_checked(path, None, force)
+    rows: list[tuple[str, str]] = []
+    _list(complete(given, is_train, root), given, lines, (), rows)
+    width = min(72, max(len(text) for text, _ in rows))
+    return '\n'.join(f'{text:<{width}}  # {origin}' if origin else text for text, origin in rows)
+
+
+def _list(value: Mapping[str, Any], given: Any, lines: Lines, path: KeyPath, rows: list[tuple[str, str]]) -> None:
+    for key, item in value.items():
+        here = (*path, str(key))
+        known = isinstance(given, Mapping) and key in given
+        indent = '  ' * len(path)
+        if isinstance(item, Mapping) and item:
+            rows.append((f'{indent}{key}:', ''))
+            _list(item, given[key] if known else None, lines, here, rows)
+            continue
+        text = yaml.safe_dump(item, default_flow_style=True, width=10**6, allow_unicode=True)
+        origin = lines.get(here, '') if known else 'default' if _is_default(here) else 'derived'
+        rows.append((f'{indent}{key}: {text.removesuffix(chr(10)).removesuffix("...").strip()}', origin))
+
+
+def _is_default(path: KeyPath) -> bool:
+    return path == ('manual_seed',) or (len(path) == 2 and path[1] in _DEFAULTS.get(path[0], {}))
+
+
+def json_schema() -> dict[str, Any]:
+    """Returns a JSON schema (draft 7) of option files, for editors: keys, types, names, arguments by `type`.
+
+    Names that a plugin registers are not in it, so an unknown `type` is left alone; `sptsr options`
+    checks those as well.
+    """
+    register_all()
+    network = _choice(ARCH_REGISTRY.keys(), lambda name: lookup(ARCH_REGISTRY, name))
+    (sptnet,) = [rule for rule in network['allOf'] if rule['if']['properties']['type']['const'] == 'SPTNet']
+    sptnet['then']['properties'] |= {
+        'backbone': {'$ref': '#/definitions/network'},
+        'unit': _choice(UNIT_REGISTRY.keys(), lambda name: lookup(UNIT_REGISTRY, name), ('channels',)),
+    }
+    loss = _choice(LOSS_REGISTRY.keys(), lambda name: lookup(LOSS_REGISTRY, name))
+    metric = _choice(METRIC_REGISTRY.keys(), lambda name: lookup(METRIC_REGISTRY, name), ('img', 'img2'), ('better',))
+    train = _object(keys.TRAIN, keys.TRAIN_DEFAULTS)
+    train['patternProperties'] = {'_opt$': loss}
+    train['properties'] |= {
+        'optim_g': _choice(optimizers(), optimizers().get, ('params',)),
+        'scheduler': _choice(schedulers(), schedulers().get, ('optimizer', 'last_epoch')),
+        'precision': {'enum': list(keys.PRECISIONS), 'default': 'fp32'},
+    }
+    val = _object(keys.VAL, keys.VAL_DEFAULTS)
+    val['properties']['metrics'] = {'type': ['object', 'null'], 'additionalProperties': metric}
+    logger = _object(keys.LOGGER, keys.LOGGER_DEFAULTS)
+    logger['properties']['wandb'] = {**_object(keys.WANDB), 'type': ['object', 'null']}
+    dist = _object(keys.DIST)
+    dist['properties']['backend'] = {'enum': list(keys.BACKENDS)}
+    top = _object({**keys.TOP, 'base': (str,)})
+    top['properties'] |= {
+        'model_type': _names(MODEL_REGISTRY.keys()),
+        'datasets': {'type': 'object', 'additionalProperties': {'$ref': '#/definitions/dataset'}},
+        'network_g': {'$ref': '#/definitions/network'},
+        'path': {**_object(keys.PATH), 'type': ['object', 'null']},
+        **{'train': train, 'val': val, 'logger': logger, 'dist_params': dist},
+    }
+    return {
+        '$schema': 'http://json-schema.org/draft-07/schema#',
+        'title': 'Option file of sptsr',
+        **top,
+        'definitions': {'network': network, 'dataset': _dataset()},
+    }
+
+
+def _dataset() -> dict[str, Any]:
+    rules = []
+    for name in DATASET_REGISTRY.keys():  # noqa: SIM118 (a registry, not a dict)
+        settings = getattr(lookup(DATASET_REGISTRY, name), 'settings', None)
+        if settings is not None:
+            rules.append(_when(name, _arguments(settings, ('scale', 'phase'))))
+    return {'type': 'object', 'properties': {'type': _names(DATASET_REGISTRY.keys())}, 'allOf': rules}
+
+
+def _choice(
+    names: Collection[str], find: Callable[[str], Any], skip: tuple[str, ...] = (), more: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Returns the schema of `{type: NAME, ...}`, with the arguments of what NAME stands for."""
+    rules = [_when(name, {**_arguments(find(name), skip), **{key: {} for key in more}}) for name in sorted(names)]
+    return {'type': 'object', 'properties': {'type': _names(names)}, 'allOf': rules}
+
+
+def _when(name: str, properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        'if': {'properties': {'type': {'const': name}}, 'required': ['type']},
+        'then': {'properties': {'type': {}, **properties}, 'additionalProperties': False},
+    }
+
+
+def _names(names: Collection[str]) -> dict[str, Any]:
+    return {'anyOf': [{'enum': sorted(names)}, {'type': 'string'}]}
+
+
+def _arguments(function: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    found = {}
+    for name, parameter in parameters(function, skip).items():
+        found[name] = _typed(expected_types(function, parameter))
+        default = parameter.default
+        if default is not inspect.Parameter.empty and isinstance(default, bool | int | float | str):
+            found[name]['default'] = default
+    return found
+
+
+def _typed(kinds: Collection[type]) -> dict[str, Any]:
+    names = sorted({_JSON_TYPES[kind] for kind in kinds if kind in _JSON_TYPES})
+    if not names or None in kinds or len(names) != len({_JSON_TYPES.get(kind) for kind in kinds}):
+        return {}
+    return {'type': names[0] if len(names) == 1 else names}
+
+
+def _object(table: Mapping[str, keys.Types], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    properties = {key: _typed(kinds) for key, kinds in table.items()}
+    for key, value in (defaults or {}).items():
+        properties[key]['default'] = value
+    return {'type': 'object', 'properties': properties, 'additionalProperties': False}

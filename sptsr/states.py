@@ -1,0 +1,80 @@
+"""Training states: written whole, checked when read, the newest good one found, old ones removed."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sptsr.errors import UserError
+from sptsr.files import write_bytes
+
+_KEYS = {'iter', 'options_sha256', 'backbone_sha256', 'params', 'optimizer', 'scheduler', 'rates', 'scaler'}
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a training state atomically; raises UserError when there is no room."""
+    buffer = io.BytesIO()  # a few times the adapter; torch turns a full disk into errors of many kinds
+    torch.save(dict(state), buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Reads a training state, its checksums included; `path` is added to it.
+
+    Raises:
+        UserError: missing, cut off, changed, or something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not look at them again
+            broken = archive.testzip()
+        if broken:
+            raise ValueError(f'{broken} has another checksum')
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        if not isinstance(state, dict) or not state.keys() >= _KEYS:
+            raise ValueError('not a state of this version of sptsr')
+    except Exception as error:  # zipfile and torch raise many kinds for a truncated or foreign file
+        raise UserError(f'{path}: not a readable training state ({error}); use an older one') from error
+    return {**state, 'path': str(path)}
+
+
+def find_state(folder: Path, sha256: str, total: int, auto_resume: bool) -> dict[str, Any] | None:
+    """Returns the newest good state that a run goes on from; None to start anew.
+
+    Args:
+        folder: of the states.
+        sha256: of the options; a state of others counts with `auto_resume` only.
+        total: iterations asked for; a finished run is none to go on from without `auto_resume`.
+        auto_resume: see above.
+    """
+    for path in sorted(folder.glob('*.state'), key=_number, reverse=True):
+        try:
+            state = read_state(path)
+        except UserError as error:
+            print(f'sptsr: passing over a damaged state: {error}', file=sys.stderr)
+            continue
+        wanted = auto_resume or (state['options_sha256'] == sha256 and state['iter'] < total)
+        return state if wanted else None
+    return None
+
+
+def prune(states: Path, models: Path, keep_last: int, keep: Collection[int] = ()) -> None:
+    """Removes all but the newest `keep_last` states and adapters; adapters of the iterations in `keep` stay."""
+    for path in sorted(states.glob('*.state'), key=_number)[:-keep_last]:
+        path.unlink(missing_ok=True)
+    numbered = [path for path in models.glob('net_g_*.safetensors') if _number(path) >= 0]
+    for path in sorted(numbered, key=_number)[:-keep_last]:
+        if _number(path) not in keep:
+            path.unlink(missing_ok=True)
+
+
+def _number(path: Path) -> int:
+    """Returns the iteration in `500.state` or `net_g_500.safetensors`, -1 where there is none."""
+    found = re.fullmatch(r'(?:net_g_)?(\d+)', path.stem)
+    return int(found[1]) if found else -1

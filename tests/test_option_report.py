@@ -1,0 +1,91 @@
+"""`sptsr options`: the whole file, where each value comes from, and the schema for editors."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from sptsr.option_report import json_schema
+from sptsr.options import load_options
+from sptsr.yaml_io import read_yaml
+from tests.conftest import base_options, run_cli, write_options
+
+OPTIONS = Path(__file__).parents[1] / 'options'
+
+
+def test_the_whole_file_with_the_origin_of_each_value(here: Path):
+    write_options(here / 'top.yml', {'base': 'train.yml', 'name': 'other', 'train': {'ema_decay': 0.5}})
+    done = run_cli('options', '-opt', 'top.yml', '--force_yml', 'train:total_iter=9', cwd=here)
+    assert done.returncode == 0, done.stderr
+    shown = yaml.safe_load(done.stdout)
+    complete = load_options(here / 'top.yml', True, '.', ['train:total_iter=9']).opt
+    assert shown == json.loads(json.dumps(complete))
+    origins = {}
+    for line in done.stdout.splitlines():
+        key, origin = re.fullmatch(r' *([^:]+):.*?(?:  # (.*))?', line).groups()  # type: ignore[union-attr]
+        origins.setdefault(key, origin)
+    lines = (here / 'top.yml').read_text().splitlines()
+    assert origins['name'] == f'top.yml:{lines.index("name: other") + 1}'
+    assert origins['ema_decay'].startswith('top.yml:')
+    assert origins['batch_size_per_gpu'].startswith('train.yml:')
+    assert origins['total_iter'] == '--force_yml'
+    assert origins['precision'] == origins['keep_last'] == origins['tile'] == 'default'
+    assert origins['phase'] == origins['models'] == 'derived'
+    test = yaml.safe_load(run_cli('options', '-opt', 'test.yml', cwd=here).stdout)
+    assert test['is_train'] is False
+    assert not (here / 'experiments').exists()
+
+
+def test_mistakes_are_reported_as_in_training(here: Path):
+    done = run_cli('options', '-opt', 'train.yml', '--force_yml', 'train:ema_decy=1', 'logger:print_frq=2', cwd=here)
+    assert done.returncode == 2
+    assert 'train.yml: 2 mistakes' in done.stderr
+    assert done.stdout == ''
+
+
+def test_the_shipped_schema_is_the_codes():
+    """After a change: sptsr options --schema > options/schema.json."""
+    assert json.loads((OPTIONS / 'schema.json').read_text()) == json_schema()
+    assert json.loads(run_cli('options', '--schema').stdout) == json_schema()
+
+
+def test_the_schema_knows_right_from_wrong(photographs: Path):
+    schema = json_schema()
+    jsonschema.Draft7Validator.check_schema(schema)
+    validator = jsonschema.Draft7Validator(schema)
+    files = sorted([*OPTIONS.glob('train/*.yml'), *OPTIONS.glob('test/*.yml')])
+    assert len(files) >= 20
+    for path in files:
+        assert list(validator.iter_errors(read_yaml(path)[0])) == [], path
+    assert list(validator.iter_errors(base_options(photographs, trains=True))) == []
+    for keys, value in (
+        (('nam',), 'x'),
+        (('train', 'ema_decy'), 0.9),
+        (('train', 'optim_g', 'lrr'), 0.1),
+        (('train', 'pixel_opt', 'los_weight'), 1),
+        (('train', 'precision'), 'fp8'),
+        (('network_g', 'unit', 'widht'), 3),
+        (('network_g', 'backbone', 'upscal'), 3),
+        (('network_g', 'num_mask'), 3),
+        (('datasets', 'train', 'use_hflp'), True),
+        (('val', 'metrics', 'psnr', 'test_y_chanel'), True),
+        (('logger', 'print_freq'), 'often'),
+    ):
+        options = base_options(photographs, trains=True)
+        options['train']['pixel_opt'] = dict(options['train']['pixel_opt'])
+        section = options
+        for key in keys[:-1]:
+            section = section[key]
+        section[keys[-1]] = value
+        assert list(validator.iter_errors(options)), keys
+
+
+@pytest.mark.parametrize('name', ['MyOwnNet', 'SomeUnit'])
+def test_names_of_plugins_are_left_alone(photographs: Path, name: str):
+    options = base_options(photographs, trains=True)
+    options['plugins'] = ['my.py']
+    options['network_g']['backbone'] = {'type': name, 'anything': 3}
+    assert list(jsonschema.Draft7Validator(json_schema()).iter_errors(options)) == []
