@@ -21,6 +21,9 @@ from sptsr.codes import MAX_MASKS, MaskCodes
 from sptsr.errors import UserError
 from sptsr.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
 
+# Images that go through a backbone together while a ladder is tuned on a CPU: fewer take longer, more take more memory.
+_LADDER_BATCH = 2
+
 
 @dataclass
 class _Call:
@@ -119,13 +122,14 @@ class SPTNet(nn.Module):
         if not self.enabled:
             return call_backbone(self.backbone, lq, sigma)
         codes = self._codes(lq, masks) if self.uses_masks else None
-        if not (self.ladder and torch.is_grad_enabled() and lq.device.type == 'cpu' and len(lq) > 1):
+        if not (self.ladder and torch.is_grad_enabled() and lq.device.type == 'cpu'):
             return self._restore(lq, codes, sigma)
         # Nothing of the backbone is kept for a backward pass, so its batch need not be there at once.
         parts = []
-        for n in range(len(lq)):
-            own = None if codes is None else codes.rows(n, n + 1)
-            parts.append(self._restore(lq[n : n + 1], own, None if sigma is None else sigma[n : n + 1]))
+        for n in range(0, len(lq), _LADDER_BATCH):
+            end = n + _LADDER_BATCH
+            own = None if codes is None else codes.rows(n, end)
+            parts.append(self._restore(lq[n:end], own, None if sigma is None else sigma[n:end]))
         return torch.cat(parts)
 
     def _restore(self, lq: Tensor, codes: MaskCodes | None, sigma: Tensor | None) -> Tensor:

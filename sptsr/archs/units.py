@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from sptsr.archs.modulation import modulate
 from sptsr.archs.regions import RegionMap
 from sptsr.codes import MaskCodes
 from sptsr.registry import UNIT_REGISTRY, register
@@ -176,25 +176,31 @@ class ModulationUnit(SPTUnit):
 
     def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
         del regions
-        query = self.query(features)
-        return self.modulate(features, prior + self.mix(torch.cat([query, prior], dim=1)))
+        return self.modulate(features, prior + self.mixed(features, prior))
+
+    def mixed(self, features: Tensor, prior: Tensor) -> Tensor:
+        """Returns g(concat(q(F), S)).
+
+        Nothing bends between q and the first layer of g, so their weights are multiplied, not their outputs:
+
+            W concat(Q F, S) = (W_F Q) F + W_S S
+        """
+        first, act, last = self.mix
+        assert isinstance(first, nn.Conv2d)
+        assert self.query.bias is not None
+        assert first.bias is not None
+        of_query, of_prior = first.weight.flatten(1).split(self.width, dim=1)
+        weight = of_query @ self.query.weight.flatten(1)
+        bias = of_query @ self.query.bias + first.bias
+        mixed = F.conv2d(features, weight[..., None, None], bias) + F.conv2d(prior, of_prior[..., None, None])
+        return last(act(mixed))
 
     def modulate(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Returns F (1 + gamma) + beta and S', with gamma and beta read off S'; on a ladder, F and S'."""
         if self.path == 'ladder':
             return features, prior
-        if not torch.is_grad_enabled():
-            return self._scale_and_shift(features, prior), prior
-        # gamma and beta are twice as large as F and come of one small convolution: they are made again for
-        # the backward pass, not kept.
-        refined = checkpoint(self._scale_and_shift, features, prior, use_reentrant=False, preserve_rng_state=False)
-        assert isinstance(refined, Tensor)
-        return refined, prior
-
-    def _scale_and_shift(self, features: Tensor, prior: Tensor) -> Tensor:
-        gamma, beta = self.out(self.act(prior)).to(features.dtype).chunk(2, dim=1)
-        # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
-        return (features + beta).addcmul_(features, gamma)
+        assert self.out.bias is not None
+        return modulate(features, self.act(prior), self.out.weight, self.out.bias), prior
 
 
 @register(UNIT_REGISTRY)
@@ -230,6 +236,5 @@ class RegionUnit(PlainUnit):
 
     def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
         assert regions is not None
-        query = self.query(features)
-        pooled = regions.pool(query)
-        return self.modulate(features, prior + self.mix(torch.cat([query, prior + pooled], dim=1)))
+        pooled = regions.pool(self.query(features))
+        return self.modulate(features, prior + self.mixed(features, prior + pooled))

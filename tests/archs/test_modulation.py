@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from sptsr.archs.modulation import modulate
+
+
+def _inputs(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    shapes = (2, 3, 4, 5), (2, 2, 4, 5), (6, 2, 1, 1), (6,)
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def _plainly(features, hidden, weight, bias):
+    gamma, beta = functional.conv2d(hidden, weight, bias).chunk(2, dim=1)
+    return features * (1 + gamma) + beta
+
+
+def test_values_and_gradients_are_those_of_the_formula():
+    inputs = _inputs()
+    torch.testing.assert_close(modulate(*inputs), _plainly(*inputs))
+    with torch.no_grad():
+        assert torch.equal(modulate(*inputs), modulate(*inputs))
+    assert torch.autograd.gradcheck(modulate, inputs)
+    for missing in range(4):  # each may stand still
+        some = [value.detach().requires_grad_(n != missing) for n, value in enumerate(_inputs())]
+        assert torch.autograd.gradcheck(modulate, some)
+
+
+def test_training_and_inference_give_the_same_bits():
+    inputs = _inputs(torch.float32)
+    with torch.no_grad():
+        still = modulate(*inputs)
+    assert torch.equal(modulate(*inputs), still)
+
+
+@pytest.mark.parametrize('half', [torch.bfloat16, torch.float16])
+def test_halves(half: torch.dtype):
+    inputs = _inputs(torch.float32)
+    with torch.autocast('cpu', half):
+        output = modulate(*inputs)
+    assert output.dtype == torch.float32  # that of the feature
+    output.sum().backward()
+    reference = _inputs(torch.float32)
+    _plainly(*reference).sum().backward()
+    for own, other in zip(inputs, reference, strict=True):
+        assert own.grad is not None
+        assert own.grad.dtype == torch.float32
+        torch.testing.assert_close(own.grad, other.grad, rtol=0.05, atol=0.1)
+
+
+def test_gamma_and_beta_are_not_kept():
+    inputs = _inputs(torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        modulate(*inputs)
+    assert sum(kept) == sum(value.numel() for value in inputs)
