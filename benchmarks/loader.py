@@ -1,10 +1,11 @@
 """Samples a second of PriorPairedImageDataset over stock PairedImageDataset, same images, disk and LMDB.
 
-    python benchmarks/loader.py --gt datasets/BSDS500/GTx4 --prior datasets/priors/BSDS400_LRx4_labels \
-        --include 'train/*' 'test/*' [--samples 400] [--rounds 11]
+    python benchmarks/loader.py --gt datasets/B100/GTx4 --prior datasets/priors/B100_LRx4_labels \
+        [--samples 400] [--rounds 11]
 
 Random 192-pixel GT crops with flips and rotations, in this process; the two are alternated, a ratio is the median over
-the rounds. The LR images (x4) and the LMDBs are made anew. Prints a table, and last one line of JSON.
+the rounds. The folder has to be flat: stock datasets look no further. The LR images (x4) and the LMDBs are made anew.
+Prints a table, and last one line of JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--gt', required=True, help='GT images, sizes multiples of 4')
     parser.add_argument('--prior', required=True, help='store of the priors of their LR images')
-    parser.add_argument('--include', nargs='+', default=[], metavar='GLOB')
     parser.add_argument('--samples', type=int, default=400)
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--rounds', type=int, default=11)
@@ -38,7 +38,7 @@ def main() -> None:
     records: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for backend, suffix in (('disk', ''), ('lmdb', '.lmdb')):
-            prepare(ImageFolder(options.gt, include=options.include), folder, 4, as_lmdb=backend == 'lmdb')
+            prepare(ImageFolder(options.gt), folder, 4, as_lmdb=backend == 'lmdb')
             records[backend] = measure(f'{folder}/GTx4{suffix}', f'{folder}/LRx4{suffix}', backend, options)
     header = ['images from', 'stock samples/s', 'ours samples/s', 'ratio']
     rows = [[k, f'{r["stock"]:.0f}', f'{r["ours"]:.0f}', f'{r["ratio"]:.3f}'] for k, r in records.items()]

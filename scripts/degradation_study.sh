@@ -18,7 +18,10 @@ for step in 'noise 15' 'noise 25' 'noise 50' 'blur 1' 'blur 2' 'jpeg 40' 'jpeg 1
     extract "$out/images/$kind$amount" "$kind$amount"
 done
 sptsr prior extract "${images[@]}" -o "$out/human" --source labels --set dir=datasets/BSDS500/segmentations
+# what chance gives: regions that mean nothing, and the priors of other images
+sptsr prior extract "${images[@]}" -o "$out/random" --source random --set like="$out/clean"
+[ -d "$out/shuffled" ] || sptsr prior shuffle "$out/clean" -o "$out/shuffled"
 stores=()
-for name in clean noise15 noise25 noise50 blur1 blur2 jpeg40 jpeg10 downsample2 downsample4; do stores+=("$out/$name"); done
+for name in clean noise15 noise25 noise50 blur1 blur2 jpeg40 jpeg10 downsample2 downsample4 random shuffled; do stores+=("$out/$name"); done
 sptsr prior compare "$out/clean" "${stores[@]:1}" -o "$out/of_clean" "${images[@]}"
 sptsr prior compare "$out/human" "${stores[@]}" -o "$out/of_human" "${images[@]}"

@@ -23,6 +23,7 @@ from torchvision.ops import batched_nms
 from sptsr.images import RGB
 from sptsr.priors.prior import Prior
 
+_CPU_POINTS = 16  # prompts decoded together on a CPU, where more take memory and save no time
 _CHUNK_BYTES = 1 << 27  # of full-size logits at a time
 _EDGE = 20.0  # pixels; a mask this near to the edge of a crop, and not of the image, is dropped
 
@@ -61,6 +62,7 @@ class Segmenter(Protocol):
     """What the loop needs of a model family."""
 
     threshold: float
+    device: torch.device
 
     def embed(self, images: Sequence[RGB]) -> list[tuple[Any, Frame]]:
         """Returns the embedding of each image, and its frame."""
@@ -153,8 +155,9 @@ def _process_crop(
     side = int(settings.points_per_side / settings.crop_n_points_downscale_factor**layer)
     points = point_grid(side) * np.array([frame.size[1], frame.size[0]], np.float64)
     found = []
-    for start in range(0, len(points), settings.points_per_batch):
-        batch = points[start : start + settings.points_per_batch]
+    step = settings.points_per_batch if model.device.type != 'cpu' else min(settings.points_per_batch, _CPU_POINTS)
+    for start in range(0, len(points), step):
+        batch = points[start : start + step]
         logits, iou = model.decode(embedding, frame, batch, settings.pred_iou_thresh)
         chunk = max(1, _CHUNK_BYTES // (4 * (frame.size[0] * frame.size[1] + logits.shape[-1] * logits.shape[-2] * 16)))
         for part in range(0, len(logits), chunk):

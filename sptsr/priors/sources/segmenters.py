@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sptsr.images import RGB
+from sptsr.priors.sources.attention import attention_by_heads
 from sptsr.priors.sources.generator import Frame
 
 _DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -28,6 +29,7 @@ class _Model:
         self.model = model.to(device).eval().requires_grad_(False)
         self.device = torch.device(device)
         self.dtype = _DTYPES[precision]
+        self.slim = self.device.type == 'cpu' and not compiled
         if compiled:
             (model.image_encoder if hasattr(model, 'image_encoder') else model.vision_encoder).compile()
 
@@ -102,7 +104,8 @@ class OfficialSam(_LongestSide):
 
     def embed(self, images: Sequence[RGB]) -> list[tuple[Any, Frame]]:
         pixels, frames = zip(*map(self.preprocess, images), strict=True)
-        with self.autocast():
+        slim = attention_by_heads(self.model.image_encoder) if self.slim else contextlib.nullcontext()
+        with self.autocast(), slim:
             features = self.model.image_encoder(torch.stack(pixels))
         return [(feature[None], frame) for feature, frame in zip(features, frames, strict=True)]
 
