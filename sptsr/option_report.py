@@ -153,7 +153,7 @@ def _arguments(function: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _typed(kinds: Collection[type]) -> dict[str, Any]:
     names = sorted({_JSON_TYPES[kind] for kind in kinds if kind in _JSON_TYPES})
-    if not names or None in kinds or len(names) != len({_JSON_TYPES.get(kind) for kind in kinds}):
+    if not names or any(kind not in _JSON_TYPES for kind in kinds):
         return {}
     return {'type': names[0] if len(names) == 1 else names}
 

@@ -81,7 +81,8 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
     if _FORMAT not in metadata:
         raise UserError(f'{path}: not an adapter of this format ({_FORMAT}); it is a .safetensors written by sptsr')
     record = json.loads(metadata[_FORMAT])
-    if record.get('sha256', '') != sha256_tensors(tensors):
+    digest = sha256_tensors(tensors)
+    if record.get('sha256', digest) != digest:  # the first adapters carried none
         raise UserError(f'{path}: damaged (its tensors have another checksum); copy it again or take another')
     groups: dict[str, dict[str, Tensor]] = {'params': {}, 'params_ema': {}}
     for name, tensor in tensors.items():
