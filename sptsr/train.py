@@ -207,12 +207,13 @@ def _seed_step(seed: int, rank: int, iteration: int) -> None:
 
 def _show(shown: Any, model: SPTModel, iter_timer: AvgTimer, data_timer: AvgTimer, images: int) -> None:
     """Brings the live line up to date; `images` is how many a step sees."""
-    step, wait = iter_timer.get_current_time(), data_timer.get_current_time()
-    shown.set_postfix_str(
-        ', '.join(f'{name} {value:.4g}' for name, value in model.get_current_log().items())
-        + f', lr {model.get_current_learning_rate()[0]:.2e}, {images / step:.1f} images/s, data {wait / step:.0%}',
-        refresh=False,
-    )
+    if sys.stderr.isatty():  # elsewhere lines are as wide as the bar alone
+        step, wait = iter_timer.get_current_time(), data_timer.get_current_time()
+        losses = ', '.join(f'{name} {value:.4g}' for name, value in model.get_current_log().items())
+        rate = model.get_current_learning_rate()[0]
+        shown.set_postfix_str(
+            f'{losses}, lr {rate:.2e}, {images / step:.1f} images/s, data {wait / step:.0%}', refresh=False
+        )
     shown.update()
 
 

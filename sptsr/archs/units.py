@@ -178,13 +178,16 @@ class ModulationUnit(SPTUnit):
         del regions
         return self.modulate(features, prior + self.mixed(features, prior))
 
-    def mixed(self, features: Tensor, prior: Tensor) -> Tensor:
-        """Returns g(concat(q(F), S)).
+    def mixed(self, features: Tensor, prior: Tensor, query: Tensor | None = None) -> Tensor:
+        """Returns g(concat(q(F), S)); `query` is q(F) where it is known.
 
-        Nothing bends between q and the first layer of g, so their weights are multiplied, not their outputs:
+        Nothing bends between q and the first layer of g, so in training their weights are multiplied, not
+        their outputs: that takes less time and memory in the backward pass, and more in the forward one.
 
             W concat(Q F, S) = (W_F Q) F + W_S S
         """
+        if not torch.is_grad_enabled():
+            return self.mix(torch.cat([self.query(features) if query is None else query, prior], dim=1))
         first, act, last = self.mix
         assert isinstance(first, nn.Conv2d)
         assert self.query.bias is not None
@@ -236,5 +239,5 @@ class RegionUnit(PlainUnit):
 
     def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
         assert regions is not None
-        pooled = regions.pool(self.query(features))
-        return self.modulate(features, prior + self.mixed(features, prior + pooled))
+        query = self.query(features)
+        return self.modulate(features, prior + self.mixed(features, prior + regions.pool(query), query))
