@@ -164,11 +164,11 @@ class SPTNet(nn.Module):
             self.enabled = before
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """Returns the trainable tensors by name (`stem.…`, `units.…`)."""
+        """Returns the trainable tensors by name (`stem.…`, `units.…`, and `join.…` of a ladder)."""
         return {name: p for name, p in self.named_parameters() if not name.startswith('backbone.')}
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """Returns tensors and buffers of stem and units by name."""
+        """Returns tensors and buffers of the adapter by name."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith('backbone.')}
 
     def backbone_digest(self) -> str:

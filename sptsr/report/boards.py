@@ -13,7 +13,7 @@ import numpy as np
 from sptsr.codes import MaskCodes
 from sptsr.images import RGB
 from sptsr.priors.prior import Prior
-from sptsr.report.pictures import mask_overlay, side_by_side
+from sptsr.report.pictures import enlarge, mask_overlay, side_by_side
 
 _SHOWN_SIDE = 480
 
@@ -88,11 +88,6 @@ class Boards:
             prior = Prior.encode(dense[dense.any(axis=(1, 2))])
             panels.append((f'{prior.count} masks', mask_overlay(lq, prior)))
         height = max(image.shape[0] for _, image in panels)
-        enlarged = [(title, _times(image, height // image.shape[0])) for title, image in panels]
-        whole = side_by_side([(title, image) for title, image in enlarged])
+        whole = side_by_side([(title, enlarge(image, height // image.shape[0])) for title, image in panels])
         shrink = max(1, height // _SHOWN_SIDE)
         self.writer.add_image(tag, np.ascontiguousarray(whole[::shrink, ::shrink]), step, dataformats='HWC')
-
-
-def _times(image: RGB, factor: int) -> RGB:
-    return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)

@@ -28,6 +28,11 @@ def mask_colours(count: int) -> npt.NDArray[np.uint8]:
     return np.round(np.array(rows).reshape(count, 3) * 255).astype(np.uint8)
 
 
+def enlarge(image: RGB, factor: int) -> RGB:
+    """Returns the image with every pixel as a square of `factor` pixels."""
+    return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
+
+
 def mask_overlay(image: RGB, prior: Prior, zoom: int = 1, strength: float = 0.45) -> RGB:
     """Paints the masks over an image, small ones on top, each with its outline.
 
@@ -40,7 +45,7 @@ def mask_overlay(image: RGB, prior: Prior, zoom: int = 1, strength: float = 0.45
     Returns:
         uint8 [zoom H, zoom W, 3].
     """
-    large = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1).astype(np.float32)
+    large = enlarge(image, zoom).astype(np.float32)
     colours = mask_colours(prior.count).astype(np.float32)
     top = np.full(prior.size, -1)
     masks = prior.decode()
@@ -70,7 +75,7 @@ def show_prior(images: ImageFolder, store: PriorStore, key: str, out: str | os.P
     image = images.read(key)
     prior = store.get(key, image)
     zoom = zoom or max(1, round(_SHOWN_SIDE / max(image.shape[:2])))
-    plain = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1)
+    plain = enlarge(image, zoom)
     title = f'{prior.count} masks, {100 * prior.coverage():.0f} % covered'
     path = Path(out) / f'{key}.png'
     write_png(path, side_by_side([(key, plain), (title, mask_overlay(image, prior, zoom))]))
