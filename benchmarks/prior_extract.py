@@ -5,9 +5,10 @@
 
 Weights are random (or --checkpoint): the time does not depend on them but for how many masks survive and how ragged
 they are. So the thresholds are set between the scores of this model on this image, --survive of the masks pass the IoU
-threshold, --stable of those the stability threshold; what the decoder upscales is smoothed, for both generators, since
-masks of noise would cost the official one's run-length coding minutes that masks of things do not. Memory is what the
-process grows by during a run (on CUDA, what torch allocates). Prints a table, and last one line of JSON.
+threshold, --stable of those the stability threshold; what the decoder upscales is smoothed and its logits are spread,
+for both generators: masks of noise would cost the official one's run-length coding minutes that masks of things do not.
+Memory is what the process grows by during a run (on CUDA, what torch allocates). Prints a table, and last one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from segment_anything.utils.amg import calculate_stability_score
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.images import RGB, decode_rgb
 from sptsr.priors.prior import Prior
-from sptsr.priors.sources.generator import GridSettings, make_prior, point_grid
+from sptsr.priors.sources.generator import GridSettings, make_prior
+from sptsr.priors.sources.grid import point_grid
 from sptsr.priors.sources.sam import load_sam
 from sptsr.priors.sources.segmenters import OfficialSam
 from sptsr.report.tables import text_table
 
+SPREAD = 10.0  # standard deviation of the logits of a random model
 SIZES = ((321, 481), (1356, 2040))
 
 
@@ -135,6 +138,15 @@ def compare(model: Any, image: RGB, options: argparse.Namespace) -> dict[str, An
     return record
 
 
+class Scale(torch.nn.Module):
+    """Multiplies the logits of a random model, which all lie near 0, where no mask of SAM's would be stable."""
+
+    factor = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
 class Smooth(torch.nn.Module):
     """Blurs what the decoder makes of the image, [B, C, 64, 64]."""
 
@@ -149,7 +161,7 @@ def make_smooth(decoder: Any) -> None:
         for layer in decoder.output_upscaling:
             if isinstance(layer, torch.nn.ConvTranspose2d):  # random taps would weave a pattern of single pixels
                 layer.weight.copy_(layer.weight.mean(dim=(2, 3), keepdim=True).expand_as(layer.weight))
-    decoder.output_upscaling = torch.nn.Sequential(Smooth(), *decoder.output_upscaling)
+    decoder.output_upscaling = torch.nn.Sequential(Smooth(), *decoder.output_upscaling, Scale())
 
 
 def between_scores(model: OfficialSam, image: RGB, options: argparse.Namespace) -> dict[str, float]:
@@ -162,6 +174,11 @@ def between_scores(model: OfficialSam, image: RGB, options: argparse.Namespace) 
             part = model.decode(embedding, frame, points[start : start + 64], 0.0)
             logits.append(part[0][::8])
             iou.append(part[1])
+        scale = model.model.mask_decoder.output_upscaling[-1]
+        if isinstance(scale, Scale):
+            factor = SPREAD / float(torch.cat(logits).std())
+            logits = [part * factor for part in logits]
+            scale.factor *= factor
         full = model.upsample(torch.cat(logits), frame)
         stability = calculate_stability_score(full, model.threshold, 1.0)
         scores = torch.cat(iou).float()

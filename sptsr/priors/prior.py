@@ -14,7 +14,7 @@ import zstandard
 
 from sptsr.codes import MAX_MASKS, MaskCodes
 from sptsr.errors import UserError
-from sptsr.priors.regions import BoolArray, Regions
+from sptsr.priors.regions import BoolArray, Regions, unique_of_map
 
 _HEADER = struct.Struct('<4sBBHIII')  # magic, version, bytes of an index, masks, palette size, height, width
 _MAGIC = b'SPTP'
@@ -63,7 +63,7 @@ class Prior:
     @classmethod
     def from_codes(cls, codes: npt.NDArray[np.uint64], count: int) -> Prior:
         """Makes a prior of codes uint64 [H, W], bit n set inside mask n; masks ordered by area, none empty."""
-        palette, index = np.unique(codes, return_inverse=True)
+        palette, index = unique_of_map(codes.reshape(-1))
         return cls(palette, index.reshape(codes.shape).astype(_index_dtype(len(palette))), count)
 
     def decode(self) -> BoolArray:

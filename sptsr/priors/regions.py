@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ class Regions:
             return cls(np.zeros((height, width), np.int64), np.zeros((1, 0), np.bool_))
         packed = np.packbits(masks.reshape(count, -1), axis=0).T  # [HW, ceil(N / 8)]
         rows = np.ascontiguousarray(packed).view(f'V{packed.shape[1]}').ravel()
-        unique, index = np.unique(rows, return_inverse=True)
+        unique, index = unique_of_map(rows)
         bits = np.frombuffer(unique.tobytes(), np.uint8).reshape(len(unique), -1)
         members = np.unpackbits(bits, axis=1, count=count).astype(np.bool_)
         return cls(index.reshape(height, width), members)
@@ -57,12 +58,10 @@ class Regions:
         columns: list[tuple[int, int]] = []  # of each region: its map, its label's rank
         ranks = []
         for number, labels in enumerate(maps):
-            values, rank = np.unique(labels, return_inverse=True)
-            rank = rank.reshape(-1)
+            values, rank = unique_of_map(labels.reshape(-1))
             columns += [(number, r) for r, value in enumerate(values) if value != background]
             ranks.append(rank)
-            _, index = np.unique(index * len(values) + rank, return_inverse=True)
-            index = index.reshape(-1)
+            _, index = unique_of_map(index * len(values) + rank)
         atoms = int(index.max()) + 1 if index.size else 1
         members = np.zeros((atoms, len(columns)), np.bool_)
         first = np.zeros(atoms, np.int64)
@@ -131,6 +130,18 @@ class Regions:
 
     def _sizes(self) -> npt.NDArray[np.int64]:
         return np.bincount(self.index.reshape(-1), minlength=len(self.members)).astype(np.int64)
+
+
+def unique_of_map(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[Any], IntArray]:
+    """Returns what `np.unique(values, return_inverse=True)` does of the pixels [HW] of a map of regions, only sooner.
+
+    Neighbours mostly are equal, so only the first of each run of equal values is sorted.
+    """
+    if values.size == 0:
+        return np.unique(values, return_inverse=True)
+    starts = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
+    unique, inverse = np.unique(values[starts], return_inverse=True)
+    return unique, np.repeat(inverse, np.diff(starts, append=values.size))
 
 
 def to_size(masks: BoolArray, size: tuple[int, int], scale: int, name: object) -> BoolArray:

@@ -10,7 +10,8 @@ from segment_anything import SamAutomaticMaskGenerator
 from sptsr.priors.extract import build_source
 from sptsr.priors.prior import Prior
 from sptsr.priors.sources import sam as sam_module
-from sptsr.priors.sources.generator import GridSettings, crop_boxes, make_prior, point_grid
+from sptsr.priors.sources.generator import GridSettings, make_prior
+from sptsr.priors.sources.grid import crop_boxes, point_grid
 from sptsr.priors.sources.segmenters import OfficialSam
 from tests.conftest import photograph
 from tests.priors import tiny_sam

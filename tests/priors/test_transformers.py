@@ -11,7 +11,8 @@ from torchvision.ops import batched_nms
 from sptsr.errors import UserError
 from sptsr.priors.extract import build_source
 from sptsr.priors.prior import Prior
-from sptsr.priors.sources.generator import GridSettings, make_prior, point_grid
+from sptsr.priors.sources.generator import GridSettings, make_prior
+from sptsr.priors.sources.grid import point_grid
 from sptsr.priors.sources.segmenters import HuggingFaceSam, HuggingFaceSam2
 from tests.conftest import photograph
 from tests.priors import tiny_sam

@@ -9,7 +9,6 @@ memory does not grow with masks times pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,9 +21,10 @@ from torchvision.ops import batched_nms
 
 from sptsr.images import RGB
 from sptsr.priors.prior import Prior
+from sptsr.priors.sources.grid import crop_boxes, point_grid
 
-_CPU_POINTS = 16  # prompts decoded together on a CPU, where more take memory and save no time
-_CHUNK_BYTES = 1 << 27  # of full-size logits at a time
+_CPU_POINTS = 4  # prompts decoded together on a CPU: their values stay in its caches, and in memory that malloc keeps
+_GPU_BYTES = 1 << 27  # of logits at the image's size at a time; on a CPU one mask at a time stays in its caches
 _EDGE = 20.0  # pixels; a mask this near to the edge of a crop, and not of the image, is dropped
 
 
@@ -159,11 +159,8 @@ def _process_crop(
     for start in range(0, len(points), step):
         batch = points[start : start + step]
         logits, iou = model.decode(embedding, frame, batch, settings.pred_iou_thresh)
-        chunk = max(1, _CHUNK_BYTES // (4 * (frame.size[0] * frame.size[1] + logits.shape[-1] * logits.shape[-2] * 16)))
-        for part in range(0, len(logits), chunk):
-            found += _measure(
-                model, logits[part : part + chunk], iou[part : part + chunk], frame, settings, number, box, size
-            )
+        if len(logits):
+            found += _measure(model, logits, iou, frame, settings, number, box, size)
     if not found:
         return []
     masks = _Masks.join(found)
@@ -181,34 +178,50 @@ def _measure(
     size: tuple[int, int],
 ) -> list[_Masks]:
     """Filters masks by stability and by the crop's edge; keeps their boxes and areas, not their pixels."""
-    full = model.upsample(logits, frame)
-    offset = settings.stability_score_offset
-    inner = (full > model.threshold + offset).sum(dim=(1, 2))
-    outer = (full > model.threshold - offset).sum(dim=(1, 2))
-    inside = full > model.threshold
-    del full
+    chunk = 1
+    if logits.device.type != 'cpu':
+        chunk = max(1, _GPU_BYTES // (4 * (frame.size[0] * frame.size[1] + logits.shape[-1] * logits.shape[-2] * 16)))
+    limits = [model.threshold + step * settings.stability_score_offset for step in (0, 1, -1)]
+    looked = [_look(model.upsample(part, frame), limits) for part in logits.split(chunk)]
+    counts, rows, columns = zip(*looked, strict=True)
+    areas, inner, outer = torch.cat(counts, dim=1)
     # float32 division of counts, as in the official code; 0 / 0 is nan and passes no threshold
     keep = torch.ones_like(iou, dtype=torch.bool)
     if settings.stability_score_thresh > 0:
         keep &= inner.int() / outer.int() >= settings.stability_score_thresh
-    boxes = _boxes(inside) + torch.tensor([box[0], box[1]] * 2, device=iou.device)
+    boxes = _boxes(torch.cat(rows), torch.cat(columns)) + torch.tensor([box[0], box[1]] * 2, device=iou.device)
     keep &= ~_near_edge(boxes, box, size)
     if not bool(keep.any()):
         return []
-    areas = inside.sum(dim=(1, 2))
     crop = torch.full_like(areas, number)
     return [_Masks(logits[keep], iou[keep], boxes[keep], areas[keep], crop[keep])]
 
 
-def _boxes(masks: Tensor) -> Tensor:
-    """Returns the box of each mask [M, H, W] as x0, y0, x1, y1, ends included; zeros for an empty one."""
+def _look(full: Tensor, limits: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns of logits [M, H, W]: how many are above each limit, int64 [limits, M]; rows and columns above the first.
+
+    Rows are bool [M, H], columns bool [M, W]. NumPy counts bits many times faster than torch does on a CPU.
+    """
+    if full.device.type != 'cpu':
+        inside = full > limits[0]
+        return torch.stack([(full > limit).sum(dim=(1, 2)) for limit in limits]), inside.any(dim=2), inside.any(dim=1)
+    array = full.numpy()
+    inside = array > limits[0]
+    counts = [[np.count_nonzero(mask) for mask in inside]]
+    counts += [[np.count_nonzero(mask > limit) for mask in array] for limit in limits[1:]]
+    return torch.tensor(counts), torch.from_numpy(inside.any(axis=2)), torch.from_numpy(inside.any(axis=1))
+
+
+def _boxes(rows: Tensor, columns: Tensor) -> Tensor:
+    """Returns boxes [M, 4] as x0, y0, x1, y1, ends included, of rows [M, H] and columns [M, W] that hold a pixel.
+
+    An empty mask gets zeros.
+    """
     sides = []
-    for dim in (1, 2):
-        line = masks.any(dim=dim).to(torch.uint8)  # over rows: which columns, and the other way round
-        first, last = line.argmax(dim=1), line.shape[1] - 1 - line.flip(1).argmax(dim=1)
-        sides += [first, last]
-    boxes = torch.stack([sides[0], sides[2], sides[1], sides[3]], dim=1)
-    return boxes * masks.any(dim=2).any(dim=1)[:, None]
+    for line in (columns.to(torch.uint8), rows.to(torch.uint8)):
+        sides.append((line.argmax(dim=1), line.shape[1] - 1 - line.flip(1).argmax(dim=1)))
+    (x0, x1), (y0, y1) = sides
+    return torch.stack([x0, y0, x1, y1], dim=1) * rows.any(dim=1)[:, None]
 
 
 def _near_edge(boxes: Tensor, crop: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
@@ -244,11 +257,12 @@ def _largest(areas: npt.NDArray[np.integer], max_masks: int) -> list[int]:
 
 def _encode(masks: Iterator[Tensor], count: int, size: tuple[int, int]) -> Prior:
     """Writes masks, largest first, into codes one after the other, on the device they are on."""
-    codes = torch.zeros(size, dtype=torch.int64)
+    planes = torch.zeros((8, *size), dtype=torch.uint8)  # bytes of the codes
     for number, mask in enumerate(masks):
-        codes = codes.to(mask.device)
-        codes |= mask.long() << number
-    return Prior.from_codes(codes.cpu().numpy().view(np.uint64), count)
+        planes = planes.to(mask.device)
+        planes[number // 8] |= mask.view(torch.uint8) << (number % 8)
+    codes = np.ascontiguousarray(planes.permute(1, 2, 0).cpu().numpy()).view('<u8')
+    return Prior.from_codes(codes[..., 0].astype(np.uint64), count)
 
 
 def _cleaned(masks: _Masks, pixels: Any, settings: GridSettings, max_masks: int, size: tuple[int, int]) -> Prior:
@@ -263,35 +277,10 @@ def _cleaned(masks: _Masks, pixels: Any, settings: GridSettings, max_masks: int,
         unchanged.append(float(not holes and not islands))
         packed.append(np.packbits(new))
         areas.append(int(new.sum()))
-        boxes.append(_boxes(torch.from_numpy(new)[None])[0] if holes or islands else masks.boxes[number].cpu())
+        lines = torch.from_numpy(new.any(axis=1))[None], torch.from_numpy(new.any(axis=0))[None]
+        boxes.append(_boxes(*lines)[0] if holes or islands else masks.boxes[number].cpu())
     threshold = max(settings.box_nms_thresh, settings.crop_nms_thresh)
     keep = _nms(torch.stack(boxes), torch.tensor(unchanged), threshold).tolist()
     order = [keep[n] for n in _largest(np.array([areas[n] for n in keep]), max_masks)]
     unpacked = (np.unpackbits(packed[n], count=size[0] * size[1]).reshape(size) for n in order)
     return _encode((torch.from_numpy(mask) for mask in unpacked), len(order), size)
-
-
-def point_grid(side: int) -> npt.NDArray[np.float64]:
-    """Returns side x side points evenly spread over the unit square, [P, 2], x and y, row by row."""
-    offset = 1 / (2 * side)
-    line = np.linspace(offset, 1 - offset, side)
-    return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-
-
-def crop_boxes(
-    size: tuple[int, int], layers: int, overlap_ratio: float
-) -> tuple[list[tuple[int, int, int, int]], list[int]]:
-    """Returns the image and, for layer i, 2^i x 2^i overlapping crops as x0, y0, x1, y1; and the layer of each."""
-    height, width = size
-    boxes, numbers = [(0, 0, width, height)], [0]
-    for layer in range(1, layers + 1):
-        count = 2**layer
-        overlap = int(overlap_ratio * min(size) * (2 / count))
-        wide, high = (math.ceil((overlap * (count - 1) + side) / count) for side in (width, height))
-        for x0 in (int((wide - overlap) * n) for n in range(count)):
-            for y0 in (int((high - overlap) * n) for n in range(count)):
-                box = (x0, y0, min(x0 + wide, width), min(y0 + high, height))
-                if box[2] > box[0] and box[3] > box[1]:  # an image of one row has no second half
-                    boxes.append(box)
-                    numbers.append(layer)
-    return boxes, numbers
