@@ -155,10 +155,14 @@ def _process_crop(
     side = int(settings.points_per_side / settings.crop_n_points_downscale_factor**layer)
     points = point_grid(side) * np.array([frame.size[1], frame.size[0]], np.float64)
     found = []
-    step = settings.points_per_batch if model.device.type != 'cpu' else min(settings.points_per_batch, _CPU_POINTS)
-    for start in range(0, len(points), step):
-        batch = points[start : start + step]
-        logits, iou = model.decode(embedding, frame, batch, settings.pred_iou_thresh)
+    portion = settings.points_per_batch if model.device.type != 'cpu' else min(settings.points_per_batch, _CPU_POINTS)
+    for start in range(0, len(points), settings.points_per_batch):
+        batch = points[start : start + settings.points_per_batch]
+        decoded = [
+            model.decode(embedding, frame, batch[first : first + portion], settings.pred_iou_thresh)
+            for first in range(0, len(batch), portion)
+        ]
+        logits, iou = (torch.cat(parts) for parts in zip(*decoded, strict=True))
         if len(logits):
             found += _measure(model, logits, iou, frame, settings, number, box, size)
     if not found:
