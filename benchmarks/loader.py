@@ -18,6 +18,8 @@ import tempfile
 import time
 from typing import Any
 
+from torch.utils.data import default_collate
+
 from sptsr.data.loader import NamedErrors, SeededIndex, collate
 from sptsr.data.prepare import prepare
 from sptsr.images import ImageFolder
@@ -56,14 +58,14 @@ def measure(gt: str, lq: str, backend: str, options: argparse.Namespace) -> dict
     }
     stock = build_dataset({**shared, 'type': 'PairedImageDataset', 'io_backend': {'type': backend}})
     ours = build_dataset({**shared, 'type': 'PriorPairedImageDataset', 'dataroot_prior': options.prior})
-    datasets = {'stock': NamedErrors(stock), 'ours': NamedErrors(ours)}
-    rates: dict[str, list[float]] = {name: [] for name in datasets}
+    loaders = {'stock': (stock, default_collate), 'ours': (NamedErrors(ours), collate)}
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
     for number in range(options.rounds + 1):
-        for name, dataset in datasets.items():
+        for name, (dataset, join) in loaders.items():
             start = time.perf_counter()
             for first in range(0, options.samples, options.batch):
                 seeds = [number * options.samples + first + n for n in range(options.batch)]
-                collate([dataset[SeededIndex(seed % len(dataset), seed)] for seed in seeds])
+                join([dataset[SeededIndex(seed % len(dataset), seed)] for seed in seeds])
             if number:  # the first round warms up
                 rates[name].append(options.samples / (time.perf_counter() - start))
     ratios = [a / b for a, b in zip(rates['ours'], rates['stock'], strict=True)]

@@ -92,7 +92,7 @@ class NamedErrors(Dataset):
         if seed is not None:  # stock BasicSR datasets draw from the global generators
             random.seed(seed)
             np.random.seed(seed % (1 << 32))
-            torch.manual_seed(seed % (1 << 63))
+            torch.default_generator.manual_seed(seed % (1 << 63))  # torch.manual_seed notes a traceback for CUDA
         try:
             return self.dataset[index]
         except UserError:
