@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The arms of IMDN x4 with fp32 and with bf16: docs/results/tuning.md. Run it where datasets/README.md put images, priors and
 # weights; a second run goes on.
-#   [ITERATIONS=1000] [ARMS="Plain Modulation Region ladder"] scripts/precision_arms.sh [fp32] [bf16]
+#   [ITERATIONS=3000] [ARMS="Plain Modulation Region ladder"] scripts/precision_arms.sh [fp32] [bf16]
 set -euo pipefail
-iterations=${ITERATIONS:-1000}
+iterations=${ITERATIONS:-3000}
 here=$(cd "$(dirname "$0")/.." && pwd)
 [ $# -gt 0 ] || set -- fp32 bf16
 for precision in "$@"; do

@@ -136,7 +136,8 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, s
     total, start = loaders.stream.stop, loaders.stream.start
     freq, save_freq = opt['logger']['print_freq'], opt['logger']['save_checkpoint_freq']
     val_freq = opt['val'].get('val_freq') or total
-    messages = MessageLogger(opt, start + 1, boards.writer)
+    # BasicSR's ETA is that of one iteration less: the last line said "-1 day, 23:59:59"
+    messages = MessageLogger({**opt, 'train': {**opt['train'], 'total_iter': total + 1}}, start + 1, boards.writer)
     data_timer, iter_timer = AvgTimer(), AvgTimer()
     iteration = start
     shown = bar(total, opt['name'], 'step', start, disable=not progress)

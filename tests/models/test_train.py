@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,10 @@ def test_a_run_makes_its_iterations_and_moves_the_adapter_only(options: dict, tm
     assert model.best_metric_results['holdout']['psnr']['iter'] in (2, 4, 5)
     log = next(home.glob('train_tiny_*.log')).read_text()
     assert 'iter:       5' in log
+    etas = re.findall(r'eta: ([^,]*),', log)
+    assert len(etas) > 1
+    assert all(re.fullmatch(r'\d+:\d\d:\d\d', eta) for eta in etas)  # upstream's last one is "-1 day"
+    assert etas[-1] == '0:00:00'
     assert log.count('holdout, 4 images: psnr') == 3
     assert list((tmp_path / 'tb_logger' / 'tiny').iterdir())
     assert (home / 'x.yml').exists()
