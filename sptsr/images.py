@@ -64,9 +64,8 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
         raise UserError(f'{name}: {image.dtype} pixels cannot be read; convert it to 8 or 16 bit')
     if image.ndim == 2:
         return np.repeat(image[:, :, None], 3, axis=2)
-    # OpenCV exchanges the channels six times faster than NumPy copies a reversed view
     if image.shape[2] == 3:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]  # faster than a copy of the view
     return np.ascontiguousarray(image[:, :, 2::-1])
 
 

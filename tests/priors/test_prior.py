@@ -4,7 +4,7 @@ import torch
 
 from sptsr.errors import UserError
 from sptsr.priors.prior import Prior, collate
-from sptsr.priors.regions import Regions
+from sptsr.priors.regions import Regions, unique_of_map
 
 
 def _masks(count: int, height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:
@@ -30,6 +30,17 @@ def test_encode_decode_is_exact_and_bytes_too(count):
     assert again.index.dtype == np.uint16
     assert np.array_equal(prior.areas(), masks.sum((1, 2)))
     assert prior.coverage() == pytest.approx(masks.any(0).mean())
+
+
+def test_values_of_a_map_are_those_of_numpy():
+    maps = [np.zeros(7, np.uint64), np.arange(5)[::-1], np.repeat([5, 2, 5, 9], [3, 1, 4, 2]), np.zeros(0, np.int64)]
+    packed = np.ascontiguousarray(np.packbits(_masks(20).reshape(20, -1), axis=0).T)
+    for values in [*maps, packed.view(f'V{packed.shape[1]}').ravel()]:
+        unique, inverse = unique_of_map(values)
+        wanted, wanted_inverse = np.unique(values, return_inverse=True)
+        assert np.array_equal(unique, wanted)
+        assert np.array_equal(inverse, wanted_inverse.reshape(-1))
+        assert np.array_equal(unique[inverse], values)
 
 
 def test_the_64th_mask_does_not_overflow():
