@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,10 +13,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from sptsr.errors import UserError
 
 _PORT = 29500  # torch's own default
+_joined: list[tuple[Any, int, int]] = []  # the group's store, rank and size, while there is a group
 _T = TypeVar('_T')
 
 
@@ -85,8 +88,39 @@ class Ranks:
 
     def close(self) -> None:
         """Leaves the group."""
-        if self.world > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+        if self.world > 1:
+            leave()
+
+
+def join(backend: str, timeout: timedelta) -> None:
+    """Joins the group of processes that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
+
+    Args:
+        backend: `gloo`, or `cpu:gloo,cuda:nccl`.
+        timeout: how long to wait for the others, here and in every exchange.
+    """
+    store, rank, world = next(rendezvous('env://', timeout=timeout))
+    store.set_timeout(timeout)
+    _joined.append((store, rank, world))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+
+
+def leave() -> None:
+    """Leaves the group, the last rank first, one after the other.
+
+    Two ends of a gloo connection that close in the same moment can wait for each other for ever (seen with torch
+    2.4 and 2.6). Where a rank is gone without a word the others wait for it for some seconds, no longer.
+    """
+    if not _joined:
+        return
+    store, rank, world = _joined.pop()
+    with contextlib.suppress(RuntimeError):  # the rank that holds the store is gone, or one that was to go first
+        if rank < world - 1:
+            store.wait([f'left/{rank + 1}'], timedelta(seconds=5))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    with contextlib.suppress(RuntimeError):
+        store.set(f'left/{rank}', '1')
 
 
 def start_ranks(launcher: str = 'none', settings: Mapping[str, Any] | None = None, cuda: bool = False) -> Ranks:
@@ -130,7 +164,7 @@ def start_ranks(launcher: str = 'none', settings: Mapping[str, Any] | None = Non
     backend = (settings or {}).get('backend') or ('nccl' if cuda else 'gloo')
     # What is no tensor of the adapter (flags, figures) is exchanged on the CPU, whatever the gradients take.
     both = 'cpu:gloo,cuda:nccl' if cuda and backend == 'nccl' else 'gloo'
-    dist.init_process_group(both, timeout=timedelta(hours=2))  # ranks wait for each other's validation
+    join(both, timedelta(hours=2))  # ranks wait for each other's validation
     return Ranks(rank, world)
 
 

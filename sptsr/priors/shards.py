@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from datetime import timedelta
 
 import lmdb
 
+from sptsr.distributed import join, leave
 from sptsr.errors import UserError
 from sptsr.images import ImageFolder
 from sptsr.lmdb_env import close_reader
@@ -52,7 +54,7 @@ def extract_distributed(
         return extract(images, path, source, max_masks)
     import torch.distributed as dist
 
-    dist.init_process_group('gloo')  # nothing but waiting for each other goes through it
+    join('gloo', timedelta(minutes=30))  # nothing but waiting for each other goes through it
     try:
         with _Watch(path, len(images), rank, world) as watch:
             mine = extract(images, path, source, max_masks, rank, world, watch.count)
@@ -65,7 +67,7 @@ def extract_distributed(
         done = [report for report in reports if report is not None]
         return ExtractReport(sum(r.made for r in done), sum(r.kept for r in done)) if rank == 0 else None
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 class _Watch:
