@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from sptsr.errors import UserError
 
 _PORT = 29500  # torch's own default
-_joined: list[tuple[Any, int, int]] = []  # the group's store, rank and size, while there is a group
+_stores: list[Any] = []  # that of the group, while there is a group
 _T = TypeVar('_T')
 
 
@@ -88,8 +88,7 @@ class Ranks:
 
     def close(self) -> None:
         """Leaves the group."""
-        if self.world > 1:
-            leave()
+        leave()
 
 
 def join(backend: str, timeout: timedelta) -> None:
@@ -101,24 +100,23 @@ def join(backend: str, timeout: timedelta) -> None:
     """
     store, rank, world = next(rendezvous('env://', timeout=timeout))
     store.set_timeout(timeout)
-    _joined.append((store, rank, world))
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    _stores.append(store)
 
 
 def leave() -> None:
-    """Leaves the group, the last rank first, one after the other.
+    """Leaves the group, if there is one: the last rank first, one after the other.
 
     Two ends of a gloo connection that close in the same moment can wait for each other for ever (seen with torch
     2.4 and 2.6). Where a rank is gone without a word the others wait for it for some seconds, no longer.
     """
-    if not _joined:
+    if not _stores:
         return
-    store, rank, world = _joined.pop()
+    store, rank, world = _stores.pop(), dist.get_rank(), dist.get_world_size()
     with contextlib.suppress(RuntimeError):  # the rank that holds the store is gone, or one that was to go first
         if rank < world - 1:
             store.wait([f'left/{rank + 1}'], timedelta(seconds=5))
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    dist.destroy_process_group()
     with contextlib.suppress(RuntimeError):
         store.set(f'left/{rank}', '1')
 

@@ -8,6 +8,7 @@ import threading
 from datetime import timedelta
 
 import lmdb
+import torch.distributed as dist
 
 from sptsr.distributed import join, leave
 from sptsr.errors import UserError
@@ -52,8 +53,6 @@ def extract_distributed(
         if any(map(has_header, shards_of(path))):  # of a run with several ranks that was cut off
             merge(path, source.header(max_masks))
         return extract(images, path, source, max_masks)
-    import torch.distributed as dist
-
     join('gloo', timedelta(minutes=30))  # nothing but waiting for each other goes through it
     try:
         with _Watch(path, len(images), rank, world) as watch:
