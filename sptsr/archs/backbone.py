@@ -103,16 +103,16 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
         paths = match_sites(net, recipe.sites)[slice(*take)]
     else:
         paths = match_sites(net, [sites] if isinstance(sites, str) else list(sites))
-    probe = probe_of(net, sizes)
-    measured, scale = measure_sites(net, paths, probe)
-    return Placement(measured, scale, sizes, probe.shape[1], probe)
+    image = probe_of(net, sizes)
+    measured, scale = measure_sites(net, paths, image)
+    return Placement(measured, scale, sizes, image.shape[1], image)
 
 
 @torch.no_grad()
 def out_channels(net: nn.Module, placement: Placement) -> int:
     """Returns the channels of what a network returns, by running it once."""
-    probe = placement.probe
-    return net(_probe(placement.sizes, placement.in_channels) if probe is None else probe).shape[1]
+    image = placement.probe
+    return net(probe(placement.sizes, placement.in_channels) if image is None else image).shape[1]
 
 
 @torch.no_grad()
@@ -120,21 +120,22 @@ def probe_of(net: nn.Module, sizes: SizeRules) -> Tensor:
     """Returns an image that the network takes: colour, and if it takes none, gray, RGB with alpha, or two."""
     failure = ''
     for channels in (3, 1, 4, 2):
-        probe = _probe(sizes, channels)
+        image = probe(sizes, channels)
         try:
-            net(probe)
+            net(image)
         except RuntimeError as error:
             failure = failure or str(error).splitlines()[0]
             continue
-        return probe
-    height, width = probe.shape[-2:]
+        return image
+    height, width = image.shape[-2:]
     raise UserError(
         f'backbone: {type(net).__name__} takes no image of {height}x{width} ({failure}); mend its forward, '
         'or give it an attribute size_multiple'
     )
 
 
-def _probe(sizes: SizeRules, channels: int) -> Tensor:
+def probe(sizes: SizeRules, channels: int) -> Tensor:
+    """Returns an image [1, channels, h, 2 h] in 0..1 that a network of these rules takes."""
     if sizes.square:
         raise UserError('backbone: a network that takes square images only cannot be measured; it takes no units')
     height = round_up(max(_PROBE, sizes.minimum), sizes.multiple)

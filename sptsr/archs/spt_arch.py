@@ -55,6 +55,7 @@ class SPTNet(nn.Module):
     Attributes:
         scale: size of the output over size of the LQ image.
         sizes: what the backbone asks of the size of the LQ image.
+        in_channels: of the LQ image.
         sites: the sites, in the order of the backbone's modules.
 
     Raises:
@@ -80,6 +81,7 @@ class SPTNet(nn.Module):
         self.backbone.requires_grad_(False).eval()
         placement = place(self.backbone, backbone if isinstance(backbone, Mapping) else None, sites)
         self.sites, self.scale, self.sizes = placement.sites, placement.scale, placement.sizes
+        self.in_channels = placement.in_channels
 
         unit_arguments = dict(unit or {'type': 'ModulationUnit'})
         unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, unit_arguments.pop('type'))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sptsr.archs.adapter import load_params
 from sptsr.archs.frozen import remember_less
+from sptsr.archs.precision import keep_ends_exact
 from sptsr.archs.recompute import recompute_blocks
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.codes import MaskCodes
@@ -86,6 +87,8 @@ class Tuner:
         if train['checkpoint'] and not recompute_blocks(net):
             name = type(net.backbone).__name__
             raise UserError(f'train.checkpoint: the sites of {name} are single layers, nothing to run again; remove it')
+        if self.half is not None:
+            keep_ends_exact(net)
         self.run: Callable[..., Tensor] = torch.compile(net) if train['compile'] else net
         self.ema_decay = float(train['ema_decay'])
         self.params_ema: dict[str, Tensor] = {}

@@ -1,0 +1,73 @@
+"""Autocast that leaves the ends of a backbone in fp32, so that an adapter learns what fp32 would teach it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sptsr.archs.backbone import probe
+from sptsr.archs.spt_arch import SPTNet
+
+
+def keep_ends_exact(net: SPTNet) -> list[str]:
+    """Makes the first and the last layers of a backbone compute in fp32 within `torch.autocast`.
+
+    Those that see the image's own channels or make them: the first up to the one that makes features of the image,
+    and the last from the one that makes an image of the features. A pretrained network is close to a minimum, so the
+    gradient that an adapter gets is small, and what half precision does to the features from end to end is as large.
+    With exact ends the sum that the blocks add to (the residual stream) is one of fp32, and most of that is gone:
+    figures in docs/results/tuning.md.
+
+    Returns:
+        paths of the layers in the backbone, in the order in which they run.
+    """
+    layers = {
+        path: module
+        for path, module in net.backbone.named_modules()
+        if path and None not in (_width(module, 'in'), _width(module, 'out'))
+    }
+    order: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, path=path: order.append(path)) for path, module in layers.items()
+    ]
+    try:
+        with torch.no_grad():
+            image = probe(net.sizes, net.in_channels).to(next(net.parameters()).device)
+            made = net.backbone(image).shape[1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    # the innermost only: neither a whole network nor a block is one layer for knowing its channels
+    order = [path for path in order if not any(other.startswith(f'{path}.') for other in order)]
+    first = _until(order, lambda path: _width(layers[path], 'out') > net.in_channels)  # type: ignore[operator]
+    last = _until(order[::-1], lambda path: _width(layers[path], 'in') > made)  # type: ignore[operator]
+    ends = list(dict.fromkeys([*first, *reversed(last)]))
+    for path in ends:
+        layers[path].forward = functools.partial(_in_fp32, layers[path].forward)
+    return ends
+
+
+def _width(layer: nn.Module, side: str) -> int | None:
+    """Returns the channels of one side (`in`, `out`) of a module that says them, such as a convolution; else None."""
+    width = getattr(layer, f'{side}_channels', getattr(layer, f'{side}_features', None))
+    return width if isinstance(width, int) else None
+
+
+def _until(paths: list[str], stop: Callable[[str], bool]) -> list[str]:
+    """Returns the paths up to and including the first that `stop` says yes to."""
+    for number, path in enumerate(paths, 1):
+        if stop(path):
+            return paths[:number]
+    return paths
+
+
+def _in_fp32(forward: Callable[..., Tensor], features: Tensor, *rest: Any, **named: Any) -> Tensor:
+    kind = features.device.type
+    if not torch.is_autocast_enabled(kind):
+        return forward(features, *rest, **named)
+    with torch.autocast(kind, enabled=False):
+        return forward(features.float(), *rest, **named)
