@@ -179,8 +179,10 @@ def between_scores(model: OfficialSam, image: RGB, options: argparse.Namespace) 
             factor = SPREAD / float(torch.cat(logits).std())
             logits = [part * factor for part in logits]
             scale.factor *= factor
-        full = model.upsample(torch.cat(logits), frame)
-        stability = calculate_stability_score(full, model.threshold, 1.0)
+        parts = torch.cat(logits).split(8)
+        stability = torch.cat(
+            [calculate_stability_score(model.upsample(p, frame), model.threshold, 1.0) for p in parts]
+        )
         scores = torch.cat(iou).float()
     limit = float(scores.quantile(1 - options.survive))
     if limit <= 0:  # a threshold of 0 or less is none to the official generator

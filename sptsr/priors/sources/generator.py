@@ -81,7 +81,7 @@ class Segmenter(Protocol):
         ...
 
     def upsample(self, logits: Tensor, frame: Frame) -> Tensor:
-        """Returns logits [M, h, w] at the image's size, float32 [M, H, W]."""
+        """Returns logits [M, h, w] at the image's size, float32 [M, H, W], valid until the next call."""
         ...
 
 

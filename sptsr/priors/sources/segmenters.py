@@ -16,6 +16,7 @@ from torch import Tensor
 from sptsr.images import RGB
 from sptsr.priors.sources.attention import attention_by_heads
 from sptsr.priors.sources.generator import Frame
+from sptsr.priors.sources.resizing import Resizer
 
 _DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -29,6 +30,7 @@ class _Model:
         self.model = model.to(device).eval().requires_grad_(False)
         self.device = torch.device(device)
         self.dtype = _DTYPES[precision]
+        self.resizer = Resizer()
         self.slim = self.device.type == 'cpu' and not compiled
         if compiled:
             (model.image_encoder if hasattr(model, 'image_encoder') else model.vision_encoder).compile()
@@ -75,15 +77,14 @@ class _LongestSide(_Model):
         (with a margin of one, since bilinear weights reach one pixel over): the same values, less work.
         """
         high, wide = frame.input_size
+        logits = logits.float()
         factor = self.side // logits.shape[-1]
         if factor * logits.shape[-1] == self.side:
             rows, columns = (min(logits.shape[-1], -(-side // factor) + 1) for side in (high, wide))
-            logits = logits[..., :rows, :columns]
-            size = (rows * factor, columns * factor)
+            enlarged = self.resizer.enlarge(logits[..., :rows, :columns], factor)
         else:
-            size = (self.side, self.side)
-        enlarged = F.interpolate(logits.float()[None], size, mode='bilinear', align_corners=False)
-        return F.interpolate(enlarged[..., :high, :wide], frame.size, mode='bilinear', align_corners=False)[0]
+            enlarged = F.interpolate(logits[None], (self.side, self.side), mode='bilinear', align_corners=False)[0]
+        return self.resizer.resize(enlarged[..., :high, :wide], frame.size)
 
 
 class OfficialSam(_LongestSide):
@@ -228,8 +229,7 @@ class HuggingFaceSam2(_Model):
 
     def upsample(self, logits: Tensor, frame: Frame) -> Tensor:
         """Returns logits at the image's size; clamped, as the official SAM2 generator's predictor does."""
-        logits = logits.float().clamp(-32.0, 32.0)
-        return F.interpolate(logits[None], frame.size, mode='bilinear', align_corners=False)[0]
+        return self.resizer.resize(logits.float().clamp(-32.0, 32.0), frame.size)
 
 
 def _prompted(model: _Model, embedding: dict[str, Any], points: Tensor, min_iou: float) -> tuple[Tensor, Tensor]:
