@@ -9,6 +9,7 @@ memory does not grow with masks times pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -89,18 +90,20 @@ class Segmenter(Protocol):
 class _Masks:
     """Masks that passed the filters, without their pixels."""
 
-    logits: Tensor  # [M, h, w]
+    logits: list[Tensor]  # M of [h, w]: never copied into one, which would take the memory twice
     iou: Tensor  # [M]
     boxes: Tensor  # [M, 4], x0 y0 x1 y1 in the image
     areas: Tensor  # [M], pixels
     crop: Tensor  # [M], which crop
 
-    def take(self, keep: Tensor) -> _Masks:
-        return _Masks(*(value[keep] for value in vars(self).values()))
+    def take(self, numbers: Tensor) -> _Masks:
+        logits = [self.logits[n] for n in numbers.tolist()]
+        return _Masks(logits, *(value[numbers] for value in (self.iou, self.boxes, self.areas, self.crop)))
 
     @classmethod
     def join(cls, parts: Sequence[_Masks]) -> _Masks:
-        return cls(*(torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])))
+        logits = [one for part in parts for one in part.logits]
+        return cls(logits, *(torch.cat([vars(p)[name] for p in parts]) for name in ('iou', 'boxes', 'areas', 'crop')))
 
 
 def make_prior(
@@ -133,7 +136,7 @@ def make_prior(
         def pixels(numbers: Sequence[int]) -> Iterator[Tensor]:
             for n in numbers:
                 crop = int(masks.crop[n])
-                yield _full_size(model, masks.logits[n : n + 1], frames[crop], boxes[crop], (height, width))
+                yield _full_size(model, masks.logits[n][None], frames[crop], boxes[crop], (height, width))
 
         if settings.min_mask_region_area > 0:
             return _cleaned(masks, pixels, settings, max_masks, (height, width))
@@ -162,9 +165,9 @@ def _process_crop(
             model.decode(embedding, frame, batch[first : first + portion], settings.pred_iou_thresh)
             for first in range(0, len(batch), portion)
         ]
-        logits, iou = (torch.cat(parts) for parts in zip(*decoded, strict=True))
-        if len(logits):
-            found += _measure(model, logits, iou, frame, settings, number, box, size)
+        logits, iou = zip(*decoded, strict=True)
+        if any(map(len, iou)):
+            found += _measure(model, logits, torch.cat(iou), frame, settings, number, box, size)
     if not found:
         return []
     masks = _Masks.join(found)
@@ -173,7 +176,7 @@ def _process_crop(
 
 def _measure(
     model: Segmenter,
-    logits: Tensor,
+    logits: Sequence[Tensor],
     iou: Tensor,
     frame: Frame,
     settings: GridSettings,
@@ -181,12 +184,13 @@ def _measure(
     box: tuple[int, int, int, int],
     size: tuple[int, int],
 ) -> list[_Masks]:
-    """Filters masks by stability and by the crop's edge; keeps their boxes and areas, not their pixels."""
+    """Filters masks, given in parts, by stability and the crop's edge; keeps boxes and areas of them, no pixels."""
     chunk = 1
-    if logits.device.type != 'cpu':
-        chunk = max(1, _GPU_BYTES // (4 * (frame.size[0] * frame.size[1] + logits.shape[-1] * logits.shape[-2] * 16)))
+    if iou.device.type != 'cpu':
+        chunk = max(1, _GPU_BYTES // (4 * (math.prod(frame.size) + math.prod(logits[0].shape[1:]) * 16)))
+    pieces = [piece for part in logits if len(part) for piece in part.split(chunk)]
     limits = [model.threshold + step * settings.stability_score_offset for step in (0, 1, -1)]
-    looked = [_look(model.upsample(part, frame), limits) for part in logits.split(chunk)]
+    looked = [_look(model.upsample(piece, frame), limits) for piece in pieces]
     counts, rows, columns = zip(*looked, strict=True)
     areas, inner, outer = torch.cat(counts, dim=1)
     # float32 division of counts, as in the official code; 0 / 0 is nan and passes no threshold
@@ -198,7 +202,10 @@ def _measure(
     if not bool(keep.any()):
         return []
     crop = torch.full_like(areas, number)
-    return [_Masks(logits[keep], iou[keep], boxes[keep], areas[keep], crop[keep])]
+    kept = [
+        one for piece, k in zip(pieces, keep.split(list(map(len, pieces))), strict=True) for one in piece[k].unbind()
+    ]
+    return [_Masks(kept, iou[keep], boxes[keep], areas[keep], crop[keep])]
 
 
 def _look(full: Tensor, limits: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
