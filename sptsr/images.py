@@ -150,7 +150,7 @@ class ImageFolder:
 
     def name(self, key: str) -> str:
         """Returns what to call the image in a message: its path, or LMDB and key."""
-        return f'{self.root}[{key}]' if self.is_lmdb else str(self.root / self._files[key])
+        return f'{self.root}[{key}]' if self.is_lmdb else self._path(key)
 
     def read(self, key: str) -> RGB:
         """Returns uint8 RGB [H, W, 3]; raises UserError with the file's name."""
@@ -167,9 +167,13 @@ class ImageFolder:
                 raise UserError(f"{self.root}: no entry '{key}' though meta_info.txt lists it; make the LMDB again")
             return content
         try:
-            return (self.root / self._files[key]).read_bytes()
+            with open(self._path(key), 'rb') as file:
+                return file.read()
         except OSError as error:
             raise UserError(f'{self.name(key)}: cannot read it ({error.strerror}); check the file') from error
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self.root, self._files[key])  # at every read: joining Paths takes many times as long
 
     def _scan_lmdb(self) -> dict[str, str]:
         meta = self.root / 'meta_info.txt'
