@@ -13,7 +13,7 @@ install: $(STAMP)
 $(STAMP): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 12) and "sptsr needs Python 3.10 to 3.12, this is %d.%d; say make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=68,<80" wheel
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77,<80" wheel
 	$(BIN)/python -m pip install --quiet torch torchvision
 	$(BIN)/python -m pip install --quiet cython numpy
 	$(BIN)/python -m pip install --quiet --no-build-isolation basicsr==1.4.2
