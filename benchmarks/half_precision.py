@@ -78,7 +78,7 @@ def gradient(model: SPTModel, batches: list[dict[str, Any]], half: bool) -> tupl
             output = net(model.lq, model.masks)
         loss = (output.float() - model.gt).abs().mean() / len(batches)
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     grads = [p.grad.flatten() for p in net.adapter_parameters().values() if p.grad is not None]
     return total, torch.cat(grads).double()
 
