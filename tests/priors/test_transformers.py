@@ -200,9 +200,16 @@ def test_transformers_holds_the_same_sam(model, tmp_path: Path):
 
 def test_wrong_models_are_named(tmp_path: Path):
     transformers = pytest.importorskip('transformers', reason='transformers is not installed')
-    with pytest.raises(UserError, match='cannot be loaded'):
-        (tmp_path / 'empty').mkdir()
-        build_source('transformers', [f'model={tmp_path / "empty"}'])
+    broken = {'sam2': None, 'a_list': '[1]', 'torn': '{"model_type": "sa', 'nameless': '{"mask": 1}'}
+    for name, config in broken.items():
+        (tmp_path / name).mkdir()
+        if config:
+            (tmp_path / name / 'config.json').write_text(config)
+        with pytest.raises(UserError, match='cannot be loaded'):
+            build_source('transformers', [f'model={tmp_path / name}'])
+    (tmp_path / 'a_list' / 'config.json').write_text('{"model_type": 7}')
+    with pytest.raises(UserError, match='a model of type 7; known: sam, sam_hq, sam2'):
+        build_source('transformers', [f'model={tmp_path / "a_list"}'])
     transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(
         tmp_path / 'bert'
     )

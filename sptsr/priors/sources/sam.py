@@ -231,16 +231,19 @@ def load_transformers(model: str) -> tuple[Any, str]:
         raise UserError(f'transformers: is not installed; {_INSTALL}') from error
     local = Path(model).is_dir()
     try:
-        config = transformers.AutoConfig.from_pretrained(model, local_files_only=local)
-        # a SAM2 checkpoint for video holds the image model as well
-        family = config.model_type.removesuffix('_video')
+        # not AutoConfig, which guesses from the folder's name where config.json is missing
+        config: Any = transformers.PreTrainedConfig.get_config_dict(model, local_files_only=local)[0]
+        kind = config.get('model_type') if isinstance(config, dict) else None
+        if not kind:
+            raise ValueError('no config.json that says its model_type')
+        family = str(kind).removesuffix('_video')  # a SAM2 checkpoint for video holds the image model as well
         if family not in _TRANSFORMERS:
-            raise UserError(f'{model}: a model of type {config.model_type}; known: {", ".join(_TRANSFORMERS)}')
+            raise UserError(f'{model}: a model of type {kind}; known: {", ".join(_TRANSFORMERS)}')
         loader = getattr(transformers, _TRANSFORMERS[family])
         loaded, report = loader.from_pretrained(
             model, local_files_only=local, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError) as error:  # the last: config.json is no mapping
         reason = str(error).splitlines()[0]
         raise UserError(f'{model}: cannot be loaded ({reason}); give a folder with config.json and weights') from error
     missing = sorted(report['missing_keys'])
