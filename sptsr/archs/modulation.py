@@ -28,7 +28,7 @@ def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> 
         result = _Modulate.apply(features, hidden, weight, bias)
         assert isinstance(result, Tensor)
         return result
-    gamma, beta = F.conv2d(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
+    gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
     # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
     return (features + beta).addcmul_(features, gamma)
 
@@ -38,7 +38,7 @@ class _Modulate(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(features, hidden, weight, bias)
         with torch.autocast(features.device.type, enabled=False):
-            gamma, beta = F.conv2d(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
+            gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
         return (features + beta).addcmul_(features, gamma)
 
     @staticmethod
@@ -49,11 +49,34 @@ class _Modulate(torch.autograd.Function):
         channels = features.shape[1]
         gradient_f = None
         if ctx.needs_input_grad[0]:
-            gamma = F.conv2d(hidden, weight[:channels], bias[:channels]).to(features.dtype)
+            gamma = _conv1x1(hidden, weight[:channels], bias[:channels]).to(features.dtype)
             gradient_f = torch.addcmul(gradient, gradient, gamma)
         both = torch.cat([gradient * features, gradient], dim=1).to(hidden.dtype)
-        need = ctx.needs_input_grad
-        rest = torch.ops.aten.convolution_backward(
-            both, hidden, weight, [len(bias)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [need[1], need[2], need[3]]
+        return gradient_f, *_conv1x1_backward(both, hidden, weight, ctx.needs_input_grad[1:])
+
+
+def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Returns conv2d(x). On a CPU as one product of matrices: it does not turn them into another layout and back."""
+    if not _is_matrices(x):
+        return F.conv2d(x, weight, bias)
+    count, size = len(x), x.shape[2:]
+    start = bias[:, None].expand(count, -1, 1)
+    return torch.baddbmm(start, weight.flatten(1).expand(count, -1, -1), x.flatten(2)).unflatten(2, size)
+
+
+def _conv1x1_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, need: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Returns the gradients of x, weight and bias, where they are needed."""
+    if not (_is_matrices(gradient) and _is_matrices(x)):
+        return torch.ops.aten.convolution_backward(
+            gradient, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, list(need)
         )
-        return gradient_f, *rest
+    flat = gradient.flatten(2)
+    of_x = torch.bmm(weight.flatten(1).t().expand(len(x), -1, -1), flat).view_as(x) if need[0] else None
+    of_weight = torch.bmm(flat, x.flatten(2).transpose(1, 2)).sum(0).view_as(weight) if need[1] else None
+    return of_x, of_weight, flat.sum((0, 2)) if need[2] else None
+
+
+def _is_matrices(x: Tensor) -> bool:
+    return x.device.type == 'cpu' and x.is_contiguous()

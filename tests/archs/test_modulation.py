@@ -5,10 +5,13 @@ from torch.nn import functional
 from sptsr.archs.modulation import modulate
 
 
-def _inputs(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+def _inputs(
+    dtype: torch.dtype = torch.float64, layout: torch.memory_format = torch.contiguous_format
+) -> list[torch.Tensor]:
     torch.manual_seed(0)
-    shapes = (2, 3, 4, 5), (2, 2, 4, 5), (6, 2, 1, 1), (6,)
-    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    maps = [torch.randn(shape, dtype=dtype) for shape in ((2, 3, 4, 5), (2, 2, 4, 5))]
+    weights = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((6, 2, 1, 1), (6,))]
+    return [value.to(memory_format=layout).requires_grad_() for value in maps] + weights
 
 
 def _plainly(features, hidden, weight, bias):
@@ -16,14 +19,15 @@ def _plainly(features, hidden, weight, bias):
     return features * (1 + gamma) + beta
 
 
-def test_values_and_gradients_are_those_of_the_formula():
-    inputs = _inputs()
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_values_and_gradients_are_those_of_the_formula(layout: torch.memory_format):
+    inputs = _inputs(layout=layout)
     torch.testing.assert_close(modulate(*inputs), _plainly(*inputs))
     with torch.no_grad():
         assert torch.equal(modulate(*inputs), modulate(*inputs))
     assert torch.autograd.gradcheck(modulate, inputs)
     for missing in range(4):  # each may stand still
-        some = [value.detach().requires_grad_(n != missing) for n, value in enumerate(_inputs())]
+        some = [value.detach().requires_grad_(n != missing) for n, value in enumerate(_inputs(layout=layout))]
         assert torch.autograd.gradcheck(modulate, some)
 
 
