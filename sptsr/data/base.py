@@ -54,5 +54,6 @@ def open_priors(path: str | None, keys: list[str]) -> PriorStore | None:
 
 def to_tensor(image: npt.NDArray[np.generic]) -> Tensor:
     """Returns [H, W, C] as float32 [C, H, W]: uint8 divided by 255, float32 as it is."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    return tensor.float().div_(255.0) if tensor.dtype == torch.uint8 else tensor
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    # numpy's quotients are torch's, bit for bit; torch would wake a second thread for each image
+    return torch.from_numpy(np.divide(planes, 255, dtype=np.float32) if planes.dtype == np.uint8 else planes)
