@@ -1,0 +1,90 @@
+"""Adapters, states, stores, option files and plug-ins of 0.1 (commit eff4d8f) go on working."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from sptsr.images import ImageFolder
+from tests.conftest import run_cli
+
+OLD = Path(__file__).parent / 'old' / '0.1'
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with what 0.1 left behind."""
+    folder = tmp_path / 'old'
+    shutil.copytree(OLD, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def _test_with(adapter: str, unit: dict[str, object]) -> dict[str, object]:
+    options = yaml.safe_load(Path('test.yml').read_text())
+    options['network_g']['unit'] = unit
+    options['path'] = {'pretrain_network_g': adapter}
+    Path('other.yml').write_text(yaml.safe_dump(options))
+    result = run_cli('test', '-opt', 'other.yml')
+    assert result.returncode == 0, result.stderr
+    return json.loads(Path('results/old/metrics.json').read_text())
+
+
+def test_an_adapter_and_a_store_restore_the_same_images(old):
+    record = _test_with('adapter_4.safetensors', {'type': 'ModulationUnit', 'width': 4})
+    before = json.loads((old / 'metrics.json').read_text())['datasets']['photographs']
+    after = record['datasets']['photographs']
+    for metric, tolerance in (('psnr', 0.01), ('ssim', 1e-4)):
+        assert after[metric]['per_image'] == pytest.approx(before[metric]['per_image'], abs=tolerance)
+    images, expected = ImageFolder('results/old/visualization/photographs'), ImageFolder('restored')
+    assert images.keys == ['chelsea', 'coffee']
+    for key in images.keys:
+        difference = np.abs(images.read(key).astype(int) - expected.read(key))
+        assert difference.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ('adapter', 'unit'),
+    [
+        ('ladder.safetensors', {'type': 'ModulationUnit', 'width': 4, 'path': 'ladder'}),
+        ('region.safetensors', {'type': 'RegionUnit', 'width': 4}),
+    ],
+)
+def test_adapters_of_other_units_are_read(old, adapter, unit):
+    assert np.isfinite(_test_with(adapter, unit)['datasets']['photographs']['psnr']['mean'])
+
+
+def test_a_state_goes_on_to_the_adapter_that_it_led_to(old):
+    home = Path('experiments/old')
+    (home / 'models').mkdir(parents=True)
+    (home / 'training_states').mkdir()
+    shutil.copy('adapter_2.safetensors', home / 'models' / 'net_g_2.safetensors')
+    shutil.copy('2.state', home / 'training_states')
+    result = run_cli('train', '-opt', 'train.yml')
+    assert result.returncode == 0, result.stderr
+    assert 'Going on from iteration 2' in result.stderr
+    ended, expected = (load_file(path) for path in (home / 'models' / 'net_g_4.safetensors', 'adapter_4.safetensors'))
+    assert ended.keys() == expected.keys()
+    compared = [name for name in expected if name.startswith('params.')]
+    assert len(compared) > 10
+    for name in compared:
+        np.testing.assert_allclose(ended[name].numpy(), expected[name].numpy(), atol=2e-6)
+
+
+def test_a_store_is_described_and_verified(old):
+    assert run_cli('prior', 'verify', 'set/prior', '-i', 'set/LRx4').returncode == 0
+    assert 'felzenszwalb' in run_cli('prior', 'info', 'set/prior').stdout
+
+
+def test_a_plug_in_with_the_imports_of_then_tunes_and_tests(old):
+    options = yaml.safe_load(Path('train.yml').read_text())
+    options['plugins'] = ['./plugin.py']
+    options['network_g']['unit'] = {'type': 'CountUnit', 'width': 4}
+    Path('count.yml').write_text(yaml.safe_dump(options))
+    result = run_cli('train', '-opt', 'count.yml')
+    assert result.returncode == 0, result.stderr
+    assert Path('experiments/old/models/net_g_latest.safetensors').is_file()
