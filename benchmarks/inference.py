@@ -22,7 +22,7 @@ import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.archs.recipes import RECIPES
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.codes import MaskCodes
-from sptsr.registry import register_all
+from sptsr.core.registry import register_all
 from sptsr.report.tables import text_table
 from sptsr.sizing import round_up
 

@@ -20,10 +20,10 @@ from typing import Any
 
 from torch.utils.data import default_collate
 
+from sptsr.core.registry import register_all
 from sptsr.data.loader import NamedErrors, SeededIndex, collate
 from sptsr.data.prepare import prepare
 from sptsr.images import ImageFolder
-from sptsr.registry import register_all
 from sptsr.report.tables import text_table
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from sptsr.cli_prior import add_prior, add_reading
-from sptsr.errors import UserError, nearest
+from sptsr.core.errors import UserError, nearest
+from sptsr.core.version import __version__
 from sptsr.keys import LAUNCHERS
-from sptsr.version import __version__
 
 _ABOUT = """\
 Tune a frozen image-restoration network with what Segment Anything sees in the degraded image.

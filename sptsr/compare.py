@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sptsr.errors import UserError
-from sptsr.files import write_text
+from sptsr.core.errors import UserError
+from sptsr.core.files import write_text
 from sptsr.images import ImageFolder, write_png
 from sptsr.priors.compare import Likeness, compare_stores, write_report
 from sptsr.priors.store import PriorStore

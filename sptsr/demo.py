@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from sptsr.core.errors import UserError
+from sptsr.core.files import write_text
 from sptsr.demo_data import SCALE, TEST, make_sets
-from sptsr.errors import UserError
-from sptsr.files import write_text
 from sptsr.images import ImageFolder, write_png
 from sptsr.priors.extract import build_source, extract
 from sptsr.priors.store import PriorStore
@@ -44,7 +44,7 @@ def run_demo(out: str | os.PathLike[str], iterations: int = 0) -> dict[str, Resu
     Returns:
         results on the test photographs by arm: `frozen`, `PlainUnit`, `ModulationUnit`.
     """
-    from sptsr import logs
+    from sptsr.core import logs
     from sptsr.test import test_pipeline
     from sptsr.train import train_pipeline
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import skimage.data
 
+from sptsr.core.errors import UserError
 from sptsr.data.prepare import prepare
-from sptsr.errors import UserError
 from sptsr.images import ImageFolder, decode_rgb, write_png
 
 SCALE = 4

@@ -66,7 +66,7 @@ def _upstream() -> str:
 
 
 def _registries() -> str:
-    from sptsr.registry import ARCH_REGISTRY, SOURCE_REGISTRY, UNIT_REGISTRY, register_all
+    from sptsr.core.registry import ARCH_REGISTRY, SOURCE_REGISTRY, UNIT_REGISTRY, register_all
 
     register_all()
     counts = (len(list(registry.keys())) for registry in (ARCH_REGISTRY, UNIT_REGISTRY, SOURCE_REGISTRY))

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sptsr.errors import UserError
-from sptsr.files import write_bytes
-from sptsr.lmdb_env import open_reader
+from sptsr.core.errors import UserError
+from sptsr.core.files import write_bytes
+from sptsr.core.lmdb_env import open_reader
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 RGB = npt.NDArray[np.uint8]

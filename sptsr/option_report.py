@@ -10,9 +10,8 @@ from typing import Any
 import yaml
 
 from sptsr import keys
-from sptsr.optim import optimizers, schedulers
-from sptsr.options import complete, read_checked
-from sptsr.registry import (
+from sptsr.core.optim import optimizers, schedulers
+from sptsr.core.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
     LOSS_REGISTRY,
@@ -22,8 +21,9 @@ from sptsr.registry import (
     lookup,
     register_all,
 )
-from sptsr.signatures import expected_types, parameters
-from sptsr.yaml_io import KeyPath, Lines
+from sptsr.core.signatures import expected_types, parameters
+from sptsr.core.yaml_io import KeyPath, Lines
+from sptsr.options import complete, read_checked
 
 _DEFAULTS = {'train': keys.TRAIN_DEFAULTS, 'val': keys.VAL_DEFAULTS, 'logger': keys.LOGGER_DEFAULTS}
 _JSON_TYPES = {int: 'integer', float: 'number', bool: 'boolean', str: 'string', list: 'array', tuple: 'array'}

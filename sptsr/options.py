@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.yaml_io import KeyPath, Lines, read_scalar, read_yaml
 from sptsr.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
-from sptsr.yaml_io import KeyPath, Lines, read_scalar, read_yaml
 
 _MAX_BASES = 8
 
@@ -94,7 +94,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str
 
 def _read(path: str | os.PathLike[str], force: Sequence[str]) -> tuple[dict[str, Any], Lines]:
     """Reads a file with its `base` and `--force_yml`, and imports its plugins."""
-    from sptsr.registry import import_plugins, register_all
+    from sptsr.core.registry import import_plugins, register_all
 
     opt, lines = _read_with_base(Path(path))
     for entry in force:

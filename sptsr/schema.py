@@ -8,7 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sptsr.errors import UserError, one_of
+from sptsr.core.errors import UserError, one_of
+from sptsr.core.optim import find_optimizer, find_scheduler
+from sptsr.core.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    UNIT_REGISTRY,
+    lookup,
+)
+from sptsr.core.signatures import argument_problems, is_of, type_name
+from sptsr.core.yaml_io import KeyPath
 from sptsr.keys import (
     BACKENDS,
     DIST,
@@ -24,18 +36,6 @@ from sptsr.keys import (
     WANDB,
     Types,
 )
-from sptsr.optim import find_optimizer, find_scheduler
-from sptsr.registry import (
-    ARCH_REGISTRY,
-    DATASET_REGISTRY,
-    LOSS_REGISTRY,
-    METRIC_REGISTRY,
-    MODEL_REGISTRY,
-    UNIT_REGISTRY,
-    lookup,
-)
-from sptsr.signatures import argument_problems, is_of, type_name
-from sptsr.yaml_io import KeyPath
 
 Problem = tuple[KeyPath, str]
 

@@ -12,12 +12,12 @@ from torch import nn
 from sptsr.archs.backbone import build_network, place, probe_of, size_rules
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.survey import Candidate, Survey, survey
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.registry import ARCH_REGISTRY, import_plugins, lookup, register_all
+from sptsr.core.signatures import argument_problems, parameters
+from sptsr.core.yaml_io import read_settings
 from sptsr.options import load_network
-from sptsr.registry import ARCH_REGISTRY, import_plugins, lookup, register_all
 from sptsr.report.tables import text_table
-from sptsr.signatures import argument_problems, parameters
-from sptsr.yaml_io import read_settings
 
 
 def describe_network(name: str, settings: Sequence[str] = ()) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from sptsr.errors import UserError
-from sptsr.files import write_bytes
+from sptsr.core.errors import UserError
+from sptsr.core.files import write_bytes
 
 _KEYS = {'iter', 'options_sha256', 'backbone_sha256', 'params', 'optimizer', 'scheduler', 'rates', 'scaler'}
 

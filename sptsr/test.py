@@ -12,10 +12,10 @@ from basicsr.data import build_dataset
 from basicsr.models import build_model
 from basicsr.utils import get_time_str, set_random_seed
 
-from sptsr import logs
+from sptsr.core import logs
+from sptsr.core.distributed import start_ranks
+from sptsr.core.files import write_json
 from sptsr.data.loader import eval_loader
-from sptsr.distributed import start_ranks
-from sptsr.files import write_json
 from sptsr.options import load_options
 from sptsr.report.metrics import Results, to_json
 

@@ -18,14 +18,14 @@ from basicsr.data import build_dataset
 from basicsr.models import build_model
 from basicsr.utils import AvgTimer, MessageLogger, get_time_str, set_random_seed
 
-from sptsr import logs
+from sptsr.core import logs
+from sptsr.core.distributed import Ranks, start_ranks
+from sptsr.core.errors import UserError
+from sptsr.core.files import remove_temporaries, write_text
+from sptsr.core.progress import bar
 from sptsr.data.loader import TrainStream, eval_loader, train_loader, unwrapped
-from sptsr.distributed import Ranks, start_ranks
-from sptsr.errors import UserError
-from sptsr.files import remove_temporaries, write_text
 from sptsr.models.spt_model import SPTModel
 from sptsr.options import Options, load_options
-from sptsr.progress import bar
 from sptsr.report.boards import Boards
 from sptsr.states import find_state, prune, read_state, write_state
 
@@ -74,7 +74,7 @@ def train_pipeline(
         fresh: put an unfinished run aside as well.
         force: `--force_yml` entries.
         progress: show a live line; what is logged every `print_freq` then goes to the log file only.
-        launcher: `none`, `pytorch` or `slurm` (see `sptsr.distributed.start_ranks`).
+        launcher: `none`, `pytorch` or `slurm` (see `sptsr.core.distributed.start_ranks`).
         quiet: no log lines but warnings on stderr; the log file still gets all.
 
     Returns:

@@ -22,11 +22,11 @@ import yaml
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.cli import main
+from sptsr.core.logs import NAME
+from sptsr.core.registry import register_all
 from sptsr.data.prepare import prepare
 from sptsr.images import RGB, ImageFolder, decode_rgb, write_png
-from sptsr.logs import NAME
 from sptsr.priors.extract import build_source, extract
-from sptsr.registry import register_all
 
 # Sums depend on the number of threads, and some tests compare the bytes of this process with another's.
 os.environ['OMP_NUM_THREADS'] = '2'

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torchvision
 
+from sptsr.core.errors import UserError
 from sptsr.data.prepare import prepare
-from sptsr.errors import UserError
 from sptsr.images import ImageFolder
 
 HAS_FUNCTIONAL_TENSOR = tuple(int(n) for n in torchvision.__version__.split('.')[:2]) < (0, 17)

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from sptsr.registry import SOURCE_REGISTRY
-from sptsr.signatures import parameters
-from sptsr.yaml_io import read_scalar, read_yaml
+from sptsr.core.registry import SOURCE_REGISTRY
+from sptsr.core.signatures import parameters
+from sptsr.core.yaml_io import read_scalar, read_yaml
 
 ROOT = Path(__file__).parents[1]
 

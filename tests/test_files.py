@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from sptsr.errors import UserError, nearest, one_of
-from sptsr.files import remove_temporaries, write_atomic, write_json, write_text
+from sptsr.core.errors import UserError, nearest, one_of
+from sptsr.core.files import remove_temporaries, write_atomic, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):

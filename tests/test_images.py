@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 from sptsr.images import ImageFolder, decode_rgb, encode_png, image_digest, image_key
 from tests.conftest import photograph
 

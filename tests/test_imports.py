@@ -11,7 +11,7 @@ FORBIDDEN = {
     'report': ('sptsr.archs', 'sptsr.models', 'sptsr.train', 'sptsr.test'),
     'models': ('sptsr.train', 'sptsr.test', 'sptsr.cli', 'sptsr.data'),
 }
-PATCHERS = {'compat.py'}
+PATCHERS = {'compat.py', 'moved.py'}
 
 
 def _imports(path: Path) -> set[str]:

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.registry import ARCH_REGISTRY
+from sptsr.core.yaml_io import read_scalar, read_yaml
 from sptsr.options import load_options
-from sptsr.registry import ARCH_REGISTRY
-from sptsr.yaml_io import read_scalar, read_yaml
 from tests.conftest import base_options, write_options
 
 
@@ -214,7 +214,7 @@ def test_plugins_register_a_users_own_network(photographs: Path, tmp_path: Path,
     plugin = tmp_path / 'my_net.py'
     plugin.write_text(
         'from torch import nn\n'
-        'from sptsr.registry import ARCH_REGISTRY, register\n\n'
+        'from sptsr.core.registry import ARCH_REGISTRY, register\n\n'
         '@register(ARCH_REGISTRY)\n'
         'class PluginNet(nn.Module):\n'
         '    def __init__(self, width: int = 8):\n'

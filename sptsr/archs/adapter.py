@@ -15,9 +15,9 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.errors import UserError
-from sptsr.files import sha256_tensors, write_bytes
-from sptsr.version import __version__
+from sptsr.core.errors import UserError
+from sptsr.core.files import sha256_tensors, write_bytes
+from sptsr.core.version import __version__
 
 _FORMAT = 'sptsr-adapter-1'
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sptsr.errors import UserError, nearest
+from sptsr.core.errors import UserError, nearest
 from sptsr.sizing import round_up
 
 Layout = Literal['NCHW', 'NHWC', 'NLC']

@@ -18,8 +18,8 @@ from sptsr.archs.sites import Grid
 from sptsr.archs.units import Join, SPTUnit
 from sptsr.archs.weights import load_strictly, read_weights, state_digest
 from sptsr.codes import MAX_MASKS, MaskCodes
-from sptsr.errors import UserError
-from sptsr.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
+from sptsr.core.errors import UserError
+from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
 
 # Images that go through a backbone together while a ladder is tuned on a CPU: fewer take longer, more take more memory.
 _LADDER_BATCH = 2

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sptsr.archs.modulation import modulate
 from sptsr.archs.regions import RegionMap
 from sptsr.codes import MaskCodes
-from sptsr.registry import UNIT_REGISTRY, register
+from sptsr.core.registry import UNIT_REGISTRY, register
 
 
 def layout_of(x: Tensor) -> torch.memory_format:

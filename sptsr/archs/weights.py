@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sptsr.errors import UserError
-from sptsr.files import sha256_tensors
+from sptsr.core.errors import UserError
+from sptsr.core.files import sha256_tensors
 
 _WRAPPERS = ('params_ema', 'params', 'state_dict', 'model')
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.signatures import argument_problems
 from sptsr.priors.store import PriorStore
-from sptsr.signatures import argument_problems
 
 
 class CheckedDataset(Dataset):

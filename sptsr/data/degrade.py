@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sptsr.core.errors import UserError
+from sptsr.core.progress import bar
 from sptsr.data.noise import noisy_image
 from sptsr.data.prepare import DiskFolder
 from sptsr.data.resize import imresize
-from sptsr.errors import UserError
 from sptsr.images import RGB, ImageFolder
-from sptsr.progress import bar
 
 
 def degradation(kind: str, amount: float, seed: int = 0) -> Callable[[RGB, str], RGB]:

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import torch
 
+from sptsr.core.errors import UserError
+from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.data.base import CheckedDataset, open_priors, to_tensor
 from sptsr.data.noise import add_noise, fixed_rng, noisy_image
 from sptsr.data.transforms import Sample, augment, random_crop
-from sptsr.errors import UserError
 from sptsr.images import RGB, ImageFolder
-from sptsr.registry import DATASET_REGISTRY, register
 
 
 @register(DATASET_REGISTRY)

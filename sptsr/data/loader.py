@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from sptsr.distributed import Ranks
-from sptsr.errors import UserError
+from sptsr.core.distributed import Ranks
+from sptsr.core.errors import UserError
 from sptsr.priors.prior import collate as collate_priors
 
 _ALONE = Ranks()
@@ -134,7 +134,7 @@ def eval_loader(dataset: Any, ranks: Ranks = _ALONE) -> DataLoader:
 def unwrapped(error: UserError) -> UserError:
     """Returns the error as the dataset raised it; a worker's comes wrapped in its traceback."""
     message = str(error)
-    marker = 'sptsr.errors.UserError: '
+    marker = 'sptsr.core.errors.UserError: '
     if message.startswith('Caught UserError') and marker in message:
         return UserError(message.rsplit(marker, 1)[1].strip())
     return error

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sptsr.core.errors import UserError, nearest
+from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.data.base import CheckedDataset, open_priors, to_tensor
 from sptsr.data.transforms import Sample, augment, random_crop
-from sptsr.errors import UserError, nearest
 from sptsr.images import ImageFolder, image_key
-from sptsr.registry import DATASET_REGISTRY, register
 
 
 @register(DATASET_REGISTRY)

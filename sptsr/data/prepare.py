@@ -9,11 +9,11 @@ from pathlib import Path
 
 import lmdb
 
+from sptsr.core.errors import UserError
+from sptsr.core.files import write_text
+from sptsr.core.progress import bar
 from sptsr.data.resize import imresize
-from sptsr.errors import UserError
-from sptsr.files import write_text
 from sptsr.images import RGB, ImageFolder, decode_rgb, encode_png, image_digest, write_png
-from sptsr.progress import bar
 
 _FIRST_MAP_BYTES = 1 << 26
 

@@ -13,16 +13,16 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import tensor2img
 from torch import Tensor
 
-from sptsr import logs
 from sptsr.archs.adapter import load_adapter, load_params, save_adapter
 from sptsr.archs.backbone import build_network, call_backbone, size_rules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
 from sptsr.codes import MaskCodes
-from sptsr.distributed import Ranks
-from sptsr.errors import UserError
+from sptsr.core import logs
+from sptsr.core.distributed import Ranks
+from sptsr.core.errors import UserError
+from sptsr.core.registry import MODEL_REGISTRY, register
 from sptsr.models.tuner import Batch, NotFinite, Tuner
-from sptsr.registry import MODEL_REGISTRY, register
 from sptsr.report.boards import Boards
 from sptsr.report.metrics import Results, evaluate, rgb_of
 from sptsr.sizing import restore_padded, restore_tiled

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
-from sptsr.errors import UserError, nearest
-from sptsr.files import write_json
+from sptsr.core.errors import UserError, nearest
+from sptsr.core.files import write_json
+from sptsr.core.progress import bar
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import Regions
 from sptsr.priors.store import PriorStore
-from sptsr.progress import bar
 
 # Distance at which a boundary still counts as met, of the image's diagonal: BSDS500's benchmark (Arbelaez et
 # al., "Contour Detection and Hierarchical Image Segmentation", PAMI 2011).

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.progress import bar
 from sptsr.images import RGB, ImageFolder
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import Regions, to_size
 from sptsr.priors.sources.base import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
-from sptsr.progress import bar
 
 
 class FromOtherImages(Source):

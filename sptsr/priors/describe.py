@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.progress import bar
 from sptsr.images import ImageFolder
 from sptsr.priors.store import PriorStore
-from sptsr.progress import bar
 
 
 def verify(images: ImageFolder, store: PriorStore, sample: int = 0) -> Iterator[str]:

@@ -11,14 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.progress import bar
+from sptsr.core.registry import SOURCE_REGISTRY, lookup, register_all
+from sptsr.core.signatures import argument_problems
+from sptsr.core.yaml_io import read_settings
 from sptsr.images import RGB, ImageFolder
 from sptsr.priors.sources.base import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
-from sptsr.progress import bar
-from sptsr.registry import SOURCE_REGISTRY, lookup, register_all
-from sptsr.signatures import argument_problems
-from sptsr.yaml_io import read_settings
 
 _WAITING = 8  # priors that may wait to be packed and written
 

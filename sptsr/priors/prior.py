@@ -13,7 +13,7 @@ import torch
 import zstandard
 
 from sptsr.codes import MAX_MASKS, MaskCodes
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 from sptsr.priors.regions import BoolArray, Regions, unique_of_map
 
 _HEADER = struct.Struct('<4sBBHIII')  # magic, version, bytes of an index, masks, palette size, height, width

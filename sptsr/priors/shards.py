@@ -10,14 +10,14 @@ from datetime import timedelta
 import lmdb
 import torch.distributed as dist
 
-from sptsr.distributed import join, leave
-from sptsr.errors import UserError
+from sptsr.core.distributed import join, leave
+from sptsr.core.errors import UserError
+from sptsr.core.lmdb_env import close_reader
+from sptsr.core.progress import bar
 from sptsr.images import ImageFolder
-from sptsr.lmdb_env import close_reader
 from sptsr.priors.extract import ExtractReport, extract, shard_path, shards_of
 from sptsr.priors.sources.base import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
-from sptsr.progress import bar
 
 
 def merge(path: str | os.PathLike[str], header: StoreHeader) -> int:

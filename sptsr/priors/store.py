@@ -17,9 +17,9 @@ from typing import Any
 
 import lmdb
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.lmdb_env import close_reader, open_reader
 from sptsr.images import RGB, image_digest
-from sptsr.lmdb_env import close_reader, open_reader
 from sptsr.priors.prior import Prior
 
 SCHEMA = 1

@@ -12,11 +12,11 @@ from typing import Any
 from basicsr.utils import tensor2img
 from torch import Tensor
 
-from sptsr.distributed import Ranks
-from sptsr.errors import UserError
+from sptsr.core.distributed import Ranks
+from sptsr.core.errors import UserError
+from sptsr.core.progress import bar
+from sptsr.core.registry import METRIC_REGISTRY, lookup
 from sptsr.images import RGB, write_png
-from sptsr.progress import bar
-from sptsr.registry import METRIC_REGISTRY, lookup
 from sptsr.report.statistics import half_width
 
 # {metric: {'mean': x, 'ci95': half width or None, 'per_image': {key: x}}}

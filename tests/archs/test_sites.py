@@ -6,8 +6,8 @@ from torch import nn
 
 from sptsr.archs.sites import match_sites
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.errors import UserError
-from sptsr.registry import ARCH_REGISTRY, lookup
+from sptsr.core.errors import UserError
+from sptsr.core.registry import ARCH_REGISTRY, lookup
 from tests.archs.cases import inputs, trained
 
 

@@ -14,9 +14,9 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.units import ModulationUnit, PlainUnit
 from sptsr.archs.weights import read_weights, state_digest
 from sptsr.codes import MaskCodes
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup
 from sptsr.images import ImageFolder
-from sptsr.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup
 from sptsr.sizing import restore_padded
 from tests.archs.cases import CASES, LADDER, UNITS, inputs, make_net, trained
 

@@ -8,8 +8,8 @@ import torch
 from sptsr.archs.adapter import load_adapter, read_adapter, save_adapter
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import read_weights
-from sptsr.errors import UserError
-from sptsr.registry import ARCH_REGISTRY, lookup
+from sptsr.core.errors import UserError
+from sptsr.core.registry import ARCH_REGISTRY, lookup
 from tests.archs.cases import make_net, trained
 
 

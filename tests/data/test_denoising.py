@@ -7,9 +7,9 @@ import pytest
 import torch
 from basicsr.data import build_dataset
 
+from sptsr.core.errors import UserError
 from sptsr.data.loader import SeededIndex, TrainStream, train_loader
 from sptsr.data.noise import noisy_image
-from sptsr.errors import UserError
 from sptsr.images import ImageFolder, write_png
 from sptsr.priors.extract import build_source, extract
 from tests.conftest import base_options, photograph, run_cli, write_options

@@ -6,9 +6,9 @@ import torch
 from basicsr.data import build_dataset
 
 from sptsr.codes import MaskCodes
+from sptsr.core.distributed import Ranks
+from sptsr.core.errors import UserError
 from sptsr.data.loader import SeededIndex, TrainStream, train_loader, unwrapped
-from sptsr.distributed import Ranks
-from sptsr.errors import UserError
 from tests.data.test_paired import _options
 
 

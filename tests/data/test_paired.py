@@ -6,10 +6,10 @@ import pytest
 import torch
 from basicsr.data import build_dataset
 
+from sptsr.core.errors import UserError
 from sptsr.data.loader import SeededIndex
 from sptsr.data.paired import PriorPairedImageDataset
 from sptsr.data.prepare import prepare
-from sptsr.errors import UserError
 from sptsr.images import ImageFolder, write_png
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import Regions

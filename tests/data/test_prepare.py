@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from basicsr.data import build_dataset
 
+from sptsr.core.errors import UserError
 from sptsr.data.prepare import prepare
 from sptsr.data.resize import imresize
-from sptsr.errors import UserError
 from sptsr.images import ImageFolder, write_png
 from tests.conftest import photograph
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
-from sptsr.errors import UserError
-from sptsr.registry import register_all
+from sptsr.core.errors import UserError
+from sptsr.core.registry import register_all
 from sptsr.test import test_pipeline as evaluate
 from sptsr.train import train_pipeline
 

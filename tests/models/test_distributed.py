@@ -14,8 +14,8 @@ import torch
 
 from sptsr.archs.adapter import read_adapter
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.distributed import Ranks, first_host, start_ranks
-from sptsr.errors import UserError
+from sptsr.core.distributed import Ranks, first_host, start_ranks
+from sptsr.core.errors import UserError
 from sptsr.train import train_pipeline
 from tests.archs.cases import inputs, make_net
 from tests.conftest import base_options, write_options

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sptsr.archs.adapter import read_adapter
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 from sptsr.states import read_state
 from tests.conftest import base_options, write_options
 from tests.models.processes import finish, start, tune

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sptsr.core.errors import UserError
 from sptsr.data.degrade import degradation, degrade
 from sptsr.data.resize import imresize
-from sptsr.errors import UserError
 from sptsr.images import ImageFolder, decode_rgb, write_png
 from sptsr.priors.compare import boundaries, compare, compare_stores
 from sptsr.priors.controls import FromOtherImages, shuffle

@@ -13,7 +13,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 from sptsr.images import ImageFolder, write_png
 from sptsr.priors.extract import build_source, extract, shard_path, shards_of
 from sptsr.priors.shards import extract_distributed, merge

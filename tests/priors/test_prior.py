@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 from sptsr.priors.prior import Prior, collate
 from sptsr.priors.regions import Regions, unique_of_map
 

@@ -8,7 +8,7 @@ import scipy.io
 import torch
 from pycocotools import mask as coco
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 from sptsr.images import ImageFolder
 from sptsr.priors.extract import build_source
 from sptsr.priors.sources import sam as sam_module

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.lmdb_env import close_reader
 from sptsr.images import ImageFolder, encode_png
-from sptsr.lmdb_env import close_reader
 from sptsr.priors.describe import describe, verify
 from sptsr.priors.extract import build_source, extract
 from sptsr.priors.prior import Prior

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 from sptsr.priors.extract import build_source
 from sptsr.priors.prior import Prior
 from sptsr.priors.sources.generator import GridSettings, make_prior

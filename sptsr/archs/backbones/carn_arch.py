@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sptsr.registry import ARCH_REGISTRY, register
+from sptsr.core.registry import ARCH_REGISTRY, register
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in the official code
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sptsr.registry import ARCH_REGISTRY, register
+from sptsr.core.registry import ARCH_REGISTRY, register
 
 
 def _plain(in_channels: int, width: int, out_channels: int, depth: int, batch_norm: bool) -> nn.Sequential:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sptsr.registry import ARCH_REGISTRY, register
+from sptsr.core.registry import ARCH_REGISTRY, register
 
 
 class ContrastAttention(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.weights import read_weights
-from sptsr.errors import UserError
-from sptsr.registry import ARCH_REGISTRY, register
+from sptsr.core.errors import UserError
+from sptsr.core.registry import ARCH_REGISTRY, register
 from sptsr.sizing import SizeRules
 
 _INSTALL = "pip install 'sptsr[spandrel]'"

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+from sptsr.core.version import __version__
 from sptsr.images import RGB
 from sptsr.priors.prior import Prior
 from sptsr.priors.store import StoreHeader
-from sptsr.version import __version__
 
 
 class Source(ABC):

@@ -8,12 +8,12 @@ from importlib.metadata import version
 import numpy as np
 from skimage.segmentation import felzenszwalb
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images import RGB
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import Regions
 from sptsr.priors.sources.base import Source
-from sptsr.registry import SOURCE_REGISTRY, register
 
 
 @register(SOURCE_REGISTRY, 'felzenszwalb')

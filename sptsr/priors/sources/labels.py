@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
-from sptsr.errors import UserError, nearest
+from sptsr.core.errors import UserError, nearest
+from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images import RGB, image_key
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import BoolArray, Regions, to_size
 from sptsr.priors.sources.base import Source
-from sptsr.registry import SOURCE_REGISTRY, register
 
 LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')
 LabelMap = npt.NDArray[np.int64]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
+from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images import RGB
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import Regions
 from sptsr.priors.sources.base import Source
 from sptsr.priors.store import PriorStore
-from sptsr.registry import SOURCE_REGISTRY, register
 
 _CELLS = 600
 

@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import torch
 
-from sptsr.errors import UserError
-from sptsr.files import sha256_file, sha256_tensors
+from sptsr.core.errors import UserError
+from sptsr.core.files import sha256_file, sha256_tensors
+from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images import RGB
 from sptsr.priors.prior import Prior
 from sptsr.priors.sources.base import Source
 from sptsr.priors.sources.generator import GridSettings, Segmenter, make_prior
-from sptsr.registry import SOURCE_REGISTRY, register
 
 # Width of the image encoder, which tells the checkpoints apart.
 _FAMILIES = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}

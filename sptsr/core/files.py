@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lmdb
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 
 _environments: dict[str, lmdb.Environment] = {}
 

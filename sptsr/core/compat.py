@@ -95,8 +95,8 @@ def _lmdb_backend_init(
 
 def _lmdb_backend_get(self: Any, filepath: Any, client_key: str) -> bytes:
     """img_util.py:127 turns a missing key (None) into a TypeError without a name."""
-    from sptsr.errors import UserError
-    from sptsr.lmdb_env import open_reader
+    from sptsr.core.errors import UserError
+    from sptsr.core.lmdb_env import open_reader
 
     with open_reader(self._client[client_key]).begin() as transaction:
         value = transaction.get(str(filepath).encode())

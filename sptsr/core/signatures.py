@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sptsr.errors import one_of
+from sptsr.core.errors import one_of
 
 
 def parameters(function: Callable[..., Any], skip: Collection[str] = ()) -> dict[str, inspect.Parameter]:

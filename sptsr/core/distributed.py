@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 
 _PORT = 29500  # torch's own default
 _stores: list[Any] = []  # that of the group, while there is a group

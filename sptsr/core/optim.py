@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sptsr.errors import UserError, one_of
+from sptsr.core.errors import UserError, one_of
 
 _NO_OPTIMIZER = {
     'Optimizer',

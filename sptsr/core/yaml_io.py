@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sptsr.errors import UserError
+from sptsr.core.errors import UserError
 
 KeyPath = tuple[str, ...]
 Lines = dict[KeyPath, str]  # 'file:line' of each key

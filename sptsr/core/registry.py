@@ -1,0 +1,153 @@
+"""The registries, and the one place that imports modules for registration."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    Registry,
+)
+
+from sptsr.core.errors import UserError, one_of
+
+T = TypeVar('T')
+
+UNIT_REGISTRY = Registry('unit')
+SOURCE_REGISTRY = Registry('source')
+
+__all__ = [
+    'ARCH_REGISTRY',
+    'DATASET_REGISTRY',
+    'LOSS_REGISTRY',
+    'METRIC_REGISTRY',
+    'MODEL_REGISTRY',
+    'SOURCE_REGISTRY',
+    'UNIT_REGISTRY',
+    'import_plugins',
+    'lookup',
+    'register',
+    'register_all',
+]
+
+_MODULES = (
+    'basicsr.archs',
+    'basicsr.data',
+    'basicsr.losses',
+    'basicsr.metrics',
+    'basicsr.models',
+    'sptsr.archs.backbones.carn_arch',
+    'sptsr.archs.backbones.denoisers_arch',
+    'sptsr.archs.backbones.imdn_arch',
+    'sptsr.archs.backbones.spandrel_arch',
+    'sptsr.archs.units',
+    'sptsr.archs.spt_arch',
+    'sptsr.data.denoising',
+    'sptsr.data.paired',
+    'sptsr.models.spt_model',
+    'sptsr.priors.sources.felzenszwalb',
+    'sptsr.priors.sources.labels',
+    'sptsr.priors.sources.random_regions',
+    'sptsr.priors.sources.sam',
+)
+
+
+def register_all() -> None:
+    """Imports everything that registers itself: BasicSR's parts and ours. May be called again."""
+    for name in _MODULES:
+        importlib.import_module(name)
+
+
+def register(registry: Registry, name: str | None = None) -> Callable[[type[T]], type[T]]:
+    """Returns a class decorator that registers under the class's name, or another.
+
+    A name that is taken is an error, as in BasicSR: nothing is shadowed.
+    """
+
+    def add(found: type[T]) -> type[T]:
+        registry._do_register(name or found.__name__, found)
+        return found
+
+    return add
+
+
+def lookup(registry: Registry, name: str) -> Any:
+    """Returns the registered object of this name, else of `NAME_basicsr` (as BasicSR calls some of its own).
+
+    BasicSR's own `get` prints when it does the latter; this does not.
+
+    Raises:
+        UserError: no such name; the nearest right one is named.
+    """
+    if name not in registry:
+        if f'{name}_basicsr' in registry:
+            return registry._obj_map[f'{name}_basicsr']
+        raise UserError(f"no {registry._name} is called '{name}'{one_of(name, registry.keys())}")
+    return registry._obj_map[name]
+
+
+def import_plugins(plugins: Sequence[str], root: str | Path = '.') -> None:
+    """Imports a user's own modules, so that what they register can be named in options.
+
+    Args:
+        plugins: importable names (`package.module`) or files (`path/to/net.py`).
+        root: folder that relative file names start from.
+
+    Raises:
+        UserError: no such file or module, or it fails to import. In the last case the
+            plugin's own traceback is printed first: only its author can mend it.
+    """
+    for plugin in plugins:
+        if plugin.endswith('.py'):
+            _import_file((Path(root) / plugin).resolve(), plugin)
+            continue
+        try:
+            found = importlib.util.find_spec(plugin) is not None
+        except ModuleNotFoundError:
+            found = False
+        if not found:
+            raise UserError(f"plugins: no module '{plugin}'; install it, or give the path of a .py file")
+        _guarded(lambda plugin=plugin: importlib.import_module(plugin), plugin)
+
+
+def _import_file(path: Path, shown: str) -> None:
+    if not path.is_file():
+        raise UserError(f'plugins: {shown}: no such file; check the path')
+    # The name carries the path, so two files of one name are two modules and one file is imported once.
+    name = f'sptsr_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}'
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+
+    def load(module: ModuleType = module, loader: Any = spec.loader) -> None:
+        sys.modules[name] = module  # before running it: classes defined in it can then be pickled
+        try:
+            loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+
+    _guarded(load, shown)
+
+
+def _guarded(load: Any, shown: str) -> None:
+    try:
+        load()
+    except Exception as error:
+        print(traceback.format_exc(), file=sys.stderr)
+        raise UserError(f'plugins: {shown}: importing it failed ({error}); its traceback is above') from error
