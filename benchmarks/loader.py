@@ -22,8 +22,8 @@ from torch.utils.data import default_collate
 
 from sptsr.core.registry import register_all
 from sptsr.data.loader import NamedErrors, SeededIndex, collate
-from sptsr.data.prepare import prepare
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
+from sptsr.images.prepare import prepare
 from sptsr.report.tables import text_table
 
 

@@ -32,7 +32,7 @@ from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.utils.amg import calculate_stability_score
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
-from sptsr.images import RGB, decode_rgb
+from sptsr.images.decode import RGB, decode_rgb
 from sptsr.priors.prior import Prior
 from sptsr.priors.sources.generator import GridSettings, make_prior
 from sptsr.priors.sources.grid import point_grid

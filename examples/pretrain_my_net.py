@@ -12,7 +12,7 @@ import torch
 from my_net import MyNet  # the file beside this one
 
 from sptsr.data.base import to_tensor
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
 
 SCALE, CROP, STEPS = 4, 24, 300
 

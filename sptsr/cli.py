@@ -153,8 +153,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _data_prepare(options: argparse.Namespace) -> int:
-    from sptsr.data.prepare import prepare
-    from sptsr.images import ImageFolder
+    from sptsr.images.folder import ImageFolder
+    from sptsr.images.prepare import prepare
 
     images = ImageFolder(options.images, options.to_rgb, options.include)
     count = prepare(images, options.out, options.scale, options.mod_crop, options.sub_image, options.step, options.lmdb)

@@ -86,7 +86,7 @@ def add_reading(command: argparse.ArgumentParser) -> None:
 
 
 def _prior_extract(options: argparse.Namespace) -> int:
-    from sptsr.images import ImageFolder
+    from sptsr.images.folder import ImageFolder
     from sptsr.priors.controls import FromOtherImages
     from sptsr.priors.extract import build_source
     from sptsr.priors.shards import extract_distributed
@@ -110,7 +110,7 @@ def _prior_info(options: argparse.Namespace) -> int:
 
 
 def _prior_verify(options: argparse.Namespace) -> int:
-    from sptsr.images import ImageFolder
+    from sptsr.images.folder import ImageFolder
     from sptsr.priors.describe import verify
     from sptsr.priors.store import PriorStore
 
@@ -124,7 +124,7 @@ def _prior_verify(options: argparse.Namespace) -> int:
 
 
 def _prior_show(options: argparse.Namespace) -> int:
-    from sptsr.images import ImageFolder
+    from sptsr.images.folder import ImageFolder
     from sptsr.priors.store import PriorStore
     from sptsr.report.pictures import show_prior
 
@@ -136,8 +136,8 @@ def _prior_show(options: argparse.Namespace) -> int:
 
 
 def _prior_degrade(options: argparse.Namespace) -> int:
-    from sptsr.data.degrade import degrade
-    from sptsr.images import ImageFolder
+    from sptsr.images.degrade import degrade
+    from sptsr.images.folder import ImageFolder
 
     kinds = ('noise', 'blur', 'jpeg', 'downsample')
     kind = next(name for name in kinds if getattr(options, name) is not None)
@@ -158,7 +158,7 @@ def _prior_shuffle(options: argparse.Namespace) -> int:
 
 def _prior_compare(options: argparse.Namespace) -> int:
     from sptsr.compare import compare_all
-    from sptsr.images import ImageFolder
+    from sptsr.images.folder import ImageFolder
 
     images = ImageFolder(options.images, options.to_rgb, options.include) if options.images else None
     print(compare_all(options.reference, options.others, options.out, images))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_text
-from sptsr.images import ImageFolder, write_png
+from sptsr.images.decode import write_png
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.compare import Likeness, compare_stores, write_report
 from sptsr.priors.store import PriorStore
 from sptsr.report.pictures import mask_overlay, side_by_side, stack

@@ -13,7 +13,8 @@ import yaml
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_text
 from sptsr.demo_data import SCALE, TEST, make_sets
-from sptsr.images import ImageFolder, write_png
+from sptsr.images.decode import write_png
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source, extract
 from sptsr.priors.store import PriorStore
 from sptsr.report.metrics import Results
@@ -156,7 +157,7 @@ def _fitting_iterations(out: Path) -> int:
 
 def _write_pictures(out: Path, results: dict[str, Results]) -> None:
     """Writes `masks.png` (each test photograph and its masks) and `before_after.png`."""
-    from sptsr.data.resize import imresize
+    from sptsr.images.bicubic import imresize
 
     data = out / 'data' / 'test'
     lq, gt = ImageFolder(data / f'LRx{SCALE}'), ImageFolder(data / f'GTx{SCALE}')

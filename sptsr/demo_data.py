@@ -7,8 +7,9 @@ from pathlib import Path
 import skimage.data
 
 from sptsr.core.errors import UserError
-from sptsr.data.prepare import prepare
-from sptsr.images import ImageFolder, decode_rgb, write_png
+from sptsr.images.decode import decode_rgb, write_png
+from sptsr.images.folder import ImageFolder
+from sptsr.images.prepare import prepare
 
 SCALE = 4
 _SUB_IMAGE = 256  # training photographs are cut, so that a crop does not read a whole one

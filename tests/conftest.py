@@ -24,8 +24,9 @@ import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.cli import main
 from sptsr.core.logs import NAME
 from sptsr.core.registry import register_all
-from sptsr.data.prepare import prepare
-from sptsr.images import RGB, ImageFolder, decode_rgb, write_png
+from sptsr.images.decode import RGB, decode_rgb, write_png
+from sptsr.images.folder import ImageFolder
+from sptsr.images.prepare import prepare
 from sptsr.priors.extract import build_source, extract
 
 # Sums depend on the number of threads, and some tests compare the bytes of this process with another's.

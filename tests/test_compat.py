@@ -10,8 +10,8 @@ import pytest
 import torchvision
 
 from sptsr.core.errors import UserError
-from sptsr.data.prepare import prepare
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
+from sptsr.images.prepare import prepare
 
 HAS_FUNCTIONAL_TENSOR = tuple(int(n) for n in torchvision.__version__.split('.')[:2]) < (0, 17)
 

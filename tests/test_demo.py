@@ -3,7 +3,7 @@ import pytest
 
 from sptsr.demo import WEIGHTS, run_demo
 from sptsr.doctor import diagnose
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
 
 
 def test_demo_runs_twice_and_leaves_what_it_says(tmp_path, capsys: pytest.CaptureFixture[str]):

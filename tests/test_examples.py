@@ -12,7 +12,7 @@ import yaml
 
 from sptsr.archs.adapter import read_adapter
 from sptsr.demo_data import make_sets
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source, extract
 from tests.conftest import base_options, run_cli, run_process, write_options
 

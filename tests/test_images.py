@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sptsr.core.errors import UserError
-from sptsr.images import ImageFolder, decode_rgb, encode_png, image_digest, image_key
+from sptsr.images.decode import decode_rgb, encode_png, image_digest
+from sptsr.images.folder import ImageFolder, image_key
 from tests.conftest import photograph
 
 

@@ -17,7 +17,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from sptsr.images import ImageFolder, write_png
+from sptsr.images.decode import write_png
+from sptsr.images.folder import ImageFolder
 from tests.conftest import photograph, run_cli
 from tests.test_options import BAD_YAML, MISTAKES
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
 from tests.conftest import run_cli
 
 OLD = Path(__file__).parent / 'old' / '0.1'

@@ -28,10 +28,29 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.optim': ('sptsr.core.optim',),
     'sptsr.compat': ('sptsr.core.compat',),
     'sptsr.version': ('sptsr.core.version',),
+    'sptsr.data.noise': ('sptsr.images.noise',),
+    'sptsr.data.resize': ('sptsr.images.bicubic',),
+    'sptsr.data.degrade': ('sptsr.images.degrade',),
+    'sptsr.data.prepare': ('sptsr.images.prepare',),
     # moves
 }
 # What was renamed as well, by old name.
 RENAMED: Mapping[str, str] = {}
+
+
+def old_name(old: str, name: str, targets: Sequence[str]) -> Any:
+    """Returns what the module `old` of 0.1 held as `name`, from the modules where it may live today.
+
+    Raises:
+        AttributeError: it held no such thing.
+    """
+    for target in targets:
+        module = importlib.import_module(target)
+        wanted = name if name in vars(module) else RENAMED.get(name, name)
+        if wanted in vars(module):
+            warnings.warn(f'{old}.{name} is {target}.{wanted} since sptsr 0.2', DeprecationWarning, stacklevel=3)
+            return vars(module)[wanted]
+    raise AttributeError(f"module '{old}' has no '{name}'")
 
 
 class _OldModule(ModuleType):
@@ -40,14 +59,7 @@ class _OldModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__'):
             raise AttributeError(name)
-        for target in MOVED[self.__name__]:
-            module = importlib.import_module(target)
-            wanted = name if hasattr(module, name) else RENAMED.get(name, name)
-            if hasattr(module, wanted):
-                message = f'{self.__name__}.{name} is {target}.{wanted} since sptsr 0.2'
-                warnings.warn(message, DeprecationWarning, stacklevel=2)
-                return getattr(module, wanted)
-        raise AttributeError(f"module '{self.__name__}' had no '{name}' in sptsr 0.1")
+        return old_name(self.__name__, name, MOVED[self.__name__])
 
 
 class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):

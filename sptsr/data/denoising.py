@@ -11,9 +11,10 @@ import torch
 from sptsr.core.errors import UserError
 from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.data.base import CheckedDataset, open_priors, to_tensor
-from sptsr.data.noise import add_noise, fixed_rng, noisy_image
 from sptsr.data.transforms import Sample, augment, random_crop
-from sptsr.images import RGB, ImageFolder
+from sptsr.images.decode import RGB
+from sptsr.images.folder import ImageFolder
+from sptsr.images.noise import add_noise, fixed_rng, noisy_image
 
 
 @register(DATASET_REGISTRY)

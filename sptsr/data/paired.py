@@ -12,7 +12,7 @@ from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.data.base import CheckedDataset, open_priors, to_tensor
 from sptsr.data.transforms import Sample, augment, random_crop
-from sptsr.images import ImageFolder, image_key
+from sptsr.images.folder import ImageFolder, image_key
 
 
 @register(DATASET_REGISTRY)

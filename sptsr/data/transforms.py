@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sptsr.images import RGB
+from sptsr.images.decode import RGB
 from sptsr.priors.prior import Prior
 
 

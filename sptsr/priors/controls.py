@@ -9,7 +9,8 @@ import numpy as np
 
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
-from sptsr.images import RGB, ImageFolder
+from sptsr.images.decode import RGB
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import Regions, to_size
 from sptsr.priors.sources.base import Source

@@ -9,7 +9,7 @@ import numpy as np
 
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.store import PriorStore
 
 

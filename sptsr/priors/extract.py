@@ -16,7 +16,8 @@ from sptsr.core.progress import bar
 from sptsr.core.registry import SOURCE_REGISTRY, lookup, register_all
 from sptsr.core.signatures import argument_problems
 from sptsr.core.yaml_io import read_settings
-from sptsr.images import RGB, ImageFolder
+from sptsr.images.decode import RGB
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.sources.base import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
 

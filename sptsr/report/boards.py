@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sptsr.codes import MaskCodes
-from sptsr.images import RGB
+from sptsr.images.decode import RGB
 from sptsr.priors.prior import Prior
 from sptsr.report.pictures import enlarge, mask_overlay, side_by_side
 

@@ -16,7 +16,7 @@ from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
 from sptsr.core.registry import METRIC_REGISTRY, lookup
-from sptsr.images import RGB, write_png
+from sptsr.images.decode import RGB, write_png
 from sptsr.report.statistics import half_width
 
 # {metric: {'mean': x, 'ci95': half width or None, 'per_image': {key: x}}}

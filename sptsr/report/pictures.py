@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sptsr.images import RGB, ImageFolder, write_png
+from sptsr.images.decode import RGB, write_png
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.prior import Prior
 from sptsr.priors.store import PriorStore
 

@@ -7,7 +7,7 @@ import torch
 
 from sptsr.archs.precision import keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
 from tests.archs.cases import CASES, inputs, make_net, trained
 
 ENDS = {

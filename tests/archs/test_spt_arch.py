@@ -16,7 +16,7 @@ from sptsr.archs.weights import read_weights, state_digest
 from sptsr.codes import MaskCodes
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
 from sptsr.sizing import restore_padded
 from tests.archs.cases import CASES, LADDER, UNITS, inputs, make_net, trained
 

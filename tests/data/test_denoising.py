@@ -9,8 +9,9 @@ from basicsr.data import build_dataset
 
 from sptsr.core.errors import UserError
 from sptsr.data.loader import SeededIndex, TrainStream, train_loader
-from sptsr.data.noise import noisy_image
-from sptsr.images import ImageFolder, write_png
+from sptsr.images.decode import write_png
+from sptsr.images.folder import ImageFolder
+from sptsr.images.noise import noisy_image
 from sptsr.priors.extract import build_source, extract
 from tests.conftest import base_options, photograph, run_cli, write_options
 

@@ -9,8 +9,9 @@ from basicsr.data import build_dataset
 from sptsr.core.errors import UserError
 from sptsr.data.loader import SeededIndex
 from sptsr.data.paired import PriorPairedImageDataset
-from sptsr.data.prepare import prepare
-from sptsr.images import ImageFolder, write_png
+from sptsr.images.decode import write_png
+from sptsr.images.folder import ImageFolder
+from sptsr.images.prepare import prepare
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import Regions
 from sptsr.priors.store import PriorWriter, StoreHeader

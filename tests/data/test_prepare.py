@@ -6,9 +6,10 @@ import pytest
 from basicsr.data import build_dataset
 
 from sptsr.core.errors import UserError
-from sptsr.data.prepare import prepare
-from sptsr.data.resize import imresize
-from sptsr.images import ImageFolder, write_png
+from sptsr.images.bicubic import imresize
+from sptsr.images.decode import write_png
+from sptsr.images.folder import ImageFolder
+from sptsr.images.prepare import prepare
 from tests.conftest import photograph
 
 
@@ -53,7 +54,7 @@ def test_sub_images_cover_the_image_and_line_up(raw: Path, tmp_path: Path):
 
 
 def test_lmdbs_are_basicsrs_and_hold_the_same_pixels(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr('sptsr.data.prepare._FIRST_MAP_BYTES', 1 << 15)  # stock: MapFullError
+    monkeypatch.setattr('sptsr.images.prepare._FIRST_MAP_BYTES', 1 << 15)  # stock: MapFullError
     prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
     gt = ImageFolder(tmp_path / 'out' / 'GTx2.lmdb')
     assert gt.keys == ['a.0', 'sub/a.1']  # stock: both become a

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from basicsr.utils.matlab_functions import imresize as basicsr_imresize
 
-from sptsr.data.resize import imresize
-from sptsr.images import ImageFolder
+from sptsr.images.bicubic import imresize
+from sptsr.images.folder import ImageFolder
 from tests.conftest import photograph
 
 

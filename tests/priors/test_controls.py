@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from sptsr.core.errors import UserError
-from sptsr.data.degrade import degradation, degrade
-from sptsr.data.resize import imresize
-from sptsr.images import ImageFolder, decode_rgb, write_png
+from sptsr.images.bicubic import imresize
+from sptsr.images.decode import decode_rgb, write_png
+from sptsr.images.degrade import degradation, degrade
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.compare import boundaries, compare, compare_stores
 from sptsr.priors.controls import FromOtherImages, shuffle
 from sptsr.priors.extract import build_source, extract

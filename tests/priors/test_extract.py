@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from sptsr.core.errors import UserError
-from sptsr.images import ImageFolder, write_png
+from sptsr.images.decode import write_png
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source, extract, shard_path, shards_of
 from sptsr.priors.shards import extract_distributed, merge
 from sptsr.priors.store import PriorStore, PriorWriter

@@ -9,7 +9,7 @@ import torch
 from pycocotools import mask as coco
 
 from sptsr.core.errors import UserError
-from sptsr.images import ImageFolder
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source
 from sptsr.priors.sources import sam as sam_module
 from tests.conftest import photograph

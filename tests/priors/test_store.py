@@ -10,7 +10,8 @@ import pytest
 
 from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader
-from sptsr.images import ImageFolder, encode_png
+from sptsr.images.decode import encode_png
+from sptsr.images.folder import ImageFolder
 from sptsr.priors.describe import describe, verify
 from sptsr.priors.extract import build_source, extract
 from sptsr.priors.prior import Prior

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from sptsr.core.version import __version__
-from sptsr.images import RGB
+from sptsr.images.decode import RGB
 from sptsr.priors.prior import Prior
 from sptsr.priors.store import StoreHeader
 

@@ -10,7 +10,7 @@ from skimage.segmentation import felzenszwalb
 
 from sptsr.core.errors import UserError
 from sptsr.core.registry import SOURCE_REGISTRY, register
-from sptsr.images import RGB
+from sptsr.images.decode import RGB
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import Regions
 from sptsr.priors.sources.base import Source

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from sptsr.images import RGB
+from sptsr.images.decode import RGB
 from sptsr.priors.prior import Prior
 from sptsr.priors.sources.grid import crop_boxes, point_grid
 

@@ -14,7 +14,8 @@ import scipy.io
 
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import SOURCE_REGISTRY, register
-from sptsr.images import RGB, image_key
+from sptsr.images.decode import RGB
+from sptsr.images.folder import image_key
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import BoolArray, Regions, to_size
 from sptsr.priors.sources.base import Source

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sptsr.images import RGB
+from sptsr.images.decode import RGB
 from sptsr.priors.sources.attention import attention_by_heads
 from sptsr.priors.sources.generator import Frame
 from sptsr.priors.sources.resizing import Resizer

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from sptsr.images import RGB
+from sptsr.images.decode import RGB
 
 
 def _cubic(x: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

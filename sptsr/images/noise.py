@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from sptsr.images import RGB
+from sptsr.images.decode import RGB
 
 
 def fixed_rng(key: str, seed: int) -> np.random.Generator:

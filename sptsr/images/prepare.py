@@ -12,8 +12,9 @@ import lmdb
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_text
 from sptsr.core.progress import bar
-from sptsr.data.resize import imresize
-from sptsr.images import RGB, ImageFolder, decode_rgb, encode_png, image_digest, write_png
+from sptsr.images.bicubic import imresize
+from sptsr.images.decode import RGB, decode_rgb, encode_png, image_digest, write_png
+from sptsr.images.folder import ImageFolder
 
 _FIRST_MAP_BYTES = 1 << 26
 

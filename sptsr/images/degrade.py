@@ -11,10 +11,11 @@ import numpy as np
 
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
-from sptsr.data.noise import noisy_image
-from sptsr.data.prepare import DiskFolder
-from sptsr.data.resize import imresize
-from sptsr.images import RGB, ImageFolder
+from sptsr.images.bicubic import imresize
+from sptsr.images.decode import RGB
+from sptsr.images.folder import ImageFolder
+from sptsr.images.noise import noisy_image
+from sptsr.images.prepare import DiskFolder
 
 
 def degradation(kind: str, amount: float, seed: int = 0) -> Callable[[RGB, str], RGB]:
