@@ -21,8 +21,8 @@ from torch import Tensor
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.archs.recipes import RECIPES
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.codes import MaskCodes
 from sptsr.core.registry import register_all
+from sptsr.masks.batch import MaskCodes
 from sptsr.report.tables import text_table
 from sptsr.sizing import round_up
 

@@ -33,7 +33,7 @@ from segment_anything.utils.amg import calculate_stability_score
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.images.decode import RGB, decode_rgb
-from sptsr.priors.prior import Prior
+from sptsr.masks.prior import Prior
 from sptsr.priors.sources.generator import GridSettings, make_prior
 from sptsr.priors.sources.grid import point_grid
 from sptsr.priors.sources.sam import load_sam

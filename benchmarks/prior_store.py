@@ -23,8 +23,8 @@ import zstandard
 from pycocotools import mask as coco_types
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
+from sptsr.masks.prior import Prior
 from sptsr.priors.extract import build_source
-from sptsr.priors.prior import Prior
 from sptsr.report.tables import text_table
 
 CROP = 48

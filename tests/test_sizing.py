@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.codes import MaskCodes
+from sptsr.masks.batch import MaskCodes
 from sptsr.sizing import SizeRules, restore_padded, restore_tiled
 
 

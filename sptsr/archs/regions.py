@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sptsr.codes import MaskCodes
+from sptsr.masks.batch import MaskCodes
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from sptsr.archs.resize import prior_to_site, regions_to_site
 from sptsr.archs.sites import Grid
 from sptsr.archs.units import Join, SPTUnit
 from sptsr.archs.weights import load_strictly, read_weights, state_digest
-from sptsr.codes import MAX_MASKS, MaskCodes
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
+from sptsr.masks.batch import MAX_MASKS, MaskCodes
 
 # Images that go through a backbone together while a ladder is tuned on a CPU: fewer take longer, more take more memory.
 _LADDER_BATCH = 2

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sptsr.archs.modulation import modulate
 from sptsr.archs.regions import RegionMap
-from sptsr.codes import MaskCodes
 from sptsr.core.registry import UNIT_REGISTRY, register
+from sptsr.masks.batch import MaskCodes
 
 
 def layout_of(x: Tensor) -> torch.memory_format:

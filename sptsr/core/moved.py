@@ -1,6 +1,6 @@
 """Modules of 0.1 under their old names, for plug-ins that were written for it.
 
-`from sptsr.codes import MaskCodes` gives what `sptsr.masks.batch` calls it today, with a `DeprecationWarning`
+`from sptsr.masks.batch import MaskCodes` gives what `sptsr.masks.batch` calls it today, with a `DeprecationWarning`
 that says so. Nothing of sptsr itself imports an old name.
 """
 
@@ -32,6 +32,9 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.data.resize': ('sptsr.images.bicubic',),
     'sptsr.data.degrade': ('sptsr.images.degrade',),
     'sptsr.data.prepare': ('sptsr.images.prepare',),
+    'sptsr.priors.regions': ('sptsr.masks.atoms',),
+    'sptsr.priors.prior': ('sptsr.masks.prior',),
+    'sptsr.codes': ('sptsr.masks.batch',),
     # moves
 }
 # What was renamed as well, by old name.

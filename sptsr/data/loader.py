@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
-from sptsr.priors.prior import collate as collate_priors
+from sptsr.masks.prior import collate as collate_priors
 
 _ALONE = Ranks()
 

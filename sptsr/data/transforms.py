@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sptsr.images.decode import RGB
-from sptsr.priors.prior import Prior
+from sptsr.masks.prior import Prior
 
 
 @dataclass(frozen=True)

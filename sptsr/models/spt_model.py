@@ -17,11 +17,11 @@ from sptsr.archs.adapter import load_adapter, load_params, save_adapter
 from sptsr.archs.backbone import build_network, call_backbone, size_rules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
-from sptsr.codes import MaskCodes
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.registry import MODEL_REGISTRY, register
+from sptsr.masks.batch import MaskCodes
 from sptsr.models.tuner import Batch, NotFinite, Tuner
 from sptsr.report.boards import Boards
 from sptsr.report.metrics import Results, evaluate, rgb_of

@@ -15,8 +15,8 @@ from scipy.ndimage import distance_transform_edt
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.files import write_json
 from sptsr.core.progress import bar
-from sptsr.priors.prior import Prior
-from sptsr.priors.regions import Regions
+from sptsr.masks.atoms import Regions
+from sptsr.masks.prior import Prior
 from sptsr.priors.store import PriorStore
 
 # Distance at which a boundary still counts as met, of the image's diagonal: BSDS500's benchmark (Arbelaez et

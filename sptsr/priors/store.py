@@ -20,7 +20,7 @@ import lmdb
 from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader, open_reader
 from sptsr.images.decode import RGB, image_digest
-from sptsr.priors.prior import Prior
+from sptsr.masks.prior import Prior
 
 SCHEMA = 1
 _HEADER_KEY = b'header'

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sptsr.codes import MaskCodes
 from sptsr.images.decode import RGB
-from sptsr.priors.prior import Prior
+from sptsr.masks.batch import MaskCodes
+from sptsr.masks.prior import Prior
 from sptsr.report.pictures import enlarge, mask_overlay, side_by_side
 
 _SHOWN_SIDE = 480

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sptsr.images.decode import RGB, write_png
 from sptsr.images.folder import ImageFolder
-from sptsr.priors.prior import Prior
+from sptsr.masks.prior import Prior
 from sptsr.priors.store import PriorStore
 
 _MARGIN = 8

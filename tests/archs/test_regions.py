@@ -7,7 +7,7 @@ from sptsr.archs.regions import RegionMap
 from sptsr.archs.resize import prior_to_site, regions_to_site
 from sptsr.archs.sites import Grid
 from sptsr.archs.units import MaskStem, PlainStem, RegionUnit
-from sptsr.codes import MaskCodes
+from sptsr.masks.batch import MaskCodes
 
 
 def _masks(batch: int = 3, count: int = 6, height: int = 11, width: int = 14) -> torch.Tensor:

@@ -11,9 +11,9 @@ from sptsr.archs.backbone import build_network, call_backbone, probe_of
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
 from sptsr.archs.weights import state_digest
-from sptsr.codes import MaskCodes
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, lookup
+from sptsr.masks.batch import MaskCodes
 from sptsr.sizing import restore_padded
 
 spandrel = pytest.importorskip('spandrel', reason='spandrel is not installed (pip install sptsr[spandrel])')

@@ -13,10 +13,10 @@ from sptsr.archs.sites import measure_sites
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.units import ModulationUnit, PlainUnit
 from sptsr.archs.weights import read_weights, state_digest
-from sptsr.codes import MaskCodes
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup
 from sptsr.images.folder import ImageFolder
+from sptsr.masks.batch import MaskCodes
 from sptsr.sizing import restore_padded
 from tests.archs.cases import CASES, LADDER, UNITS, inputs, make_net, trained
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from basicsr.data import build_dataset
 
-from sptsr.codes import MaskCodes
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.data.loader import SeededIndex, TrainStream, train_loader, unwrapped
+from sptsr.masks.batch import MaskCodes
 from tests.data.test_paired import _options
 
 

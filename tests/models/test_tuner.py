@@ -12,12 +12,12 @@ from sptsr.archs.recipes import RECIPES
 from sptsr.archs.recompute import recompute_blocks
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.units import ModulationUnit
-from sptsr.codes import MaskCodes
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.optim import optimizers, schedulers
 from sptsr.core.registry import UNIT_REGISTRY, register
 from sptsr.keys import TRAIN_DEFAULTS
+from sptsr.masks.batch import MaskCodes
 from sptsr.models.tuner import Batch, NotFinite, Tuner
 from tests.archs.cases import CASES, inputs, make_net, trained
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator
 
+from sptsr.masks.prior import Prior
 from sptsr.priors.extract import build_source
-from sptsr.priors.prior import Prior
 from sptsr.priors.sources import sam as sam_module
 from sptsr.priors.sources.generator import GridSettings, make_prior
 from sptsr.priors.sources.grid import crop_boxes, point_grid

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from sptsr.core.errors import UserError
-from sptsr.priors.prior import Prior, collate
-from sptsr.priors.regions import Regions, unique_of_map
+from sptsr.masks.atoms import Regions, unique_of_map
+from sptsr.masks.prior import Prior, collate
 
 
 def _masks(count: int, height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:

@@ -12,9 +12,9 @@ from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader
 from sptsr.images.decode import encode_png
 from sptsr.images.folder import ImageFolder
+from sptsr.masks.prior import Prior
 from sptsr.priors.describe import describe, verify
 from sptsr.priors.extract import build_source, extract
-from sptsr.priors.prior import Prior
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
 from tests.conftest import photograph
 

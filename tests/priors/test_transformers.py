@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torchvision.ops import batched_nms
 
 from sptsr.core.errors import UserError
+from sptsr.masks.prior import Prior
 from sptsr.priors.extract import build_source
-from sptsr.priors.prior import Prior
 from sptsr.priors.sources.generator import GridSettings, make_prior
 from sptsr.priors.sources.grid import point_grid
 from sptsr.priors.sources.segmenters import HuggingFaceSam, HuggingFaceSam2

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from sptsr.core.version import __version__
 from sptsr.images.decode import RGB
-from sptsr.priors.prior import Prior
+from sptsr.masks.prior import Prior
 from sptsr.priors.store import StoreHeader
 
 

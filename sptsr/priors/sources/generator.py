@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from sptsr.images.decode import RGB
-from sptsr.priors.prior import Prior
+from sptsr.masks.prior import Prior
 from sptsr.priors.sources.grid import crop_boxes, point_grid
 
 _CPU_POINTS = 4  # prompts decoded together on a CPU: their values stay in its caches, and in memory that malloc keeps

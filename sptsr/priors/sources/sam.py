@@ -18,7 +18,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_file, sha256_tensors
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
-from sptsr.priors.prior import Prior
+from sptsr.masks.prior import Prior
 from sptsr.priors.sources.base import Source
 from sptsr.priors.sources.generator import GridSettings, Segmenter, make_prior
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 import zstandard
 
-from sptsr.codes import MAX_MASKS, MaskCodes
 from sptsr.core.errors import UserError
-from sptsr.priors.regions import BoolArray, Regions, unique_of_map
+from sptsr.masks.atoms import BoolArray, Regions, unique_of_map
+from sptsr.masks.batch import MAX_MASKS, MaskCodes
 
 _HEADER = struct.Struct('<4sBBHIII')  # magic, version, bytes of an index, masks, palette size, height, width
 _MAGIC = b'SPTP'
