@@ -10,7 +10,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.files import write_text
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
-from sptsr.priors.compare import Likeness, compare_stores, write_report
+from sptsr.priors.likeness import Likeness, compare_stores, write_report
 from sptsr.priors.store import PriorStore
 from sptsr.report.pictures import mask_overlay, side_by_side, stack
 from sptsr.report.tables import markdown_table

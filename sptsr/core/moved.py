@@ -35,6 +35,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.priors.regions': ('sptsr.masks.atoms',),
     'sptsr.priors.prior': ('sptsr.masks.prior',),
     'sptsr.codes': ('sptsr.masks.batch',),
+    'sptsr.priors.compare': ('sptsr.priors.likeness',),
+    'sptsr.priors.sources.base': ('sptsr.priors.sources.source',),
     # moves
 }
 # What was renamed as well, by old name.

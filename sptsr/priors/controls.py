@@ -13,7 +13,7 @@ from sptsr.images.decode import RGB
 from sptsr.images.folder import ImageFolder
 from sptsr.masks.atoms import Regions, to_size
 from sptsr.masks.prior import Prior
-from sptsr.priors.sources.base import Source
+from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
 
 

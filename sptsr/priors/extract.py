@@ -18,7 +18,7 @@ from sptsr.core.signatures import argument_problems
 from sptsr.core.yaml_io import read_settings
 from sptsr.images.decode import RGB
 from sptsr.images.folder import ImageFolder
-from sptsr.priors.sources.base import Source
+from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
 
 _WAITING = 8  # priors that may wait to be packed and written

@@ -16,7 +16,7 @@ from sptsr.core.lmdb_env import close_reader
 from sptsr.core.progress import bar
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import ExtractReport, extract, shard_path, shards_of
-from sptsr.priors.sources.base import Source
+from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
 
 

@@ -12,9 +12,9 @@ from sptsr.images.decode import decode_rgb, write_png
 from sptsr.images.degrade import degradation, degrade
 from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
-from sptsr.priors.compare import boundaries, compare, compare_stores
 from sptsr.priors.controls import FromOtherImages, shuffle
 from sptsr.priors.extract import build_source, extract
+from sptsr.priors.likeness import boundaries, compare, compare_stores
 from sptsr.priors.store import PriorStore
 from tests.conftest import SCALE, photograph, run_cli
 

@@ -13,7 +13,7 @@ from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.masks.atoms import Regions
 from sptsr.masks.prior import Prior
-from sptsr.priors.sources.base import Source
+from sptsr.priors.sources.source import Source
 
 
 @register(SOURCE_REGISTRY, 'felzenszwalb')

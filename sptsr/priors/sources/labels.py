@@ -18,7 +18,7 @@ from sptsr.images.decode import RGB
 from sptsr.images.folder import image_key
 from sptsr.masks.atoms import BoolArray, Regions, to_size
 from sptsr.masks.prior import Prior
-from sptsr.priors.sources.base import Source
+from sptsr.priors.sources.source import Source
 
 LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')
 LabelMap = npt.NDArray[np.int64]

@@ -19,8 +19,8 @@ from sptsr.core.files import sha256_file, sha256_tensors
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
-from sptsr.priors.sources.base import Source
 from sptsr.priors.sources.generator import GridSettings, Segmenter, make_prior
+from sptsr.priors.sources.source import Source
 
 # Width of the image encoder, which tells the checkpoints apart.
 _FAMILIES = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
