@@ -20,11 +20,11 @@ from torch import Tensor
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.archs.recipes import RECIPES
+from sptsr.archs.sizes import round_up
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.registry import register_all
 from sptsr.masks.batch import MaskCodes
 from sptsr.report.tables import text_table
-from sptsr.sizing import round_up
 
 
 def main() -> None:

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from sptsr.archs.sizes import SizeRules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.masks.batch import MaskCodes
-from sptsr.sizing import SizeRules, restore_padded, restore_tiled
+from sptsr.restoring.tiling import restore_padded, restore_tiled
 
 
 def _net() -> SPTNet:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from sptsr.archs.recipes import RECIPES, find_recipe
 from sptsr.archs.sites import Site, match_sites, measure_sites
+from sptsr.archs.sizes import SizeRules, round_up
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, lookup
-from sptsr.sizing import SizeRules, round_up
 
 _PROBE = 40  # height of the image that measures a network; no usual number of channels
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sptsr.archs.sites import Grid, Layout, Site, match_sites
+from sptsr.archs.sizes import SizeRules
 from sptsr.core.registry import ARCH_REGISTRY, lookup
-from sptsr.sizing import SizeRules
 
 # A number, the constructor argument that holds it, or a function of all arguments.
 Value = int | str | Callable[[Mapping[str, Any]], int]

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sptsr.archs.sizes import round_up
 from sptsr.core.errors import UserError, nearest
-from sptsr.sizing import round_up
 
 Layout = Literal['NCHW', 'NHWC', 'NLC']
 

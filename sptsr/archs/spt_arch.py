@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.backbone import build_network, call_backbone, out_channels, place
-from sptsr.archs.regions import RegionMap
-from sptsr.archs.resize import prior_to_site, regions_to_site
+from sptsr.archs.pooling import RegionMap
 from sptsr.archs.sites import Grid
+from sptsr.archs.to_site import prior_to_site, regions_to_site
 from sptsr.archs.units import Join, SPTUnit
 from sptsr.archs.weights import load_strictly, read_weights, state_digest
 from sptsr.core.errors import UserError

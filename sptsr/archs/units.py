@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptsr.archs.modulation import modulate
-from sptsr.archs.regions import RegionMap
+from sptsr.archs.pooling import RegionMap
 from sptsr.core.registry import UNIT_REGISTRY, register
 from sptsr.masks.batch import MaskCodes
 

@@ -37,6 +37,12 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.codes': ('sptsr.masks.batch',),
     'sptsr.priors.compare': ('sptsr.priors.likeness',),
     'sptsr.priors.sources.base': ('sptsr.priors.sources.source',),
+    'sptsr.archs.resize': ('sptsr.archs.to_site',),
+    'sptsr.archs.regions': ('sptsr.archs.pooling',),
+    'sptsr.sizing': (
+        'sptsr.archs.sizes',
+        'sptsr.restoring.tiling',
+    ),
     # moves
 }
 # What was renamed as well, by old name.

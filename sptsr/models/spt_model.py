@@ -25,7 +25,7 @@ from sptsr.masks.batch import MaskCodes
 from sptsr.models.tuner import Batch, NotFinite, Tuner
 from sptsr.report.boards import Boards
 from sptsr.report.metrics import Results, evaluate, rgb_of
-from sptsr.sizing import restore_padded, restore_tiled
+from sptsr.restoring.tiling import restore_padded, restore_tiled
 
 
 @register(MODEL_REGISTRY)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sptsr.archs.regions import RegionMap
-from sptsr.archs.resize import prior_to_site, regions_to_site
+from sptsr.archs.pooling import RegionMap
 from sptsr.archs.sites import Grid
+from sptsr.archs.to_site import prior_to_site, regions_to_site
 from sptsr.archs.units import MaskStem, PlainStem, RegionUnit
 from sptsr.masks.batch import MaskCodes
 

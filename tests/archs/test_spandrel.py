@@ -14,7 +14,7 @@ from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, lookup
 from sptsr.masks.batch import MaskCodes
-from sptsr.sizing import restore_padded
+from sptsr.restoring.tiling import restore_padded
 
 spandrel = pytest.importorskip('spandrel', reason='spandrel is not installed (pip install sptsr[spandrel])')
 extra = pytest.importorskip('spandrel_extra_arches', reason='spandrel_extra_arches is not installed')

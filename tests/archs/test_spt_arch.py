@@ -17,7 +17,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup
 from sptsr.images.folder import ImageFolder
 from sptsr.masks.batch import MaskCodes
-from sptsr.sizing import restore_padded
+from sptsr.restoring.tiling import restore_padded
 from tests.archs.cases import CASES, LADDER, UNITS, inputs, make_net, trained
 
 SIZES = ((37, 53), (16, 16), (9, 21))

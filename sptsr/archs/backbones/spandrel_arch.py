@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sptsr.archs.sizes import SizeRules
 from sptsr.archs.weights import read_weights
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, register
-from sptsr.sizing import SizeRules
 
 _INSTALL = "pip install 'sptsr[spandrel]'"
 _GRID = 64  # many of these networks pad their input themselves, to windows and strides of up to 64

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sptsr.archs.sizes import SizeRules, round_up
 from sptsr.masks.batch import MaskCodes
 
 Forward = Callable[[Tensor, MaskCodes | None], Tensor]
-
-
-@dataclass(frozen=True)
-class SizeRules:
-    """What a network asks of the size of its input.
-
-    Attributes:
-        multiple: height and width must be multiples of this.
-        minimum: height and width must be at least this.
-        square: height and width must be equal.
-        grid: tiles must begin at multiples of this, since the network looks at its input in such steps
-            (windows, strides, pixel unshuffling) even where it takes any size.
-    """
-
-    multiple: int = 1
-    minimum: int = 1
-    square: bool = False
-    grid: int = 1
-
-    def padding(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the pixels to add at the right and at the bottom."""
-        smallest = max(self.minimum, height if self.square else 0, width if self.square else 0)
-        return tuple(round_up(max(side, smallest), self.multiple) - side for side in (width, height))  # type: ignore[return-value]
 
 
 def restore_padded(forward: Forward, lq: Tensor, masks: MaskCodes | None, rules: SizeRules, scale: int) -> Tensor:
@@ -102,8 +79,3 @@ def restore_tiled(
             ].cpu()
     assert result is not None
     return result
-
-
-def round_up(length: int, multiple: int) -> int:
-    """Returns the smallest multiple that is not below `length`."""
-    return -(-length // multiple) * multiple

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sptsr.archs.regions import RegionMap
+from sptsr.archs.pooling import RegionMap
 from sptsr.archs.sites import Grid
 
 

@@ -1,0 +1,1 @@
+"""Restoring images: padding and tiling of image and masks together."""
