@@ -157,8 +157,8 @@ def _prior_shuffle(options: argparse.Namespace) -> int:
 
 
 def _prior_compare(options: argparse.Namespace) -> int:
-    from sptsr.compare import compare_all
     from sptsr.images.folder import ImageFolder
+    from sptsr.report.store_comparison import compare_all
 
     images = ImageFolder(options.images, options.to_rgb, options.include) if options.images else None
     print(compare_all(options.reference, options.others, options.out, images))

@@ -13,11 +13,11 @@ import yaml
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_text
 from sptsr.demo_data import SCALE, TEST, make_sets
+from sptsr.evaluation.evaluate import Results
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source, extract
 from sptsr.priors.store import PriorStore
-from sptsr.report.metrics import Results
 from sptsr.report.pictures import mask_overlay, side_by_side, stack
 
 NETWORK = {'type': 'IMDN', 'nf': 32, 'num_modules': 4, 'upscale': SCALE}

@@ -16,8 +16,8 @@ from sptsr.core import logs
 from sptsr.core.distributed import start_ranks
 from sptsr.core.files import write_json
 from sptsr.data.loader import eval_loader
+from sptsr.evaluation.evaluate import Results, to_json
 from sptsr.options import load_options
-from sptsr.report.metrics import Results, to_json
 
 
 def test_pipeline(

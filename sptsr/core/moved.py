@@ -43,6 +43,9 @@ MOVED: dict[str, tuple[str, ...]] = {
         'sptsr.archs.sizes',
         'sptsr.restoring.tiling',
     ),
+    'sptsr.report.metrics': ('sptsr.evaluation.evaluate',),
+    'sptsr.report.statistics': ('sptsr.evaluation.statistics',),
+    'sptsr.compare': ('sptsr.report.store_comparison',),
     # moves
 }
 # What was renamed as well, by old name.

@@ -21,10 +21,10 @@ from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.registry import MODEL_REGISTRY, register
+from sptsr.evaluation.evaluate import Results, evaluate, rgb_of
 from sptsr.masks.batch import MaskCodes
 from sptsr.models.tuner import Batch, NotFinite, Tuner
 from sptsr.report.boards import Boards
-from sptsr.report.metrics import Results, evaluate, rgb_of
 from sptsr.restoring.tiling import restore_padded, restore_tiled
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sptsr.report.statistics import half_width
+from sptsr.evaluation.statistics import half_width
 from sptsr.train import train_pipeline
 from tests.conftest import base_options, write_options
 

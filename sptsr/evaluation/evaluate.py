@@ -16,8 +16,8 @@ from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
 from sptsr.core.registry import METRIC_REGISTRY, lookup
+from sptsr.evaluation.statistics import half_width
 from sptsr.images.decode import RGB, write_png
-from sptsr.report.statistics import half_width
 
 # {metric: {'mean': x, 'ci95': half width or None, 'per_image': {key: x}}}
 Results = dict[str, dict[str, Any]]

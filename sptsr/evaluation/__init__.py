@@ -1,0 +1,1 @@
+"""Evaluation: a test set through a network, metrics, and how sure they are."""
