@@ -21,8 +21,8 @@ from measuring import peak_bytes, rectangles, seconds
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.core.registry import register_all
-from sptsr.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
 from sptsr.masks.batch import MaskCodes
+from sptsr.options.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
 from sptsr.report.tables import text_table
 
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from my_net import MyNet  # the file beside this one
 
-from sptsr.data.base import to_tensor
+from sptsr.data.checked import to_tensor
 from sptsr.images.folder import ImageFolder
 
 SCALE, CROP, STEPS = 4, 24, 300

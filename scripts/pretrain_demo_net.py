@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from sptsr.commands.demo import NETWORK
+from sptsr.commands.demo_data import SCALE, make_sets
 from sptsr.core.files import write_atomic
 from sptsr.core.progress import bar
 from sptsr.core.registry import ARCH_REGISTRY, DATASET_REGISTRY, lookup, register_all
 from sptsr.data.loader import TrainStream, train_loader
-from sptsr.demo import NETWORK
-from sptsr.demo_data import SCALE, make_sets
 
 TARGET = Path(__file__).parents[1] / 'sptsr' / 'assets' / 'demo_imdn_x4.safetensors'
 

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
-from sptsr.cli import main
+from sptsr.commands.line import main
 from sptsr.core.logs import NAME
 from sptsr.core.registry import register_all
 from sptsr.images.decode import RGB, decode_rgb, write_png

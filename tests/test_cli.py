@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sptsr.cli import main
+from sptsr.commands.line import main
 from sptsr.images.folder import ImageFolder
 from tests.conftest import run_cli, run_process
 from tests.test_malformed import corrupt, gray

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sptsr.demo import WEIGHTS, run_demo
-from sptsr.doctor import diagnose
+from sptsr.commands.demo import WEIGHTS, run_demo
+from sptsr.commands.doctor import diagnose
 from sptsr.images.folder import ImageFolder
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sptsr.archs.adapter import read_adapter
-from sptsr.demo_data import make_sets
+from sptsr.commands.demo_data import make_sets
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source, extract
 from tests.conftest import base_options, run_cli, run_process, write_options
@@ -87,7 +87,7 @@ def test_a_pasted_proposal_trains(network: str, arguments: list[str], photograph
 
 def test_sites_of_usual_networks_need_no_arguments(tmp_path: Path):
     from sptsr.archs.recipes import RECIPES
-    from sptsr.sites import describe_network
+    from sptsr.commands.network_report import describe_network
 
     walked = 0
     for name in RECIPES:

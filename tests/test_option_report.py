@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sptsr.core.yaml_io import read_yaml
-from sptsr.options import load_options
+from sptsr.options.load import load_options
 from tests.conftest import base_options, run_cli, run_process, write_options
 
 OPTIONS = Path(__file__).parents[1] / 'options'

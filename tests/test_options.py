@@ -6,7 +6,7 @@ import pytest
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY
 from sptsr.core.yaml_io import read_scalar, read_yaml
-from sptsr.options import load_options
+from sptsr.options.load import load_options
 from tests.conftest import base_options, write_options
 
 

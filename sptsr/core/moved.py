@@ -26,8 +26,6 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.yaml_io': ('sptsr.core.yaml_io',),
     'sptsr.distributed': ('sptsr.core.distributed',),
     'sptsr.optim': ('sptsr.core.optim',),
-    'sptsr.compat': ('sptsr.core.compat',),
-    'sptsr.version': ('sptsr.core.version',),
     'sptsr.data.noise': ('sptsr.images.noise',),
     'sptsr.data.resize': ('sptsr.images.bicubic',),
     'sptsr.data.degrade': ('sptsr.images.degrade',),
@@ -39,14 +37,19 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.priors.sources.base': ('sptsr.priors.sources.source',),
     'sptsr.archs.resize': ('sptsr.archs.to_site',),
     'sptsr.archs.regions': ('sptsr.archs.pooling',),
-    'sptsr.sizing': (
-        'sptsr.archs.sizes',
-        'sptsr.restoring.tiling',
-    ),
+    'sptsr.sizing': ('sptsr.archs.sizes', 'sptsr.restoring.tiling'),
     'sptsr.report.metrics': ('sptsr.evaluation.evaluate',),
     'sptsr.report.statistics': ('sptsr.evaluation.statistics',),
-    'sptsr.compare': ('sptsr.report.store_comparison',),
-    # moves
+    'sptsr.models': (),  # the folder
+    'sptsr.models.spt_model': ('sptsr.tuning.model',),
+    'sptsr.models.tuner': ('sptsr.tuning.tuner',),
+    'sptsr.states': ('sptsr.tuning.states',),
+    'sptsr.archs.frozen': ('sptsr.tuning.frozen',),
+    'sptsr.archs.recompute': ('sptsr.tuning.recompute',),
+    'sptsr.archs.precision': ('sptsr.tuning.precision',),
+    'sptsr.data.base': ('sptsr.data.checked',),
+    'sptsr.keys': ('sptsr.options.keys',),
+    'sptsr.schema': ('sptsr.options.schema',),
 }
 # What was renamed as well, by old name.
 RENAMED: Mapping[str, str] = {}
@@ -82,7 +85,10 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(fullname, self) if fullname in MOVED else None
+        if fullname not in MOVED:
+            return None
+        is_folder = not MOVED[fullname]
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=is_folder)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         return _OldModule(spec.name)

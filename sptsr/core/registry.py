@@ -56,7 +56,7 @@ _MODULES = (
     'sptsr.archs.spt_arch',
     'sptsr.data.denoising',
     'sptsr.data.paired',
-    'sptsr.models.spt_model',
+    'sptsr.tuning.model',
     'sptsr.priors.sources.felzenszwalb',
     'sptsr.priors.sources.labels',
     'sptsr.priors.sources.random_regions',

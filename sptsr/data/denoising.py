@@ -10,7 +10,7 @@ import torch
 
 from sptsr.core.errors import UserError
 from sptsr.core.registry import DATASET_REGISTRY, register
-from sptsr.data.base import CheckedDataset, open_priors, to_tensor
+from sptsr.data.checked import CheckedDataset, open_priors, to_tensor
 from sptsr.data.transforms import Sample, augment, random_crop
 from sptsr.images.decode import RGB
 from sptsr.images.folder import ImageFolder

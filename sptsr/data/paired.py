@@ -10,7 +10,7 @@ import numpy as np
 
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import DATASET_REGISTRY, register
-from sptsr.data.base import CheckedDataset, open_priors, to_tensor
+from sptsr.data.checked import CheckedDataset, open_priors, to_tensor
 from sptsr.data.transforms import Sample, augment, random_crop
 from sptsr.images.folder import ImageFolder, image_key
 

@@ -63,7 +63,7 @@ class MaskCodes:
         return MaskCodes(self.palette, self.index[:, top:bottom, left:right])
 
     def pad(self, right: int, bottom: int) -> MaskCodes:
-        """Returns the codes padded at the right and bottom, as `sptsr.restoring.tiling.restore_padded` pads the image."""
+        """Returns the codes padded at the right and bottom, as `restore_padded` pads the image."""
         _, height, width = self.shape
         rows, columns = (_padded(*sides, self.index.device) for sides in ((height, bottom), (width, right)))
         return MaskCodes(self.palette, self.index[:, rows][:, :, columns])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import sys
 from collections import deque
@@ -167,7 +168,6 @@ def build_source(name: str, settings: Sequence[str] = ()) -> Source:
     return found(**arguments)
 
 
-if __name__ == '__main__':
-    from sptsr.cli import main
-
-    raise SystemExit(main(['prior', 'extract', *sys.argv[1:]]))
+if __name__ == '__main__':  # job scripts of 0.1 say `-m sptsr.priors.extract`; today it is `-m sptsr prior extract`
+    sys.argv[1:1] = ['prior', 'extract']
+    runpy.run_module('sptsr', run_name='__main__')

@@ -16,8 +16,8 @@ import torch
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.core.errors import UserError
 from sptsr.core.registry import register_all
-from sptsr.test import test_pipeline as evaluate
-from sptsr.train import train_pipeline
+from sptsr.tuning.testing import test_pipeline as evaluate
+from sptsr.tuning.training import train_pipeline
 
 register_all()
 _CONTEXT = multiprocessing.get_context('forkserver')

@@ -16,7 +16,7 @@ from sptsr.archs.adapter import read_adapter
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks, first_host, start_ranks
 from sptsr.core.errors import UserError
-from sptsr.train import train_pipeline
+from sptsr.tuning.training import train_pipeline
 from tests.archs.cases import inputs, make_net
 from tests.conftest import base_options, write_options
 from tests.models.processes import finish, measure, start, tune

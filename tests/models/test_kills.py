@@ -12,7 +12,7 @@ import pytest
 
 from sptsr.archs.adapter import read_adapter
 from sptsr.core.errors import UserError
-from sptsr.states import read_state
+from sptsr.tuning.states import read_state
 from tests.conftest import base_options, write_options
 from tests.models.processes import finish, start, tune
 

@@ -17,8 +17,8 @@ from sptsr.archs.adapter import read_adapter
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
-from sptsr.test import test_pipeline as run_test
-from sptsr.train import train_pipeline
+from sptsr.tuning.testing import test_pipeline as run_test
+from sptsr.tuning.training import train_pipeline
 from tests.conftest import base_options, run_cli, write_options
 
 

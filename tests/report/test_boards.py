@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sptsr.evaluation.statistics import half_width
-from sptsr.train import train_pipeline
+from sptsr.tuning.training import train_pipeline
 from tests.conftest import base_options, write_options
 
 

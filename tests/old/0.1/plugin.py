@@ -4,19 +4,19 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from sptsr.archs.regions import RegionMap
-from sptsr.archs.units import MaskStem, ModulationUnit
 from sptsr.codes import MAX_MASKS, MaskCodes
 from sptsr.data.base import CheckedDataset, to_tensor
 from sptsr.errors import UserError
-from sptsr.images import RGB, ImageFolder
 from sptsr.priors.prior import Prior
 from sptsr.priors.regions import Regions
 from sptsr.priors.sources.base import Source
-from sptsr.registry import SOURCE_REGISTRY, UNIT_REGISTRY, register
 from sptsr.sizing import SizeRules
+from torch import nn
+
+from sptsr.archs.units import MaskStem, ModulationUnit
+from sptsr.images import RGB, ImageFolder
+from sptsr.registry import SOURCE_REGISTRY, UNIT_REGISTRY, register
 
 USED = (RegionMap, CheckedDataset, to_tensor, UserError, ImageFolder, SizeRules, MAX_MASKS)
 

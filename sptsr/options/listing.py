@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from sptsr import keys
 from sptsr.core.optim import optimizers, schedulers
 from sptsr.core.registry import (
     ARCH_REGISTRY,
@@ -23,7 +22,8 @@ from sptsr.core.registry import (
 )
 from sptsr.core.signatures import expected_types, parameters
 from sptsr.core.yaml_io import KeyPath, Lines
-from sptsr.options import complete, read_checked
+from sptsr.options import keys
+from sptsr.options.load import complete, read_checked
 
 _DEFAULTS = {'train': keys.TRAIN_DEFAULTS, 'val': keys.VAL_DEFAULTS, 'logger': keys.LOGGER_DEFAULTS}
 _JSON_TYPES = {int: 'integer', float: 'number', bool: 'boolean', str: 'string', list: 'array', tuple: 'array'}

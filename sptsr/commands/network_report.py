@@ -16,7 +16,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, import_plugins, lookup, register_all
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.core.yaml_io import read_settings
-from sptsr.options import load_network
+from sptsr.options.load import load_network
 from sptsr.report.tables import text_table
 
 

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
+from sptsr.core.version import __version__
+
 _PACKAGES = (
     *('torch', 'torchvision', 'basicsr', 'segment-anything', 'numpy', 'opencv-python', 'lmdb', 'zstandard'),
     *('safetensors', 'scikit-image', 'scipy', 'pycocotools', 'pyyaml'),
@@ -58,11 +60,9 @@ def _pair() -> str:
 
 
 def _upstream() -> str:
-    import sptsr
-
     importlib.import_module('basicsr.archs')
     importlib.import_module('basicsr.models')
-    return f'BasicSR imports (mended by sptsr {sptsr.__version__})'
+    return f'BasicSR imports (mended by sptsr {__version__})'
 
 
 def _registries() -> str:
@@ -81,7 +81,7 @@ def _tensorboard() -> str:
 
 def _demo_weights() -> str:
     from sptsr.archs.weights import read_weights
-    from sptsr.demo import WEIGHTS
+    from sptsr.commands.demo import WEIGHTS
 
     count = sum(tensor.numel() for tensor in read_weights(WEIGHTS).values())
     return f'embedded weights of the demo, {count:,} parameters'

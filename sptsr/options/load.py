@@ -15,7 +15,7 @@ import torch
 
 from sptsr.core.errors import UserError
 from sptsr.core.yaml_io import KeyPath, Lines, read_scalar, read_yaml
-from sptsr.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
+from sptsr.options.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
 
 _MAX_BASES = 8
 
@@ -68,7 +68,7 @@ def read_checked(
     Returns:
         its content with `base` and `force` applied, where each key stands, and whether it is for training.
     """
-    from sptsr.schema import check
+    from sptsr.options.schema import check
 
     opt, lines = _read(path, force)
     is_train = 'train' in opt if is_train is None else is_train
@@ -80,7 +80,7 @@ def read_checked(
 
 def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
     """Reads the checked `network_g` section of an option file, and its `plugins`; the rest is not looked at."""
-    from sptsr.schema import check_network
+    from sptsr.options.schema import check_network
 
     opt, lines = _read(path, ())
     section = opt.get('network_g')

@@ -23,9 +23,9 @@ from sptsr.core.errors import UserError
 from sptsr.core.registry import MODEL_REGISTRY, register
 from sptsr.evaluation.evaluate import Results, evaluate, rgb_of
 from sptsr.masks.batch import MaskCodes
-from sptsr.models.tuner import Batch, NotFinite, Tuner
 from sptsr.report.boards import Boards
 from sptsr.restoring.tiling import restore_padded, restore_tiled
+from sptsr.tuning.tuner import Batch, NotFinite, Tuner
 
 
 @register(MODEL_REGISTRY)

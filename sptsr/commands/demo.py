@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from sptsr.commands.demo_data import SCALE, TEST, make_sets
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_text
-from sptsr.demo_data import SCALE, TEST, make_sets
 from sptsr.evaluation.evaluate import Results
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
@@ -21,7 +21,7 @@ from sptsr.priors.store import PriorStore
 from sptsr.report.pictures import mask_overlay, side_by_side, stack
 
 NETWORK = {'type': 'IMDN', 'nf': 32, 'num_modules': 4, 'upscale': SCALE}
-WEIGHTS = Path(__file__).parent / 'assets' / 'demo_imdn_x4.safetensors'
+WEIGHTS = Path(__file__).parents[1] / 'assets' / 'demo_imdn_x4.safetensors'
 ARMS = ('PlainUnit', 'ModulationUnit')
 
 _TUNING_SECONDS = 150.0  # for both arms together; the promise is 3 minutes
@@ -46,8 +46,8 @@ def run_demo(out: str | os.PathLike[str], iterations: int = 0) -> dict[str, Resu
         results on the test photographs by arm: `frozen`, `PlainUnit`, `ModulationUnit`.
     """
     from sptsr.core import logs
-    from sptsr.test import test_pipeline
-    from sptsr.train import train_pipeline
+    from sptsr.tuning.testing import test_pipeline
+    from sptsr.tuning.training import train_pipeline
 
     out = Path(out)
     if out.is_file():
@@ -137,7 +137,7 @@ def _fitting_iterations(out: Path) -> int:
     from basicsr.models import build_model
 
     from sptsr.data.loader import TrainStream, train_loader
-    from sptsr.options import load_options
+    from sptsr.options.load import load_options
 
     warm, timed = 2, 6
     opt = load_options(_write_options(out, ARMS[-1], warm + timed, trains=True), True, out).opt

@@ -13,14 +13,14 @@ from basicsr.losses import build_loss
 from torch import Tensor, nn
 
 from sptsr.archs.adapter import load_params
-from sptsr.archs.frozen import remember_less
-from sptsr.archs.precision import keep_ends_exact
-from sptsr.archs.recompute import recompute_blocks
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.optim import find_optimizer, find_scheduler
 from sptsr.masks.batch import MaskCodes
+from sptsr.tuning.frozen import remember_less
+from sptsr.tuning.precision import keep_ends_exact
+from sptsr.tuning.recompute import recompute_blocks
 
 _PLAIN = (bool, int, float, str, list, tuple, type(None))
 _HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}

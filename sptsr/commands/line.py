@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from sptsr.cli_prior import add_prior, add_reading
+from sptsr.commands.prior_command import add_prior, add_reading
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.version import __version__
-from sptsr.keys import LAUNCHERS
+from sptsr.options.keys import LAUNCHERS
 
 _ABOUT = """\
 Tune a frozen image-restoration network with what Segment Anything sees in the degraded image.
@@ -146,7 +146,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from sptsr.demo import run_demo
+    from sptsr.commands.demo import run_demo
 
     run_demo(options.out, options.iterations)
     return 0
@@ -163,7 +163,7 @@ def _data_prepare(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from sptsr.train import train_pipeline
+    from sptsr.tuning.training import train_pipeline
 
     live = sys.stderr.isatty()
     train_pipeline(
@@ -174,7 +174,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _test(options: argparse.Namespace) -> int:
     from sptsr.report.tables import results_table
-    from sptsr.test import test_pipeline
+    from sptsr.tuning.testing import test_pipeline
 
     results = test_pipeline(options.opt, options.root, options.force_yml, launcher=options.launcher)
     if int(os.environ.get('RANK', '0')) == 0:
@@ -183,7 +183,7 @@ def _test(options: argparse.Namespace) -> int:
 
 
 def _options(options: argparse.Namespace) -> int:
-    from sptsr.option_report import json_schema, resolved
+    from sptsr.options.listing import json_schema, resolved
 
     if options.schema:
         print(json.dumps(json_schema(), indent=1))
@@ -193,7 +193,7 @@ def _options(options: argparse.Namespace) -> int:
 
 
 def _sites(options: argparse.Namespace) -> int:
-    from sptsr.sites import describe_network, describe_options
+    from sptsr.commands.network_report import describe_network, describe_options
 
     if (options.network is None) == (options.opt is None):
         raise UserError('sites: give a network (a name, or file.py:NAME), or -opt X.yml')
@@ -202,7 +202,7 @@ def _sites(options: argparse.Namespace) -> int:
 
 
 def _doctor(_options: argparse.Namespace) -> int:
-    from sptsr.doctor import diagnose
+    from sptsr.commands.doctor import diagnose
 
     lines, well = diagnose()
     print('\n'.join(lines))

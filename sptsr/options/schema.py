@@ -21,7 +21,7 @@ from sptsr.core.registry import (
 )
 from sptsr.core.signatures import argument_problems, is_of, type_name
 from sptsr.core.yaml_io import KeyPath
-from sptsr.keys import (
+from sptsr.options.keys import (
     BACKENDS,
     DIST,
     LOGGER,

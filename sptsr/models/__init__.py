@@ -1,1 +1,0 @@
-"""Models: what trains and evaluates a network."""

@@ -1,0 +1,1 @@
+"""Tuning: the step, the model that BasicSR knows, states, and the pipelines."""

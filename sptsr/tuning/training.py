@@ -1,0 +1,279 @@
+"""The tuning pipeline: `sptsr train -opt X.yml`, also `python -m sptsr.train -opt X.yml`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from logging import Logger
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from basicsr.data import build_dataset
+from basicsr.models import build_model
+from basicsr.utils import AvgTimer, MessageLogger, get_time_str, set_random_seed
+
+from sptsr.core import logs
+from sptsr.core.distributed import Ranks, start_ranks
+from sptsr.core.errors import UserError
+from sptsr.core.files import remove_temporaries, write_text
+from sptsr.core.progress import bar
+from sptsr.data.loader import TrainStream, eval_loader, train_loader, unwrapped
+from sptsr.options.load import Options, load_options
+from sptsr.report.boards import Boards
+from sptsr.tuning.model import SPTModel
+from sptsr.tuning.states import find_state, prune, read_state, write_state
+
+
+class _Stop:
+    """Turns SIGINT and SIGTERM into a wish that the loop asks for; a second one is obeyed at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _Stop:
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        logs.get().info('%s: finishing this step and saving', signal.Signals(number).name)
+
+
+def train_pipeline(
+    path: str | os.PathLike[str],
+    root: str | os.PathLike[str] = '.',
+    auto_resume: bool = False,
+    fresh: bool = False,
+    force: Sequence[str] = (),
+    progress: bool = False,
+    launcher: str = 'none',
+    quiet: bool = False,
+) -> SPTModel:
+    """Tunes an adapter as an option file says; a run that was cut off goes on.
+
+    The newest whole training state of `experiments/<name>` is taken up when the options are the
+    ones it was made with, or with `auto_resume` whatever they are. A finished run, or one of other
+    options, is put aside as `<name>_archived_<time>`, as BasicSR does.
+
+    Args:
+        path: the option file.
+        root: where `experiments/` and `tb_logger/` go.
+        auto_resume: go on also when the options changed (a longer `total_iter`, say).
+        fresh: put an unfinished run aside as well.
+        force: `--force_yml` entries.
+        progress: show a live line; what is logged every `print_freq` then goes to the log file only.
+        launcher: `none`, `pytorch` or `slurm` (see `sptsr.core.distributed.start_ranks`).
+        quiet: no log lines but warnings on stderr; the log file still gets all.
+
+    Returns:
+        the model after its last iteration.
+
+    Raises:
+        UserError: any mistake in options, data, weights or state, before a folder is made.
+    """
+    options = load_options(path, True, root, force)
+    opt = options.opt
+    ranks = start_ranks(launcher, opt.get('dist_params'), cuda=opt['num_gpu'] > 0)
+    try:
+        opt.update(dist=ranks.world > 1, rank=ranks.rank, world_size=ranks.world)
+        set_random_seed(opt['manual_seed'])
+        home = Path(opt['path']['experiments_root'])
+        state = None if fresh else _resumed(opt, home, options.sha256, auto_resume, ranks)
+        loaders = _Loaders(opt, state['iter'] if state else 0, ranks)
+        model: Any = build_model(opt)
+        if not isinstance(model, SPTModel):
+            raise UserError(f'model_type: {opt["model_type"]}: this command trains an SPTModel; use BasicSR for others')
+        if state:
+            model.resume_training(state)
+        if ranks.first:
+            if state is None and any((home / 'models').glob('*.safetensors')):
+                _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
+            _prepare_folders(options, home)
+        ranks.wait()
+        logger = logs.setup(_log_file(opt, ranks), periodic=not progress, warnings_only=quiet or not ranks.first)
+        _log_start(logger, opt, model, loaders, state)
+        with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:
+            _run(options, model, loaders, boards, stop, progress and ranks.first)
+    except UserError as error:
+        raise unwrapped(error) from error
+    finally:
+        ranks.close()
+    return model
+
+
+class _Loaders:
+    """The training stream and the validation sets of an option file."""
+
+    def __init__(self, opt: dict[str, Any], start: int, ranks: Ranks) -> None:
+        self.val = []
+        for phase, data in opt['datasets'].items():
+            if phase == 'train':
+                self.batch = int(data['batch_size_per_gpu']) * int(opt['train']['accumulate'])
+                dataset = build_dataset(data)
+                self.images = len(dataset)
+                self.stream = TrainStream(
+                    self.images, self.batch, opt['manual_seed'], start, int(opt['train']['total_iter']), ranks
+                )
+                self.train = train_loader(dataset, data, self.stream)
+            else:
+                self.val.append(eval_loader(build_dataset(data), ranks))
+
+
+def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, stop: _Stop, progress: bool) -> None:
+    opt, ranks = options.opt, model.ranks
+    total, start = loaders.stream.stop, loaders.stream.start
+    freq, save_freq = opt['logger']['print_freq'], opt['logger']['save_checkpoint_freq']
+    val_freq = opt['val'].get('val_freq') or total
+    # BasicSR's ETA is that of one iteration less: the last line said "-1 day, 23:59:59"
+    messages = MessageLogger({**opt, 'train': {**opt['train'], 'total_iter': total + 1}}, start + 1, boards.writer)
+    data_timer, iter_timer = AvgTimer(), AvgTimer()
+    iteration = start
+    shown = bar(total, opt['name'], 'step', start, disable=not progress)
+    for batch in _until_stopped(loaders.train, stop, ranks):
+        data_timer.record()
+        iteration += 1
+        _seed_step(opt['manual_seed'], ranks.rank, iteration)
+        model.update_learning_rate(iteration)
+        model.feed_data(batch)
+        model.optimize_parameters(iteration)
+        iter_timer.record()
+        if progress:
+            _show(shown, model, iter_timer, data_timer, loaders.batch * ranks.world)
+        if iteration == start + 1:
+            messages.reset_start_time()
+        if iteration % freq == 0 or iteration == total:
+            record = {
+                'epoch': loaders.stream.epoch(iteration),
+                'iter': iteration,
+                'lrs': model.get_current_learning_rate(),
+                'time': iter_timer.get_avg_time(),
+                'data_time': data_timer.get_avg_time(),
+            }
+            losses = {name: ranks.mean(value) for name, value in model.get_current_log().items()}
+            if ranks.first:
+                messages({**record, **losses})
+                boards.add_scalar('lr', record['lrs'][0], iteration)
+        if iteration % val_freq == 0 or iteration == total:
+            for loader in loaders.val:
+                model.validation(loader, iteration, boards, opt['val']['save_img'])
+        if iteration % save_freq == 0 or iteration == total:
+            _save(options, model, iteration)
+        data_timer.start()
+        iter_timer.start()
+    shown.close()
+    if iteration < total:
+        if iteration > start:
+            _save(options, model, iteration)
+        logs.get().info('Stopped at iteration %d of %d; the same command goes on.', iteration, total)
+        return
+    target = Path(opt['path']['models']) / 'net_g_latest.safetensors'
+    if ranks.first:
+        model.save(-1, total, str(target))
+    ranks.wait()
+    logs.get().info('Done: %d iterations. Adapter: %s', total, target)
+
+
+def _until_stopped(loader: Any, stop: _Stop, ranks: Ranks) -> Iterator[Any]:
+    """Yields batches until a signal asks any rank to stop; then all ranks stop after the same iteration."""
+    batches = iter(loader)
+    while True:
+        batch = None
+        try:
+            batch = None if stop.asked else next(batches, None)
+        except (RuntimeError, OSError, EOFError):
+            if not stop.asked:  # else the signal reached the workers too, perhaps while one handed over a batch
+                raise
+        if ranks.any(stop.asked or batch is None):
+            return
+        yield batch
+
+
+def _seed_step(seed: int, rank: int, iteration: int) -> None:
+    """Makes what a step draws (a unit with dropout, say) a function of seed, rank and iteration."""
+    digest = hashlib.blake2b(f'{seed} {rank} {iteration}'.encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, 'little') >> 1)
+
+
+def _show(shown: Any, model: SPTModel, iter_timer: AvgTimer, data_timer: AvgTimer, images: int) -> None:
+    """Brings the live line up to date; `images` is how many a step sees."""
+    if sys.stderr.isatty():  # elsewhere lines are as wide as the bar alone
+        step, wait = iter_timer.get_current_time(), data_timer.get_current_time()
+        losses = ', '.join(f'{name} {value:.4g}' for name, value in model.get_current_log().items())
+        rate = model.get_current_learning_rate()[0]
+        shown.set_postfix_str(
+            f'{losses}, lr {rate:.2e}, {images / step:.1f} images/s, data {wait / step:.0%}', refresh=False
+        )
+    shown.update()
+
+
+def _save(options: Options, model: SPTModel, iteration: int) -> None:
+    """Writes the adapter, then the state that refers to it; each is whole or not there."""
+    if model.ranks.first:
+        path = options.opt['path']
+        model.save(-1, iteration)
+        state = {**model.training_state(), 'iter': iteration, 'options_sha256': options.sha256}
+        write_state(Path(path['training_states']) / f'{iteration}.state', state)
+        keep_last = options.opt['logger']['keep_last']
+        if keep_last:
+            best = {m['iter'] for metrics in model.best_metric_results.values() for m in metrics.values()}
+            prune(Path(path['training_states']), Path(path['models']), keep_last, best)
+    model.ranks.wait()
+
+
+def _resumed(opt: dict[str, Any], home: Path, sha256: str, auto_resume: bool, ranks: Ranks) -> dict[str, Any] | None:
+    """Returns the state that all ranks go on from, as the first one finds it; None starts anew."""
+    state = None
+    if ranks.first:
+        named = opt['path'].get('resume_state')
+        total = int(opt['train']['total_iter'])
+        state = read_state(Path(named)) if named else find_state(home / 'training_states', sha256, total, auto_resume)
+    return ranks.gather(state)[0]
+
+
+def _put_aside(*folders: Path) -> None:
+    for folder in folders:
+        if folder.exists():
+            folder.rename(f'{folder}_archived_{get_time_str()}')
+
+
+def _prepare_folders(options: Options, home: Path) -> None:
+    for folder in ('models', 'training_states'):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+        remove_temporaries(home / folder)
+    command = f'# {time.strftime("%Y-%m-%d %H:%M:%S")}: {" ".join(sys.argv)}\n'
+    write_text(home / Path(options.path).name, command + yaml.safe_dump(options.given, sort_keys=False))
+
+
+def _log_file(opt: dict[str, Any], ranks: Ranks) -> Path | None:
+    return Path(opt['path']['log']) / f'train_{opt["name"]}_{get_time_str()}.log' if ranks.first else None
+
+
+def _log_start(
+    logger: Logger, opt: dict[str, Any], model: SPTModel, loaders: _Loaders, state: dict[str, Any] | None
+) -> None:
+    counts = model.parameter_counts()
+    logger.info(
+        '%s: %d images, batch %s, %d iterations; tuning %s of %s parameters (%.2f %%) on %s',
+        opt['name'],
+        loaders.images,
+        f'{loaders.batch} on each of {model.ranks.world} ranks' if model.ranks.world > 1 else loaders.batch,
+        loaders.stream.stop,
+        f'{counts["trainable"]:,}',
+        f'{counts["total"]:,}',
+        100 * counts['trainable'] / counts['total'],
+        model.device,
+    )
+    if state:
+        logger.info('Going on from iteration %d (%s)', state['iter'], state['path'])
