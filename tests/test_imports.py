@@ -168,9 +168,9 @@ def _main(package: Path) -> None:
     print(f'rooms                {len([path for path in package.iterdir() if (path / "__init__.py").is_file()])}')
     print(f'modules              {len(modules(package))}, at the root {len(list(package.glob("*.py")))}')
     print(f'import edges         {len(found)}, upwards {len(upward(found))}')
-    print(
-        f'circles              {len(circles(found))}: {"; ".join(" ".join(group) for group in circles(found)) or "none"}'
-    )
+    print(f'circles              {len(circles(found))}')
+    for group in circles(found):
+        print('  ' + ' '.join(group))
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
 from tests.conftest import photograph, run_cli
-from tests.test_options import BAD_YAML, MISTAKES
+from tests.options.test_load import BAD_YAML, MISTAKES
 
 SEEN = []
 

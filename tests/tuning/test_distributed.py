@@ -19,7 +19,7 @@ from sptsr.core.errors import UserError
 from sptsr.tuning.training import train_pipeline
 from tests.archs.cases import inputs, make_net
 from tests.conftest import base_options, write_options
-from tests.models.processes import finish, measure, start, tune
+from tests.tuning.processes import finish, measure, start, tune
 
 
 def _net() -> SPTNet:

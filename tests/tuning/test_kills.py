@@ -14,7 +14,7 @@ from sptsr.archs.adapter import read_adapter
 from sptsr.core.errors import UserError
 from sptsr.tuning.states import read_state
 from tests.conftest import base_options, write_options
-from tests.models.processes import finish, start, tune
+from tests.tuning.processes import finish, start, tune
 
 TOTAL = 40
 KILLS = []

@@ -12,7 +12,7 @@ from sptsr.core.yaml_io import read_yaml
 from sptsr.options.load import load_options
 from tests.conftest import base_options, run_cli, run_process, write_options
 
-OPTIONS = Path(__file__).parents[1] / 'options'
+OPTIONS = Path(__file__).parents[2] / 'options'
 
 
 def test_the_whole_file_with_the_origin_of_each_value(here: Path):

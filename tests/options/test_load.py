@@ -240,7 +240,7 @@ def test_plugins_register_a_users_own_network(photographs: Path, tmp_path: Path,
 
 def test_the_shipped_option_files_are_read():
     """Their only mistakes may be files that a fresh clone does not have."""
-    root = Path(__file__).parents[1] / 'options'
+    root = Path(__file__).parents[2] / 'options'
     files = sorted([*root.glob('train/*.yml'), *root.glob('test/*.yml')])
     for path in files:
         try:
