@@ -23,7 +23,7 @@ from sptsr.archs.recipes import RECIPES
 from sptsr.archs.sizes import round_up
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.registry import register_all
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from sptsr.report.tables import text_table
 
 
@@ -69,7 +69,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     height, width = (round_up(side, record.sizes.multiple) for side in options.size)
     net = SPTNet({'type': name, **RECIPES[name].usual}, unit={'type': options.unit}).to(options.device).eval()
     lq = torch.rand(1, record.in_channels, height, width, device=options.device)
-    masks = MaskCodes.from_masks(rectangles(64, height, width)).to(options.device)
+    masks = PriorBatch.from_masks(rectangles(64, height, width)).to(options.device)
 
     def backbone() -> Tensor:
         return net.backbone(lq)

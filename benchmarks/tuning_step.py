@@ -21,7 +21,7 @@ from measuring import peak_bytes, rectangles, seconds
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.core.registry import register_all
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from sptsr.options.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
 from sptsr.report.tables import text_table
 
@@ -72,7 +72,7 @@ def measure(backbone: dict[str, Any], options: argparse.Namespace) -> dict[str, 
     lq = torch.rand(options.batch, 3, options.size, options.size)
     gt = torch.rand(options.batch, 3, 4 * options.size, 4 * options.size)
     masks = torch.cat([rectangles(64, options.size, options.size) for _ in range(options.batch)])
-    data = {'lq': lq, 'gt': gt, 'lq_path': ['crop'], 'prior': MaskCodes.from_masks(masks)}
+    data = {'lq': lq, 'gt': gt, 'lq_path': ['crop'], 'prior': PriorBatch.from_masks(masks)}
     models = {'stock': build('SRModel', backbone, options)}
     for path in ('inline', 'ladder'):
         network = {'type': 'SPTNet', 'backbone': backbone, 'unit': {'type': options.unit, 'path': path}}

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 
 
 @dataclass(frozen=True)
-class RegionMap:
+class SiteMasks:
     """The masks of a batch at the resolution of one site.
 
     Attributes:
@@ -26,7 +26,7 @@ class RegionMap:
     index: Tensor
 
     @classmethod
-    def of(cls, codes: MaskCodes, num_masks: int) -> RegionMap:
+    def of(cls, codes: PriorBatch, num_masks: int) -> SiteMasks:
         """Makes the map of the first `num_masks` masks, at the codes' own resolution."""
         index = codes.index.long()
         batch = torch.arange(len(index), device=index.device).view(-1, 1, 1).expand_as(index)

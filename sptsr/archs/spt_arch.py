@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.backbone import build_network, call_backbone, out_channels, place
-from sptsr.archs.pooling import RegionMap
+from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.sites import Grid
 from sptsr.archs.to_site import prior_to_site, regions_to_site
-from sptsr.archs.units import Join, SPTUnit
+from sptsr.archs.units import LadderHead, SPTUnit
 from sptsr.archs.weights import load_strictly, read_weights, state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
-from sptsr.masks.batch import MAX_MASKS, MaskCodes
+from sptsr.masks.batch import PriorBatch
+from sptsr.masks.prior import MAX_MASKS
 
 # Images that go through a backbone together while a ladder is tuned on a CPU: fewer take longer, more take more memory.
 _LADDER_BATCH = 2
@@ -32,9 +33,9 @@ class _Call:
     size: tuple[int, int]  # of the LQ image
     prior: Tensor  # S
     grid: Grid  # where its pixels lie on the LQ image
-    regions: RegionMap | None
+    regions: SiteMasks | None
     learns: bool  # whether gradients are wanted
-    at_site: dict[tuple[tuple[int, int], Grid], RegionMap] = field(default_factory=dict)
+    at_site: dict[tuple[tuple[int, int], Grid], SiteMasks] = field(default_factory=dict)
 
 
 @register(ARCH_REGISTRY)
@@ -94,7 +95,7 @@ class SPTNet(nn.Module):
             plain = last.border == 0 and last.stride >= 1 and last.stride == int(last.stride)
             self.rung = Grid(last.stride) if plain else Grid()  # where the pixels of S lie when it is joined
             factor = self.scale * int(self.rung.stride)
-            self.join = Join(self._unit(0).width, out_channels(self.backbone, placement), factor)
+            self.join = LadderHead(self._unit(0).width, out_channels(self.backbone, placement), factor)
         self.uses_masks = unit_class.uses_masks
         self.uses_regions = unit_class.uses_regions
         self.enabled = True
@@ -106,7 +107,7 @@ class SPTNet(nn.Module):
         if placement.probe is not None:
             self._check_gradients(placement.probe)
 
-    def forward(self, lq: Tensor, masks: Tensor | MaskCodes | None = None, sigma: Tensor | None = None) -> Tensor:
+    def forward(self, lq: Tensor, masks: Tensor | PriorBatch | None = None, sigma: Tensor | None = None) -> Tensor:
         """Restores an image.
 
         Args:
@@ -134,9 +135,9 @@ class SPTNet(nn.Module):
             parts.append(self._restore(lq[n:end], own, None if sigma is None else sigma[n:end]))
         return torch.cat(parts)
 
-    def _restore(self, lq: Tensor, codes: MaskCodes | None, sigma: Tensor | None) -> Tensor:
+    def _restore(self, lq: Tensor, codes: PriorBatch | None, sigma: Tensor | None) -> Tensor:
         prior = self.stem(lq, codes)
-        regions = RegionMap.of(codes, self.num_masks) if self.uses_regions and codes is not None else None
+        regions = SiteMasks.of(codes, self.num_masks) if self.uses_regions and codes is not None else None
         size = (lq.shape[-2], lq.shape[-1])
         self._call = call = _Call(size, prior, Grid(), regions, torch.is_grad_enabled())
         try:
@@ -182,9 +183,9 @@ class SPTNet(nn.Module):
         assert isinstance(unit, SPTUnit)
         return unit
 
-    def _codes(self, lq: Tensor, masks: Tensor | MaskCodes | None) -> MaskCodes:
+    def _codes(self, lq: Tensor, masks: Tensor | PriorBatch | None) -> PriorBatch:
         batch, height, width = lq.shape[0], *lq.shape[-2:]
-        if isinstance(masks, MaskCodes):
+        if isinstance(masks, PriorBatch):
             if masks.shape != (batch, height, width):
                 raise ValueError(f'masks must be {[batch, height, width]} for this input, got {list(masks.shape)}')
             return masks
@@ -192,7 +193,7 @@ class SPTNet(nn.Module):
         if masks is None or masks.shape != expected:
             got = 'none' if masks is None else list(masks.shape)
             raise ValueError(f'masks must be {list(expected)} for this input, got {got}')
-        return MaskCodes.from_masks(masks)
+        return PriorBatch.from_masks(masks)
 
     def _refine(self, number: int, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | None:
         call = self._call

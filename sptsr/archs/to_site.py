@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sptsr.archs.pooling import RegionMap
+from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.sites import Grid
 
 
@@ -35,14 +35,14 @@ def prior_to_site(prior: Tensor, grid: Grid, size: tuple[int, int], site: Grid) 
     return prior[..., rows, :][..., columns]
 
 
-def regions_to_site(regions: RegionMap, size: tuple[int, int], site: Grid) -> RegionMap:
+def regions_to_site(regions: SiteMasks, size: tuple[int, int], site: Grid) -> SiteMasks:
     """Returns regions of the LQ image at a site's resolution, nearest; `size` and `site` as in `prior_to_site`."""
     lq_size = (regions.index.shape[1], regions.index.shape[2])
     if size == lq_size and site == Grid():
         return regions
     device = regions.index.device
     rows, columns = (_nearest(*sides, Grid(), site, device) for sides in zip(lq_size, size, strict=True))
-    return RegionMap(regions.members, regions.owner, regions.index[:, rows][:, :, columns])
+    return SiteMasks(regions.members, regions.owner, regions.index[:, rows][:, :, columns])
 
 
 def _nearest(length: int, side: int, source: Grid, site: Grid, device: torch.device) -> Tensor:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptsr.archs.modulation import modulate
-from sptsr.archs.pooling import RegionMap
+from sptsr.archs.pooling import SiteMasks
 from sptsr.core.registry import UNIT_REGISTRY, register
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
@@ -44,7 +44,7 @@ class MaskStem(nn.Sequential):
         )
         self.in_channels, self.num_masks = in_channels, num_masks
 
-    def forward(self, lq: Tensor, masks: MaskCodes | None) -> Tensor:
+    def forward(self, lq: Tensor, masks: PriorBatch | None) -> Tensor:
         """Returns S0 [B, width, h, w] for [B, in_channels, h, w] and the codes of its masks."""
         assert masks is not None
         first = self[0]
@@ -72,7 +72,7 @@ class PlainStem(MaskStem):
     A repeated channel meets the sum of its weights, so the weights are added up, not the channel repeated.
     """
 
-    def forward(self, lq: Tensor, masks: MaskCodes | None = None) -> Tensor:
+    def forward(self, lq: Tensor, masks: PriorBatch | None = None) -> Tensor:
         del masks
         first = self[0]
         assert isinstance(first, nn.Conv2d)
@@ -82,7 +82,7 @@ class PlainStem(MaskStem):
         return self[2](self[1](F.conv2d(lq, repeated.sum(dim=1), bias, padding=1)))
 
 
-class Join(nn.Sequential):
+class LadderHead(nn.Sequential):
     """Ends a ladder: the last S becomes a correction of the restored image, and starts as none.
 
         correction = shuffle(conv3x3(LeakyReLU(S)))
@@ -111,7 +111,7 @@ class SPTUnit(nn.Module):
         uses_masks: whether the network must be given masks.
         uses_regions: whether `forward` is given the masks at the site's resolution as a third argument.
         path: `inline`, where F' goes on through the backbone; or `ladder`, where only S' counts: it ends in
-            a correction of the restored image (see `Join`), and nothing is back-propagated through the backbone.
+            a correction of the restored image (see `LadderHead`), and nothing is back-propagated through the backbone.
     """
 
     uses_masks: ClassVar[bool] = True
@@ -128,7 +128,7 @@ class SPTUnit(nn.Module):
         """Returns the stem: LQ image [B, in_channels, h, w] and its masks to S0 [B, width, h, w]."""
         return MaskStem(in_channels, num_masks, width)
 
-    def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, prior: Tensor, regions: SiteMasks | None = None) -> tuple[Tensor, Tensor]:
         """Refines F [B, C, h, w] with S [B, width, h, w]; returns F' and S' of the same shapes."""
         raise NotImplementedError
 
@@ -174,7 +174,7 @@ class ModulationUnit(SPTUnit):
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, prior: Tensor, regions: SiteMasks | None = None) -> tuple[Tensor, Tensor]:
         del regions
         return self.modulate(features, prior + self.mixed(features, prior))
 
@@ -230,14 +230,14 @@ class RegionUnit(PlainUnit):
         S' = S + g(concat(q(F), S + P))
 
     pool averages q(F) over each mask; paint gives each pixel the mean of its masks' averages (see
-    `RegionMap.pool`). Independent of the masks' order. Layers and parameter count are exactly
+    `SiteMasks.pool`). Independent of the masks' order. Layers and parameter count are exactly
     those of `PlainUnit`, so what it gains over that one, masks gave. Ours, not the paper's.
     """
 
     uses_masks: ClassVar[bool] = True
     uses_regions: ClassVar[bool] = True
 
-    def forward(self, features: Tensor, prior: Tensor, regions: RegionMap | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, prior: Tensor, regions: SiteMasks | None = None) -> tuple[Tensor, Tensor]:
         assert regions is not None
         query = self.query(features)
         return self.modulate(features, prior + self.mixed(features, prior + regions.pool(query), query))

@@ -88,10 +88,10 @@ class Ranks:
 
     def close(self) -> None:
         """Leaves the group."""
-        leave()
+        leave_group()
 
 
-def join(backend: str, timeout: timedelta) -> None:
+def enter_group(backend: str, timeout: timedelta) -> None:
     """Joins the group of processes that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
 
     Args:
@@ -104,7 +104,7 @@ def join(backend: str, timeout: timedelta) -> None:
     _stores.append(store)
 
 
-def leave() -> None:
+def leave_group() -> None:
     """Leaves the group, if there is one: the last rank first, one after the other.
 
     Two ends of a gloo connection that close in the same moment can wait for each other for ever (seen with torch
@@ -162,7 +162,7 @@ def start_ranks(launcher: str = 'none', settings: Mapping[str, Any] | None = Non
     backend = (settings or {}).get('backend') or ('nccl' if cuda else 'gloo')
     # What is no tensor of the adapter (flags, figures) is exchanged on the CPU, whatever the gradients take.
     both = 'cpu:gloo,cuda:nccl' if cuda and backend == 'nccl' else 'gloo'
-    join(both, timedelta(hours=2))  # ranks wait for each other's validation
+    enter_group(both, timedelta(hours=2))  # ranks wait for each other's validation
     return Ranks(rank, world)
 
 

@@ -30,9 +30,9 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.data.resize': ('sptsr.images.bicubic',),
     'sptsr.data.degrade': ('sptsr.images.degrade',),
     'sptsr.data.prepare': ('sptsr.images.prepare',),
-    'sptsr.priors.regions': ('sptsr.masks.atoms',),
+    'sptsr.priors.regions': ('sptsr.masks.regions',),
     'sptsr.priors.prior': ('sptsr.masks.prior',),
-    'sptsr.codes': ('sptsr.masks.batch',),
+    'sptsr.codes': ('sptsr.masks.batch', 'sptsr.masks.prior'),
     'sptsr.priors.compare': ('sptsr.priors.likeness',),
     'sptsr.priors.sources.base': ('sptsr.priors.sources.source',),
     'sptsr.archs.resize': ('sptsr.archs.to_site',),
@@ -52,7 +52,12 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.schema': ('sptsr.options.schema',),
 }
 # What was renamed as well, by old name.
-RENAMED: Mapping[str, str] = {}
+RENAMED: Mapping[str, str] = {
+    'MaskCodes': 'PriorBatch',
+    'RegionMap': 'SiteMasks',
+    'Join': 'LadderHead',
+    'compare': 'likeness_of',
+}
 
 
 def old_name(old: str, name: str, targets: Sequence[str]) -> Any:

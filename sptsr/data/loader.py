@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
-from sptsr.masks.prior import collate as collate_priors
+from sptsr.masks.batch import PriorBatch
 
 _ALONE = Ranks()
 
@@ -104,11 +104,11 @@ class NamedErrors(Dataset):
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Joins samples; the priors become one `MaskCodes` (or None where there are none)."""
+    """Joins samples; the priors become one `PriorBatch` (or None where there are none)."""
     priors = [sample.get('prior') for sample in samples]
     rest = [{key: value for key, value in sample.items() if key != 'prior'} for sample in samples]
     batch = default_collate(rest)
-    batch['prior'] = None if any(prior is None for prior in priors) else collate_priors(priors)  # type: ignore[arg-type]
+    batch['prior'] = None if any(prior is None for prior in priors) else PriorBatch.of(priors)  # type: ignore[arg-type]
     return batch
 
 

@@ -68,7 +68,7 @@ def evaluate(
             for metric, options in (metrics or {}).items():
                 results[metric]['per_image'][key] = _measure(image, batch, options, key)
             shown.update()
-    _join(results, ranks)
+    _gather(results, ranks)
     for record in results.values():
         values = list(record['per_image'].values())
         record['mean'] = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else max(values)
@@ -81,7 +81,7 @@ def rgb_of(image: Any) -> RGB:
     return image[:, :, ::-1] if image.ndim == 3 else image[:, :, None].repeat(3, axis=2)
 
 
-def _join(results: Results, ranks: Ranks) -> None:
+def _gather(results: Results, ranks: Ranks) -> None:
     """Gives every rank the values of all, in the order of the set: rank r had images r, r + world, ..."""
     for record in results.values():
         parts = [list(part.items()) for part in ranks.gather(record['per_image'])]

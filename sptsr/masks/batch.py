@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_MASKS = 64
+from sptsr.masks.prior import MAX_MASKS, Prior
 
 
 @dataclass
-class MaskCodes:
+class PriorBatch:
     """The masks of B images; a pixel's membership in N <= 64 masks is one 64-bit code.
 
     Attributes:
@@ -24,7 +26,18 @@ class MaskCodes:
     index: Tensor
 
     @classmethod
-    def from_masks(cls, masks: Tensor) -> MaskCodes:
+    def of(cls, priors: Sequence[Prior]) -> PriorBatch:
+        """Makes the batch of priors of one size, on the CPU; raises ValueError when sizes differ."""
+        sizes = {prior.size for prior in priors}
+        if len(sizes) != 1:
+            raise ValueError(f'priors of one batch must be of one size, got {sorted(sizes)}')
+        offsets = np.cumsum([0] + [len(prior.palette) for prior in priors[:-1]])
+        palette = np.concatenate([prior.palette for prior in priors]).view(np.int64)
+        index = np.stack([prior.index.astype(np.int32) + off for prior, off in zip(priors, offsets, strict=True)])
+        return cls(torch.from_numpy(palette), torch.from_numpy(index.astype(np.int32)))
+
+    @classmethod
+    def from_masks(cls, masks: Tensor) -> PriorBatch:
         """Makes codes of dense masks [B, N, H, W], where anything but 0 is inside."""
         if masks.ndim != 4 or not 1 <= masks.shape[1] <= MAX_MASKS:
             raise ValueError(f'masks must be [B, 1..{MAX_MASKS}, H, W], got {list(masks.shape)}')
@@ -44,29 +57,29 @@ class MaskCodes:
         batch, height, width = self.index.shape
         return batch, height, width
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> MaskCodes:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PriorBatch:
         """Returns the codes on a device."""
-        return MaskCodes(
+        return PriorBatch(
             self.palette.to(device, non_blocking=non_blocking), self.index.to(device, non_blocking=non_blocking)
         )
 
-    def pin_memory(self) -> MaskCodes:
+    def pin_memory(self) -> PriorBatch:
         """Called by torch's DataLoader when `pin_memory` is on."""
-        return MaskCodes(self.palette.pin_memory(), self.index.pin_memory())
+        return PriorBatch(self.palette.pin_memory(), self.index.pin_memory())
 
-    def rows(self, start: int, stop: int) -> MaskCodes:
+    def rows(self, start: int, stop: int) -> PriorBatch:
         """Returns the codes of images start..stop of the batch, end excluded."""
-        return MaskCodes(self.palette, self.index[start:stop])
+        return PriorBatch(self.palette, self.index[start:stop])
 
-    def crop(self, top: int, left: int, bottom: int, right: int) -> MaskCodes:
+    def crop(self, top: int, left: int, bottom: int, right: int) -> PriorBatch:
         """Returns the codes of rows top..bottom and columns left..right, ends excluded."""
-        return MaskCodes(self.palette, self.index[:, top:bottom, left:right])
+        return PriorBatch(self.palette, self.index[:, top:bottom, left:right])
 
-    def pad(self, right: int, bottom: int) -> MaskCodes:
+    def pad(self, right: int, bottom: int) -> PriorBatch:
         """Returns the codes padded at the right and bottom, as `restore_padded` pads the image."""
         _, height, width = self.shape
         rows, columns = (_padded(*sides, self.index.device) for sides in ((height, bottom), (width, right)))
-        return MaskCodes(self.palette, self.index[:, rows][:, :, columns])
+        return PriorBatch(self.palette, self.index[:, rows][:, :, columns])
 
     def table(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns which masks each code is inside, 0 and 1, [sum of K, num_masks]."""

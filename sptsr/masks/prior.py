@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import zstandard
 
 from sptsr.core.errors import UserError
-from sptsr.masks.atoms import BoolArray, Regions, unique_of_map
-from sptsr.masks.batch import MAX_MASKS, MaskCodes
+from sptsr.masks.regions import BoolArray, Regions, unique_of_map
+
+MAX_MASKS = 64
 
 _HEADER = struct.Struct('<4sBBHIII')  # magic, version, bytes of an index, masks, palette size, height, width
 _MAGIC = b'SPTP'
@@ -156,17 +155,6 @@ class _Zstd(threading.local):
 
 
 _ZSTD = _Zstd()
-
-
-def collate(priors: Sequence[Prior]) -> MaskCodes:
-    """Joins priors of one size into the codes of a batch; raises ValueError when sizes differ."""
-    sizes = {prior.size for prior in priors}
-    if len(sizes) != 1:
-        raise ValueError(f'priors of one batch must be of one size, got {sorted(sizes)}')
-    offsets = np.cumsum([0] + [len(prior.palette) for prior in priors[:-1]])
-    palette = np.concatenate([prior.palette for prior in priors]).view(np.int64)
-    index = np.stack([prior.index.astype(np.int32) + off for prior, off in zip(priors, offsets, strict=True)])
-    return MaskCodes(torch.from_numpy(palette), torch.from_numpy(index.astype(np.int32)))
 
 
 def _index_dtype(codes: int) -> type[np.uint16] | type[np.uint32]:

@@ -11,8 +11,8 @@ from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
 from sptsr.images.decode import RGB
 from sptsr.images.folder import ImageFolder
-from sptsr.masks.atoms import Regions, to_size
 from sptsr.masks.prior import Prior
+from sptsr.masks.regions import Regions, to_size
 from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
 

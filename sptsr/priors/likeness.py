@@ -15,8 +15,8 @@ from scipy.ndimage import distance_transform_edt
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.files import write_json
 from sptsr.core.progress import bar
-from sptsr.masks.atoms import Regions
 from sptsr.masks.prior import Prior
+from sptsr.masks.regions import Regions
 from sptsr.priors.store import PriorStore
 
 # Distance at which a boundary still counts as met, of the image's diagonal: BSDS500's benchmark (Arbelaez et
@@ -47,7 +47,7 @@ class Likeness:
     masks_reference: float
 
 
-def compare(reference: Prior, other: Prior) -> Likeness:
+def likeness_of(reference: Prior, other: Prior) -> Likeness:
     """Compares two priors of one image; where their sizes differ, the other is brought to the reference's."""
     if other.size != reference.size:
         other = other.resized(*reference.size)
@@ -113,7 +113,7 @@ def compare_stores(
     rows = {}
     with bar(len(keys), 'compare') as progress:
         for key in keys:
-            rows[key] = compare(reference.get(key), other.get(key))
+            rows[key] = likeness_of(reference.get(key), other.get(key))
             progress.update()
     return rows, mean_of(list(rows.values()))
 

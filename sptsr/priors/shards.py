@@ -10,7 +10,7 @@ from datetime import timedelta
 import lmdb
 import torch.distributed as dist
 
-from sptsr.core.distributed import join, leave
+from sptsr.core.distributed import enter_group, leave_group
 from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader
 from sptsr.core.progress import bar
@@ -53,7 +53,7 @@ def extract_distributed(
         if any(map(has_header, shards_of(path))):  # of a run with several ranks that was cut off
             merge(path, source.header(max_masks))
         return extract(images, path, source, max_masks)
-    join('gloo', timedelta(minutes=30))  # nothing but waiting for each other goes through it
+    enter_group('gloo', timedelta(minutes=30))  # nothing but waiting for each other goes through it
     try:
         with _Watch(path, len(images), rank, world) as watch:
             mine = extract(images, path, source, max_masks, rank, world, watch.count)
@@ -66,7 +66,7 @@ def extract_distributed(
         done = [report for report in reports if report is not None]
         return ExtractReport(sum(r.made for r in done), sum(r.kept for r in done)) if rank == 0 else None
     finally:
-        leave()
+        leave_group()
 
 
 class _Watch:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sptsr.images.decode import RGB
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import Prior
 from sptsr.report.pictures import enlarge, mask_overlay, side_by_side
 
@@ -71,7 +71,7 @@ class Boards:
         if self.writer is not None:
             self.writer.add_scalar(tag, value, step)
 
-    def add_picture(self, tag: str, lq: RGB, output: RGB, gt: RGB | None, masks: MaskCodes | None, step: int) -> None:
+    def add_picture(self, tag: str, lq: RGB, output: RGB, gt: RGB | None, masks: PriorBatch | None, step: int) -> None:
         """Notes a picture: LQ, restored, GT, and the masks over the LQ image.
 
         Args:

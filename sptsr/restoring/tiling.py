@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sptsr.archs.sizes import SizeRules, round_up
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 
-Forward = Callable[[Tensor, MaskCodes | None], Tensor]
+Forward = Callable[[Tensor, PriorBatch | None], Tensor]
 
 
-def restore_padded(forward: Forward, lq: Tensor, masks: MaskCodes | None, rules: SizeRules, scale: int) -> Tensor:
+def restore_padded(forward: Forward, lq: Tensor, masks: PriorBatch | None, rules: SizeRules, scale: int) -> Tensor:
     """Pads at the right and bottom to a size the network takes, restores, and cuts the result back.
 
     Args:
@@ -40,7 +40,7 @@ def restore_padded(forward: Forward, lq: Tensor, masks: MaskCodes | None, rules:
 
 
 def restore_tiled(
-    forward: Forward, lq: Tensor, masks: MaskCodes | None, rules: SizeRules, scale: int, tile: int, overlap: int
+    forward: Forward, lq: Tensor, masks: PriorBatch | None, rules: SizeRules, scale: int, tile: int, overlap: int
 ) -> Tensor:
     """Restores tile by tile, so that the memory of `forward` does not grow with the image.
 

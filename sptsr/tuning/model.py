@@ -22,7 +22,7 @@ from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.registry import MODEL_REGISTRY, register
 from sptsr.evaluation.evaluate import Results, evaluate, rgb_of
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from sptsr.report.boards import Boards
 from sptsr.restoring.tiling import restore_padded, restore_tiled
 from sptsr.tuning.tuner import Batch, NotFinite, Tuner
@@ -85,10 +85,10 @@ class SPTModel(BaseModel):
         self.lq = data['lq'].to(self.device, non_blocking=True)
         self.gt = data['gt'].to(self.device, non_blocking=True) if 'gt' in data else None
         self.sigma = data['sigma'].to(self.device, non_blocking=True) if 'sigma' in data else None
-        self.masks: MaskCodes | None = None
+        self.masks: PriorBatch | None = None
         if isinstance(self.net_g, SPTNet) and self.net_g.uses_masks and self.net_g.enabled:
             prior = data.get('prior')
-            if not isinstance(prior, MaskCodes):
+            if not isinstance(prior, PriorBatch):
                 raise UserError(
                     f'{self.lq_paths[0]}: the unit uses masks but this dataset has no prior; '
                     'use PriorPairedImageDataset with dataroot_prior, or PlainUnit'
@@ -128,7 +128,7 @@ class SPTModel(BaseModel):
         rules = size_rules(net, self.opt['network_g'])
         tile = self.opt['val'].get('tile')
 
-        def forward(lq: Tensor, masks: MaskCodes | None) -> Tensor:
+        def forward(lq: Tensor, masks: PriorBatch | None) -> Tensor:
             return net(lq, masks, self.sigma) if isinstance(net, SPTNet) else call_backbone(net, lq, self.sigma)
 
         if tile:

@@ -17,7 +17,7 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.optim import find_optimizer, find_scheduler
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from sptsr.tuning.frozen import remember_less
 from sptsr.tuning.precision import keep_ends_exact
 from sptsr.tuning.recompute import recompute_blocks
@@ -42,7 +42,7 @@ class Batch:
 
     lq: Tensor
     gt: Tensor
-    masks: MaskCodes | None = None
+    masks: PriorBatch | None = None
     sigma: Tensor | None = None
 
     def parts(self, count: int) -> list[Batch]:

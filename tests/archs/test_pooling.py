@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from sptsr.archs.pooling import RegionMap
+from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.sites import Grid
 from sptsr.archs.to_site import prior_to_site, regions_to_site
 from sptsr.archs.units import MaskStem, PlainStem, RegionUnit
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 
 
 def _masks(batch: int = 3, count: int = 6, height: int = 11, width: int = 14) -> torch.Tensor:
@@ -20,20 +20,20 @@ def _masks(batch: int = 3, count: int = 6, height: int = 11, width: int = 14) ->
 
 def test_codes_keep_masks_and_move_with_the_image():
     masks = _masks(count=64)
-    codes = MaskCodes.from_masks(masks)
+    codes = PriorBatch.from_masks(masks)
     assert torch.equal(codes.expand(64), masks.float())
     assert torch.equal(codes.crop(2, 3, 9, 10).expand(64), masks[..., 2:9, 3:10].float())
     padded = codes.pad(right=20, bottom=5).expand(64)
     reflected = torch.nn.functional.pad(masks.float(), (0, 13, 0, 5), mode='reflect')
     assert torch.equal(padded, torch.nn.functional.pad(reflected, (0, 7, 0, 0), mode='replicate'))
     with pytest.raises(ValueError, match=r'masks must be \[B, 1..64, H, W\]'):
-        MaskCodes.from_masks(torch.zeros(1, 65, 2, 2))
+        PriorBatch.from_masks(torch.zeros(1, 65, 2, 2))
 
 
 def test_stems_are_the_convolution_of_image_and_masks():
     torch.manual_seed(0)
     masks, lq = _masks(), torch.rand(3, 3, 11, 14, dtype=torch.float64)
-    codes = MaskCodes.from_masks(masks)
+    codes = PriorBatch.from_masks(masks)
     repeated = lq[:, torch.arange(9) % 3]
     for stem, seen in ((MaskStem(3, 6, 8), torch.cat([lq, masks.double()], 1)), (PlainStem(3, 6, 8), repeated)):
         stem.double()
@@ -52,7 +52,7 @@ def test_stems_are_the_convolution_of_image_and_masks():
 def test_pooling_is_that_of_dense_masks():
     masks = _masks()
     features = torch.randn(3, 5, 11, 14, requires_grad=True)
-    pooled = RegionMap.of(MaskCodes.from_masks(masks), 6).pool(features)
+    pooled = SiteMasks.of(PriorBatch.from_masks(masks), 6).pool(features)
     dense = masks.float()
     areas = dense.sum(dim=(2, 3))
     means = torch.einsum('bnhw,bchw->bnc', dense, features) / areas.clamp(min=1)[..., None]
@@ -74,7 +74,7 @@ def test_a_region_unit_ignores_the_order_of_masks_and_not_the_masks():
     masks, features, prior = _masks(), torch.randn(3, 8, 11, 14), torch.randn(3, 4, 11, 14)
 
     def refined(masks: torch.Tensor) -> torch.Tensor:
-        return unit(features, prior, RegionMap.of(MaskCodes.from_masks(masks), 6))[0]
+        return unit(features, prior, SiteMasks.of(PriorBatch.from_masks(masks), 6))[0]
 
     assert torch.allclose(refined(masks), refined(masks[:, [3, 1, 5, 0, 2, 4]]), atol=1e-5)
     assert not torch.allclose(refined(masks), refined(~masks), atol=1e-3)
@@ -104,8 +104,8 @@ def test_padding_inside_a_network_continues_and_does_not_stretch():
 
 
 def test_regions_follow_the_same_grids():
-    codes = MaskCodes.from_masks(_masks(height=12, width=16))
-    regions = RegionMap.of(codes, 6)
+    codes = PriorBatch.from_masks(_masks(height=12, width=16))
+    regions = SiteMasks.of(codes, 6)
     up = regions_to_site(regions, (24, 32), Grid(0.5))
     assert torch.equal(up.index, regions.index.repeat_interleave(2, 1).repeat_interleave(2, 2))
     down = regions_to_site(regions, (3, 4), Grid(4.0))

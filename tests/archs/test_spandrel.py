@@ -13,7 +13,7 @@ from sptsr.archs.survey import survey
 from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, lookup
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from sptsr.restoring.tiling import restore_padded
 
 spandrel = pytest.importorskip('spandrel', reason='spandrel is not installed (pip install sptsr[spandrel])')
@@ -79,7 +79,7 @@ def test_a_checkpoint_of(name: str, tmp_path: Path):
     digest = state_digest(net.backbone)
     alone = copy.deepcopy(net.backbone)
     for height, width in ((37, 53), (16, 24)):
-        lq, masks = torch.rand(2, 3, height, width), MaskCodes.from_masks(torch.rand(2, 5, height, width) < 0.5)
+        lq, masks = torch.rand(2, 3, height, width), PriorBatch.from_masks(torch.rand(2, 5, height, width) < 0.5)
         with torch.no_grad():
             got = restore_padded(net, lq, masks, net.sizes, net.scale)
             assert got.shape == (2, 3, height * net.scale, width * net.scale)
@@ -89,7 +89,7 @@ def test_a_checkpoint_of(name: str, tmp_path: Path):
         theirs = torch.cat([model(lq[:1]), model(lq[1:])])
         assert torch.allclose(got.clamp(0, 1), theirs, atol=2e-5)
 
-    lq, masks = torch.rand(1, 3, 64, 64), MaskCodes.from_masks(torch.rand(1, 5, 64, 64) < 0.5)
+    lq, masks = torch.rand(1, 3, 64, 64), PriorBatch.from_masks(torch.rand(1, 5, 64, 64) < 0.5)
     optimizer = torch.optim.Adam(net.adapter_parameters().values(), 1e-2)
     initial = {key: value.detach().clone() for key, value in net.adapter_parameters().items()}
     for _ in range(2):

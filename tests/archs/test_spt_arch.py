@@ -16,7 +16,7 @@ from sptsr.archs.weights import read_weights, state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup
 from sptsr.images.folder import ImageFolder
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from sptsr.restoring.tiling import restore_padded
 from tests.archs.cases import CASES, LADDER, UNITS, inputs, make_net, trained
 
@@ -26,7 +26,7 @@ WALKED = []
 
 @torch.no_grad()
 def _restored(net: SPTNet, lq: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    return restore_padded(net, lq, MaskCodes.from_masks(masks), net.sizes, net.scale)
+    return restore_padded(net, lq, PriorBatch.from_masks(masks), net.sizes, net.scale)
 
 
 @torch.no_grad()
@@ -144,9 +144,9 @@ def test_codes_and_dense_masks_are_the_same_to_a_network():
     for unit in UNITS:
         net = trained(make_net('IMDN', unit))
         with torch.no_grad():
-            assert torch.equal(net(lq, masks), net(lq, MaskCodes.from_masks(masks)))
+            assert torch.equal(net(lq, masks), net(lq, PriorBatch.from_masks(masks)))
     with pytest.raises(ValueError, match=r'masks must be \[2, 14, 15\]'):
-        net(lq, MaskCodes.from_masks(masks[..., :14]))
+        net(lq, PriorBatch.from_masks(masks[..., :14]))
 
 
 def test_every_unit_is_as_large_as_its_control():

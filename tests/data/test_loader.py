@@ -8,7 +8,7 @@ from basicsr.data import build_dataset
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.data.loader import SeededIndex, TrainStream, train_loader, unwrapped
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from tests.data.test_paired import _options
 
 
@@ -60,7 +60,7 @@ def test_batches_do_not_depend_on_workers(photographs: Path, workers: int):
     batches = list(train_loader(dataset, opt, stream))
     reference = [dataset[SeededIndex(int(i), i.seed)]['lq'] for b in stream for i in b]
     assert torch.equal(torch.cat([b['lq'] for b in batches]), torch.stack(reference))
-    assert isinstance(batches[0]['prior'], MaskCodes)
+    assert isinstance(batches[0]['prior'], PriorBatch)
     assert batches[0]['prior'].expand(64).shape == (3, 64, 16, 16)
 
 

@@ -12,8 +12,8 @@ from sptsr.data.paired import PriorPairedImageDataset
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.images.prepare import prepare
-from sptsr.masks.atoms import Regions
 from sptsr.masks.prior import Prior
+from sptsr.masks.regions import Regions
 from sptsr.priors.store import PriorWriter, StoreHeader
 from tests.conftest import photograph
 

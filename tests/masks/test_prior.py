@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from sptsr.core.errors import UserError
-from sptsr.masks.atoms import Regions, unique_of_map
-from sptsr.masks.prior import Prior, collate
+from sptsr.masks.batch import PriorBatch
+from sptsr.masks.prior import Prior
+from sptsr.masks.regions import Regions, unique_of_map
 
 
 def _masks(count: int, height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:
@@ -50,7 +51,7 @@ def test_the_64th_mask_does_not_overflow():
     prior = Prior.encode(masks)
     assert prior.palette.max() >= 1 << 63
     assert np.array_equal(prior.decode(), masks)
-    dense = collate([prior]).expand(64)[0].numpy()
+    dense = PriorBatch.of([prior]).expand(64)[0].numpy()
     assert np.array_equal(dense, masks.astype(np.float32))
 
 
@@ -64,7 +65,7 @@ def test_encode_orders_by_area_drops_empty_and_keeps_the_largest():
 def test_no_masks_at_all():
     prior = Prior.from_bytes(Prior.encode(np.zeros((0, 5, 4), bool)).to_bytes())
     assert (prior.count, prior.size, prior.coverage()) == (0, (5, 4), 0.0)
-    assert collate([prior]).expand(3).sum() == 0
+    assert PriorBatch.of([prior]).expand(3).sum() == 0
 
 
 def test_geometry_acts_as_on_the_masks():
@@ -88,7 +89,7 @@ def test_geometry_acts_as_on_the_masks():
 @pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.cuda)])
 def test_a_batch_expands_to_the_dense_masks(device):
     sets = [_masks(64, seed=1), _masks(5, seed=2), _masks(30, seed=3)]
-    batch = collate([Prior.encode(m) for m in sets]).to(device)
+    batch = PriorBatch.of([Prior.encode(m) for m in sets]).to(device)
     dense = batch.expand(32).cpu()
     assert dense.shape == (3, 32, 37, 53)
     for got, masks in zip(dense, sets, strict=True):
@@ -100,7 +101,7 @@ def test_a_batch_expands_to_the_dense_masks(device):
 
 def test_a_batch_of_other_sizes_is_refused():
     with pytest.raises(ValueError, match='one size'):
-        collate([Prior.encode(_masks(3)), Prior.encode(_masks(3, height=9))])
+        PriorBatch.of([Prior.encode(_masks(3)), Prior.encode(_masks(3, height=9))])
 
 
 def test_many_codes_take_wide_indices():

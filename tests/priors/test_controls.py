@@ -14,7 +14,7 @@ from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
 from sptsr.priors.controls import FromOtherImages, shuffle
 from sptsr.priors.extract import build_source, extract
-from sptsr.priors.likeness import boundaries, compare, compare_stores
+from sptsr.priors.likeness import boundaries, compare_stores, likeness_of
 from sptsr.priors.store import PriorStore
 from tests.conftest import SCALE, photograph, run_cli
 
@@ -51,7 +51,7 @@ def test_random_regions_are_as_many_and_as_large(photographs: Path, tmp_path: Pa
         real, drawn = like.get(key), store.get(key, images.read(key))
         assert drawn.count == real.count > 3
         assert abs(int(drawn.areas().sum()) - int(real.areas().sum())) < 0.1 * real.areas().sum()
-        assert compare(real, drawn).iou < 0.6  # and elsewhere
+        assert likeness_of(real, drawn).iou < 0.6  # and elsewhere
     again = build_source('random', [f'like={like.path}'])
     first = images.read(images.keys[0])
     assert np.array_equal(again(first, images.keys[0], 64).index, store.get(images.keys[0]).index)
@@ -86,22 +86,22 @@ def _disc(height: int, width: int, y: float, x: float, radius: float) -> np.ndar
 def test_likeness():
     masks = np.stack([_disc(60, 80, 30, 40, 20), _disc(60, 80, 15, 15, 8)])
     reference = Prior.encode(masks)
-    same = compare(reference, reference)
+    same = likeness_of(reference, reference)
     assert (same.iou, same.iou_weighted, same.boundary_f) == (1.0, 1.0, 1.0)
-    one = compare(reference, Prior.encode(masks[:1]))
+    one = likeness_of(reference, Prior.encode(masks[:1]))
     assert one.iou == pytest.approx(0.5, abs=0.01)  # the small one has nothing near it
     areas = reference.areas()
     assert one.iou_weighted == pytest.approx(areas[0] / areas.sum(), abs=0.01)
     assert 0.6 < one.boundary_f < 0.95
     assert one.coverage < one.coverage_reference
-    moved = compare(reference, Prior.encode(np.stack([_disc(60, 80, 30, 50, 20), _disc(60, 80, 15, 25, 8)])))
+    moved = likeness_of(reference, Prior.encode(np.stack([_disc(60, 80, 30, 50, 20), _disc(60, 80, 15, 25, 8)])))
     expected = [(a & b).sum() / (a | b).sum() for a, b in
                 zip(masks, [_disc(60, 80, 30, 50, 20), _disc(60, 80, 15, 25, 8)], strict=True)]  # fmt: skip
     assert moved.iou == pytest.approx(np.mean(expected))
     assert moved.boundary_f < 0.5
-    nothing = compare(reference, Prior.encode(np.zeros((0, 60, 80), bool)))
+    nothing = likeness_of(reference, Prior.encode(np.zeros((0, 60, 80), bool)))
     assert (nothing.iou, nothing.boundary_f, nothing.masks) == (0.0, 0.0, 0)
-    half = compare(reference, reference.resized(30, 40))
+    half = likeness_of(reference, reference.resized(30, 40))
     assert half.iou > 0.9
     assert half.boundary_f == pytest.approx(1.0, abs=0.05)
     assert boundaries(reference).sum() > 100

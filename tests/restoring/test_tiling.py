@@ -4,7 +4,7 @@ from torch import nn
 
 from sptsr.archs.sizes import SizeRules
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from sptsr.restoring.tiling import restore_padded, restore_tiled
 
 
@@ -23,7 +23,7 @@ def _net() -> SPTNet:
 @torch.no_grad()
 def test_tiles_give_the_whole_image_once_the_overlap_covers_the_receptive_field(size):
     net = _net()
-    lq, masks = torch.rand(1, 3, *size), MaskCodes.from_masks(torch.rand(1, 6, *size) < 0.5)
+    lq, masks = torch.rand(1, 3, *size), PriorBatch.from_masks(torch.rand(1, 6, *size) < 0.5)
     whole = net(lq, masks)
     tiled = restore_tiled(net, lq, masks, SizeRules(), 2, tile=16, overlap=12)
     assert tiled.shape == whole.shape
@@ -38,7 +38,7 @@ def test_tiles_move_lq_and_masks_together():
     def forward(lq, masks):
         return lq * masks.expand(3)
 
-    lq, masks = torch.rand(1, 3, 50, 37), MaskCodes.from_masks(torch.rand(1, 4, 50, 37) < 0.5)
+    lq, masks = torch.rand(1, 3, 50, 37), PriorBatch.from_masks(torch.rand(1, 4, 50, 37) < 0.5)
     assert torch.equal(restore_tiled(forward, lq, masks, SizeRules(8), 1, 13, 5), lq * masks.expand(3))
 
 
@@ -51,7 +51,7 @@ def test_padding_reaches_the_multiple_and_is_cut_off(size):
         return lq.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
     lq = torch.rand(1, 3, *size)
-    result = restore_padded(forward, lq, MaskCodes.from_masks(torch.rand(1, 2, *size) < 0.5), SizeRules(8), 2)
+    result = restore_padded(forward, lq, PriorBatch.from_masks(torch.rand(1, 2, *size) < 0.5), SizeRules(8), 2)
     assert torch.equal(result, lq.repeat_interleave(2, 2).repeat_interleave(2, 3))
     assert all(side % 8 == 0 for shape in seen[0] for side in shape[-2:])
     assert seen[0][0][-2:] == seen[0][1][-2:]
@@ -73,7 +73,7 @@ def test_memory_of_a_pass_does_not_grow_with_the_image():
             return lq
 
         lq = torch.rand(1, 3, side, side)
-        codes = MaskCodes.from_masks(torch.rand(1, 64, side, side) < 0.5)
+        codes = PriorBatch.from_masks(torch.rand(1, 64, side, side) < 0.5)
         assert torch.equal(restore_tiled(forward, lq, codes, SizeRules(), 1, tile=32, overlap=8), lq)
         assert len(seen) == (side // 32) ** 2
         assert max(seen) == 48 * 48 if side > 64 else 40 * 40
@@ -96,10 +96,10 @@ def test_tiles_of_real_networks(case: str):
     for name, value in net.adapter_parameters().items():
         if 'out' in name:
             nn.init.normal_(value, std=0.3)
-    lq, codes = torch.rand(1, 3, 75, 94), MaskCodes.from_masks(torch.rand(1, 6, 75, 94) < 0.5)
+    lq, codes = torch.rand(1, 3, 75, 94), PriorBatch.from_masks(torch.rand(1, 6, 75, 94) < 0.5)
     whole = restore_padded(net, lq, codes, net.sizes, net.scale)
     tiled = restore_tiled(net, lq, codes, net.sizes, net.scale, tile=31, overlap=44)
     difference = (tiled - whole).abs().max()
     assert difference < 1e-3
-    no_masks = restore_padded(net, lq, MaskCodes.from_masks(torch.zeros(1, 6, 75, 94)), net.sizes, net.scale)
+    no_masks = restore_padded(net, lq, PriorBatch.from_masks(torch.zeros(1, 6, 75, 94)), net.sizes, net.scale)
     assert (no_masks - whole).abs().max() > 10 * difference  # masks play a part

@@ -14,7 +14,7 @@ from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.optim import optimizers, schedulers
 from sptsr.core.registry import UNIT_REGISTRY, register
-from sptsr.masks.batch import MaskCodes
+from sptsr.masks.batch import PriorBatch
 from sptsr.options.keys import TRAIN_DEFAULTS
 from sptsr.tuning.frozen import remember_less
 from sptsr.tuning.recompute import recompute_blocks
@@ -37,8 +37,8 @@ def _tuner(net: SPTNet, **changes) -> Tuner:
 def _batch(net: SPTNet, size: int = 4) -> Batch:
     lq, masks = inputs(16, 24, size)
     torch.manual_seed(5)
-    gt = torch.rand_like(net(lq, MaskCodes.from_masks(masks)).detach())
-    return Batch(lq, gt, MaskCodes.from_masks(masks))
+    gt = torch.rand_like(net(lq, PriorBatch.from_masks(masks)).detach())
+    return Batch(lq, gt, PriorBatch.from_masks(masks))
 
 
 def _run(net: SPTNet, channels: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:

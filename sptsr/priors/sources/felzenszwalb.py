@@ -11,8 +11,8 @@ from skimage.segmentation import felzenszwalb
 from sptsr.core.errors import UserError
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
-from sptsr.masks.atoms import Regions
 from sptsr.masks.prior import Prior
+from sptsr.masks.regions import Regions
 from sptsr.priors.sources.source import Source
 
 

@@ -101,7 +101,7 @@ class _Masks:
         return _Masks(logits, *(value[numbers] for value in (self.iou, self.boxes, self.areas, self.crop)))
 
     @classmethod
-    def join(cls, parts: Sequence[_Masks]) -> _Masks:
+    def concatenate(cls, parts: Sequence[_Masks]) -> _Masks:
         logits = [one for part in parts for one in part.logits]
         return cls(logits, *(torch.cat([vars(p)[name] for p in parts]) for name in ('iou', 'boxes', 'areas', 'crop')))
 
@@ -129,7 +129,7 @@ def make_prior(
             frames.append(first[1])
         if not parts:
             return Prior.encode(np.zeros((0, height, width), np.bool_))
-        masks = _Masks.join(parts)
+        masks = _Masks.concatenate(parts)
         if len(boxes) > 1:
             masks = masks.take(_nms(masks.boxes, _crop_scores(boxes, masks), settings.crop_nms_thresh))
 
@@ -170,7 +170,7 @@ def _process_crop(
             found += _measure(model, logits, torch.cat(iou), frame, settings, number, box, size)
     if not found:
         return []
-    masks = _Masks.join(found)
+    masks = _Masks.concatenate(found)
     return [masks.take(_nms(masks.boxes, masks.iou, settings.box_nms_thresh))]
 
 

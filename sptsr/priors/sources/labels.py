@@ -16,8 +16,8 @@ from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.images.folder import image_key
-from sptsr.masks.atoms import BoolArray, Regions, to_size
 from sptsr.masks.prior import Prior
+from sptsr.masks.regions import BoolArray, Regions, to_size
 from sptsr.priors.sources.source import Source
 
 LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')

@@ -10,8 +10,8 @@ import numpy as np
 from sptsr.core.errors import UserError
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
-from sptsr.masks.atoms import Regions
 from sptsr.masks.prior import Prior
+from sptsr.masks.regions import Regions
 from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore
 
