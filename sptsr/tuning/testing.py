@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from basicsr.data import build_dataset
-from basicsr.models import build_model
-from basicsr.utils import get_time_str, set_random_seed
 
 from sptsr.core import logs
-from sptsr.core.distributed import start_ranks
 from sptsr.core.files import write_json
-from sptsr.data.loader import eval_loader
 from sptsr.evaluation.evaluate import Results, to_json
-from sptsr.options.load import load_options
+from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
 
 
 def test_pipeline(
@@ -41,22 +34,15 @@ def test_pipeline(
     Raises:
         UserError: any mistake in options, data or weights; `metrics.json` is written only at the end.
     """
-    options = load_options(path, False, root, force)
-    opt = options.opt
-    ranks = start_ranks(launcher, opt.get('dist_params'), cuda=opt['num_gpu'] > 0)
-    try:
-        opt.update(dist=ranks.world > 1, rank=ranks.rank, world_size=ranks.world)
-        set_random_seed(opt['manual_seed'])
-        loaders = [eval_loader(build_dataset(data), ranks) for data in opt['datasets'].values()]
-        model: Any = build_model(opt)
-        home = Path(opt['path']['results_root'])
-        file = home / f'test_{opt["name"]}_{get_time_str()}.log' if ranks.first else None
-        logs.setup(file, warnings_only=quiet or not ranks.first)
+    with started(path, False, root, force, launcher) as (options, ranks):
+        opt = options.opt
+        loaders = eval_loaders(opt, ranks)
+        model = build_spt_model(opt)
+        start_log(opt, ranks, quiet=quiet)
         for loader in loaders:
             model.validation(loader, opt['name'], None, opt['val']['save_img'])
-    finally:
-        ranks.close()
-    results: dict[str, Results] = model.validation_results
+    home = Path(opt['path']['results_root'])
+    results = model.validation_results
     if ranks.first:
         record = {
             'name': opt['name'],

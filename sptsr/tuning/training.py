@@ -15,18 +15,17 @@ from typing import Any
 import torch
 import yaml
 from basicsr.data import build_dataset
-from basicsr.models import build_model
-from basicsr.utils import AvgTimer, MessageLogger, get_time_str, set_random_seed
+from basicsr.utils import AvgTimer, MessageLogger, get_time_str
 
 from sptsr.core import logs
-from sptsr.core.distributed import Ranks, start_ranks
-from sptsr.core.errors import UserError
+from sptsr.core.distributed import Ranks
 from sptsr.core.files import remove_temporaries, write_text
 from sptsr.core.progress import bar
-from sptsr.data.loader import TrainStream, eval_loader, train_loader, unwrapped
-from sptsr.options.load import Options, load_options
+from sptsr.data.loader import TrainStream, train_loader
+from sptsr.options.load import Options
 from sptsr.report.boards import Boards
 from sptsr.tuning.model import SPTModel
+from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
 from sptsr.tuning.states import find_state, prune, read_state, write_state
 
 
@@ -83,18 +82,12 @@ def train_pipeline(
     Raises:
         UserError: any mistake in options, data, weights or state, before a folder is made.
     """
-    options = load_options(path, True, root, force)
-    opt = options.opt
-    ranks = start_ranks(launcher, opt.get('dist_params'), cuda=opt['num_gpu'] > 0)
-    try:
-        opt.update(dist=ranks.world > 1, rank=ranks.rank, world_size=ranks.world)
-        set_random_seed(opt['manual_seed'])
+    with started(path, True, root, force, launcher) as (options, ranks):
+        opt = options.opt
         home = Path(opt['path']['experiments_root'])
         state = None if fresh else _resumed(opt, home, options.sha256, auto_resume, ranks)
         loaders = _Loaders(opt, state['iter'] if state else 0, ranks)
-        model: Any = build_model(opt)
-        if not isinstance(model, SPTModel):
-            raise UserError(f'model_type: {opt["model_type"]}: this command trains an SPTModel; use BasicSR for others')
+        model = build_spt_model(opt)
         if state:
             model.resume_training(state)
         if ranks.first:
@@ -102,14 +95,9 @@ def train_pipeline(
                 _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
             _prepare_folders(options, home)
         ranks.wait()
-        logger = logs.setup(_log_file(opt, ranks), periodic=not progress, warnings_only=quiet or not ranks.first)
-        _log_start(logger, opt, model, loaders, state)
+        _log_start(start_log(opt, ranks, not progress, quiet), opt, model, loaders, state)
         with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:
             _run(options, model, loaders, boards, stop, progress and ranks.first)
-    except UserError as error:
-        raise unwrapped(error) from error
-    finally:
-        ranks.close()
     return model
 
 
@@ -117,18 +105,14 @@ class _Loaders:
     """The training stream and the validation sets of an option file."""
 
     def __init__(self, opt: dict[str, Any], start: int, ranks: Ranks) -> None:
-        self.val = []
-        for phase, data in opt['datasets'].items():
-            if phase == 'train':
-                self.batch = int(data['batch_size_per_gpu']) * int(opt['train']['accumulate'])
-                dataset = build_dataset(data)
-                self.images = len(dataset)
-                self.stream = TrainStream(
-                    self.images, self.batch, opt['manual_seed'], start, int(opt['train']['total_iter']), ranks
-                )
-                self.train = train_loader(dataset, data, self.stream)
-            else:
-                self.val.append(eval_loader(build_dataset(data), ranks))
+        data = opt['datasets']['train']
+        self.batch = int(data['batch_size_per_gpu']) * int(opt['train']['accumulate'])
+        dataset = build_dataset(data)
+        self.images = len(dataset)
+        total = int(opt['train']['total_iter'])
+        self.stream = TrainStream(self.images, self.batch, opt['manual_seed'], start, total, ranks)
+        self.train = train_loader(dataset, data, self.stream)
+        self.val = eval_loaders(opt, ranks)
 
 
 def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, stop: _Stop, progress: bool) -> None:
@@ -254,10 +238,6 @@ def _prepare_folders(options: Options, home: Path) -> None:
         remove_temporaries(home / folder)
     command = f'# {time.strftime("%Y-%m-%d %H:%M:%S")}: {" ".join(sys.argv)}\n'
     write_text(home / Path(options.path).name, command + yaml.safe_dump(options.given, sort_keys=False))
-
-
-def _log_file(opt: dict[str, Any], ranks: Ranks) -> Path | None:
-    return Path(opt['path']['log']) / f'train_{opt["name"]}_{get_time_str()}.log' if ranks.first else None
 
 
 def _log_start(

@@ -1,0 +1,86 @@
+"""How a run of `sptsr train` and of `sptsr test` starts and ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from logging import Logger
+from pathlib import Path
+from typing import Any
+
+from basicsr.data import build_dataset
+from basicsr.models import build_model
+from basicsr.utils import get_time_str, set_random_seed
+from torch.utils.data import DataLoader
+
+from sptsr.core import logs
+from sptsr.core.distributed import Ranks, start_ranks
+from sptsr.core.errors import UserError
+from sptsr.data.loader import eval_loader, unwrapped
+from sptsr.options.load import Options, load_options
+from sptsr.tuning.model import SPTModel
+
+
+@contextmanager
+def started(
+    path: str | os.PathLike[str],
+    is_train: bool,
+    root: str | os.PathLike[str],
+    force: Sequence[str],
+    launcher: str,
+) -> Iterator[tuple[Options, Ranks]]:
+    """Yields the checked options and this process among those of the run; leaves the group of processes at the end.
+
+    Random generators are seeded, and `options.opt` has `dist`, `rank` and `world_size`.
+
+    Args:
+        path: the option file.
+        is_train: for training; else for a test.
+        root: where outputs go.
+        force: `--force_yml` entries.
+        launcher: `none`, `pytorch` or `slurm` (see `sptsr.core.distributed.start_ranks`).
+
+    Raises:
+        UserError: a mistake in the options, or no group of processes. One that was raised inside comes
+            as the dataset raised it, also from a worker process.
+    """
+    options = load_options(path, is_train, root, force)
+    opt = options.opt
+    ranks = start_ranks(launcher, opt.get('dist_params'), cuda=opt['num_gpu'] > 0)
+    try:
+        opt.update(dist=ranks.world > 1, rank=ranks.rank, world_size=ranks.world)
+        set_random_seed(opt['manual_seed'])
+        yield options, ranks
+    except UserError as error:
+        raise unwrapped(error) from error
+    finally:
+        ranks.close()
+
+
+def eval_loaders(opt: dict[str, Any], ranks: Ranks) -> list[DataLoader]:
+    """Returns the loaders of all sets of complete options, without the training set of a training run."""
+    sections = [data for phase, data in opt['datasets'].items() if not (opt['is_train'] and phase == 'train')]
+    return [eval_loader(build_dataset(data), ranks) for data in sections]
+
+
+def build_spt_model(opt: dict[str, Any]) -> SPTModel:
+    """Returns the model of complete options; raises UserError when it is none of ours."""
+    model: Any = build_model(opt)
+    if not isinstance(model, SPTModel):
+        raise UserError(f'model_type: {opt["model_type"]}: only an SPTModel is trained and tested here; use BasicSR')
+    return model
+
+
+def start_log(opt: dict[str, Any], ranks: Ranks, periodic: bool = True, quiet: bool = False) -> Logger:
+    """Sends log lines to stderr, and those of the first rank to a new file in the run's folder.
+
+    Args:
+        opt: complete options.
+        ranks: this process among those of the run.
+        periodic: let the lines of every `print_freq` through to stderr.
+        quiet: let only warnings through to stderr.
+    """
+    verb = 'train' if opt['is_train'] else 'test'
+    file = Path(opt['path']['log']) / f'{verb}_{opt["name"]}_{get_time_str()}.log'
+    return logs.setup(file if ranks.first else None, periodic, quiet or not ranks.first)
