@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,39 @@ class Placement:
     sizes: SizeRules
     in_channels: int
     probe: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """How a network was before it was frozen.
+
+    Attributes:
+        training: the mode of each of its modules, in their order.
+        learns: whether each of its parameters wanted a gradient, in their order.
+    """
+
+    training: list[bool]
+    learns: list[bool]
+
+    @classmethod
+    def of(cls, net: nn.Module) -> Found:
+        """Takes down the state of a network."""
+        return cls([module.training for module in net.modules()], [p.requires_grad for p in net.parameters()])
+
+    def put_back(self, net: nn.Module) -> None:
+        """Gives the network the state that was taken down."""
+        for module, training in zip(net.modules(), self.training, strict=True):
+            module.training = training
+        for parameter, learns in zip(net.parameters(), self.learns, strict=True):
+            parameter.requires_grad_(learns)
+
+
+def kind_of(net: nn.Module) -> dict[str, Any]:
+    """Returns `device` and `dtype` of a network's first floating-point tensor; CPU and float32 where it has none."""
+    for tensor in itertools.chain(net.parameters(), net.buffers()):
+        if tensor.is_floating_point():
+            return {'device': tensor.device, 'dtype': tensor.dtype}
+    return {'device': torch.device('cpu'), 'dtype': torch.float32}
 
 
 def build_network(section: Mapping[str, Any] | nn.Module) -> nn.Module:
@@ -112,7 +146,8 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
 def out_channels(net: nn.Module, placement: Placement) -> int:
     """Returns the channels of what a network returns, by running it once."""
     image = placement.probe
-    return net(probe(placement.sizes, placement.in_channels) if image is None else image).shape[1]
+    image = probe(placement.sizes, placement.in_channels).to(**kind_of(net)) if image is None else image
+    return net(image).shape[1]
 
 
 @torch.no_grad()
@@ -120,7 +155,7 @@ def probe_of(net: nn.Module, sizes: SizeRules) -> Tensor:
     """Returns an image that the network takes: colour, and if it takes none, gray, RGB with alpha, or two."""
     failure = ''
     for channels in (3, 1, 4, 2):
-        image = probe(sizes, channels)
+        image = probe(sizes, channels).to(**kind_of(net))
         try:
             net(image)
         except RuntimeError as error:

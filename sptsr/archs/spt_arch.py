@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sptsr.archs.backbone import build_network, call_backbone, out_channels, place
+from sptsr.archs.backbone import Found, build_network, call_backbone, kind_of, out_channels, place
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.sites import Grid
 from sptsr.archs.to_site import prior_to_site, regions_to_site
@@ -26,16 +26,62 @@ from sptsr.masks.prior import MAX_MASKS
 _LADDER_BATCH = 2
 
 
+class _Token:
+    """Says which hooks belong to which network; a deep copy of both has a token of its own, a shallow one shares it."""
+
+
 @dataclass
 class _Call:
     """What travels between the units during one call."""
 
+    net: SPTNet  # that was called: the original, a copy, or a replica of `DataParallel`
     size: tuple[int, int]  # of the LQ image
     prior: Tensor  # S
     grid: Grid  # where its pixels lie on the LQ image
     regions: SiteMasks | None
     learns: bool  # whether gradients are wanted
     at_site: dict[tuple[tuple[int, int], Grid], SiteMasks] = field(default_factory=dict)
+    entered: bool = False  # whether the backbone runs
+
+
+# The call that this thread (or asynchronous task) is in. Kept here and not on the network, so that threads, copies and
+# replicas that share modules do not share calls.
+_current: ContextVar[_Call | None] = ContextVar('_current', default=None)
+
+
+def _own_call(token: _Token) -> _Call | None:
+    """Returns the current call if it is one of the network with this token."""
+    call = _current.get()
+    return call if call is not None and call.net.token is token else None
+
+
+class _RefineSite:
+    """Forward hook of a site: does nothing unless a call of its network runs."""
+
+    def __init__(self, token: _Token, number: int) -> None:
+        self.token, self.number = token, number
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | None:
+        call = _own_call(self.token)
+        return None if call is None else call.net.refine(self.number, call, output, [*args, *kwargs.values()])
+
+
+class _EnterBackbone:
+    """Forward pre-hook of the backbone: refuses a second entry during one call, since S belongs to one image."""
+
+    def __init__(self, token: _Token) -> None:
+        self.token = token
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        call = _own_call(self.token)
+        if call is None:
+            return
+        if call.entered:
+            raise UserError(
+                f'{type(module).__name__} is called again while units refine it, and the units would mix two images; '
+                'call it after SPTNet has returned, or let it call a part of itself'
+            )
+        call.entered = True
 
 
 @register(ARCH_REGISTRY)
@@ -53,7 +99,11 @@ class SPTNet(nn.Module):
         unit: section `{type: NAME, width: 16, ...}` of a unit in `UNIT_REGISTRY`.
         num_masks: masks that the network is given, 1..64.
 
+    The state of a call is kept by the thread that made it: several threads, shallow and deep copies and the replicas of
+    `torch.nn.DataParallel` may run at once. Stem and units have the backbone's device and dtype.
+
     Attributes:
+        options: the arguments as a section `{type: SPTNet, ...}`; a backbone given as a module is only named in it.
         scale: size of the output over size of the LQ image.
         sizes: what the backbone asks of the size of the LQ image.
         in_channels: of the LQ image.
@@ -76,7 +126,17 @@ class SPTNet(nn.Module):
         super().__init__()
         if not 1 <= num_masks <= MAX_MASKS:
             raise UserError(f'num_masks: {num_masks} is not in 1..{MAX_MASKS}')
+        self.options = {
+            'type': 'SPTNet',
+            'backbone': dict(backbone) if isinstance(backbone, Mapping) else {'module': type(backbone).__qualname__},
+            'backbone_weights': backbone_weights,
+            'backbone_key': backbone_key,
+            'sites': sites if isinstance(sites, str) else list(sites),
+            'unit': dict(unit or {'type': 'ModulationUnit'}),
+            'num_masks': num_masks,
+        }
         self.backbone = build_network(backbone)
+        self.found = Found.of(self.backbone)
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()
@@ -84,7 +144,7 @@ class SPTNet(nn.Module):
         self.sites, self.scale, self.sizes = placement.sites, placement.scale, placement.sizes
         self.in_channels = placement.in_channels
 
-        unit_arguments = dict(unit or {'type': 'ModulationUnit'})
+        unit_arguments = dict(self.options['unit'])
         unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, unit_arguments.pop('type'))
         self.units = nn.ModuleList(unit_class(site.channels, **unit_arguments) for site in self.sites)
         self.num_masks = num_masks
@@ -99,11 +159,13 @@ class SPTNet(nn.Module):
         self.uses_masks = unit_class.uses_masks
         self.uses_regions = unit_class.uses_regions
         self.enabled = True
-        self._call: _Call | None = None
+        self.token = _Token()
+        self.hooks = [self.backbone.register_forward_pre_hook(_EnterBackbone(self.token))]
         for number, site in enumerate(self.sites):
-            # A partial of a bound method survives deepcopy; a closure would keep pointing here.
-            refine = functools.partial(self._refine, number)
-            self.backbone.get_submodule(site.path).register_forward_hook(refine, with_kwargs=True)
+            module = self.backbone.get_submodule(site.path)
+            self.hooks.append(module.register_forward_hook(_RefineSite(self.token, number), with_kwargs=True))
+        for part in self.adapter_parts():
+            part.to(**kind_of(self.backbone))
         if placement.probe is not None:
             self._check_gradients(placement.probe)
 
@@ -139,14 +201,15 @@ class SPTNet(nn.Module):
         prior = self.stem(lq, codes)
         regions = SiteMasks.of(codes, self.num_masks) if self.uses_regions and codes is not None else None
         size = (lq.shape[-2], lq.shape[-1])
-        self._call = call = _Call(size, prior, Grid(), regions, torch.is_grad_enabled())
+        call = _Call(self, size, prior, Grid(), regions, torch.is_grad_enabled())
+        outer = _current.set(call)
         try:
             if not self.ladder:
                 return call_backbone(self.backbone, lq, sigma)
             with torch.no_grad():
                 output = call_backbone(self.backbone, lq, sigma)
         finally:
-            self._call = None
+            _current.reset(outer)
         step = int(self.rung.stride)
         prior = prior_to_site(call.prior, call.grid, (-(-size[0] // step), -(-size[1] // step)), self.rung)
         return output + self.join(prior)[..., : output.shape[-2], : output.shape[-1]]
@@ -165,6 +228,10 @@ class SPTNet(nn.Module):
             yield self
         finally:
             self.enabled = before
+
+    def adapter_parts(self) -> list[nn.Module]:
+        """Returns the modules that are not the backbone: stem, units, and the head of a ladder."""
+        return [module for name, module in self.named_children() if name != 'backbone']
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """Returns the trainable tensors by name (`stem.…`, `units.…`, and `join.…` of a ladder)."""
@@ -195,12 +262,10 @@ class SPTNet(nn.Module):
             raise ValueError(f'masks must be {list(expected)} for this input, got {got}')
         return PriorBatch.from_masks(masks)
 
-    def _refine(self, number: int, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | None:
-        call = self._call
-        if call is None:  # units are off, or the backbone was called by itself
-            return None
+    def refine(self, number: int, call: _Call, output: Any, given: list[Any]) -> Tensor | None:
+        """Returns what goes on through the backbone from a site; None for the output as it is. For its hook."""
         with torch.set_grad_enabled(call.learns):
-            return self._refined(number, call, output, [*args, *kwargs.values()])
+            return self._refined(number, call, output, given)
 
     def _refined(self, number: int, call: _Call, output: Any, given: list[Any]) -> Tensor | None:
         site, unit = self.sites[number], self._unit(number)
@@ -221,7 +286,7 @@ class SPTNet(nn.Module):
     def _check_gradients(self, probe: Tensor) -> None:
         """Raises UserError when the backbone keeps a gradient from a unit: no_grad, detach, work in place."""
         lq = probe.clone()  # made outside of inference mode
-        masks = torch.zeros(1, self.num_masks, *lq.shape[-2:])
+        masks = lq.new_zeros(1, self.num_masks, *lq.shape[-2:])
         name = type(self.backbone).__name__
         starts = [next(iter(unit.parameters())) for unit in self.units]
         try:

@@ -7,10 +7,11 @@ import runpy
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
@@ -159,12 +160,25 @@ def build_source(name: str, settings: Sequence[str] = ()) -> Source:
     Raises:
         UserError: no such source, no such parameter, or a value of another type.
     """
+    return make_source(name, read_settings(settings, '--set'), '--set')
+
+
+def make_source(name: str, arguments: Mapping[str, Any], what: str) -> Source:
+    """Makes a source from its name and arguments, checked against its signature.
+
+    Args:
+        name: in `SOURCE_REGISTRY`.
+        arguments: of its constructor.
+        what: begins the message of a mistake.
+
+    Raises:
+        UserError: no such source, no such parameter, or a value of another type.
+    """
     register_all()
     found = lookup(SOURCE_REGISTRY, name)
-    arguments = read_settings(settings, '--set')
     problems = argument_problems(found, arguments, f'source {name}')
     if problems:
-        raise UserError(f'--set: {problems[0][1]}')
+        raise UserError(f'{what}: {problems[0][1]}')
     return found(**arguments)
 
 

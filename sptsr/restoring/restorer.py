@@ -1,0 +1,122 @@
+"""Restoring one image with a network: a part of the public API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sptsr.archs.backbone import kind_of, takes_sigma
+from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.errors import UserError
+from sptsr.images.decode import RGB
+from sptsr.masks.batch import PriorBatch
+from sptsr.masks.prior import Prior
+from sptsr.restoring.tiling import restore_padded, restore_tiled
+
+_OVERLAP = 32  # LQ pixels around a tile
+
+
+@torch.no_grad()
+def restore(
+    net: SPTNet,
+    image: RGB,
+    prior: Prior | None = None,
+    tile: int | None = None,
+    self_ensemble: bool = False,
+    sigma: float | None = None,
+) -> RGB:
+    """Restores an image.
+
+    Args:
+        net: from `attach` or `load`. Within `net.units_off()` the frozen network restores.
+        image: uint8 [h, w, 3], RGB, 0..255; [h, w] or [h, w, 1] for a network of one channel.
+        prior: masks of this image (see `make_prior`); None where the unit uses no masks.
+        tile: side of a tile in LQ pixels, for images too large for the memory; None restores it whole.
+        self_ensemble: average over the eight flips and rotations, the masks turned along.
+        sigma: noise level, of 255, for a network that takes one.
+
+    Returns:
+        uint8 of the image's shape, s times as high and as wide: the output clipped to 0..1, times 255, rounded.
+
+    Raises:
+        UserError: an image or prior that does not fit the network, or a missing noise level.
+    """
+    if not isinstance(net, SPTNet):
+        raise UserError(f'restore: a {type(net).__name__} has no units; give what sptsr.attach or sptsr.load returned')
+    batch = _batch(image, net)
+    level = _level(net, sigma)
+    if net.uses_masks and net.enabled:
+        if prior is None:
+            raise UserError('restore: the units use masks; give prior=sptsr.make_prior(image)')
+        if prior.size != tuple(batch.shape[-2:]):
+            raise UserError(
+                f'restore: the prior is {prior.size[0]}x{prior.size[1]}, the image {batch.shape[-2]}x{batch.shape[-1]} '
+                '(height x width); make the prior of this image'
+            )
+    else:
+        prior = None
+    was_training = net.training
+    net.eval()
+    try:
+        results = [
+            _turned_back(_restored(net, turned, masks, tile, level), number)
+            for number, (turned, masks) in enumerate(_views(batch, prior, 8 if self_ensemble else 1))
+        ]
+    finally:
+        net.train(was_training)
+    mean = torch.stack(results).mean(dim=0) if self_ensemble else results[0]
+    pixels = (mean[0].float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(pixels[:, :, 0] if np.ndim(image) == 2 else pixels)
+
+
+def _batch(image: npt.NDArray[np.generic], net: SPTNet) -> Tensor:
+    """Returns the image as [1, C, h, w] in 0..1, with the network's device and dtype."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
+        got = f'{image.dtype} {list(image.shape)}' if isinstance(image, np.ndarray) else type(image).__name__
+        raise UserError(f'restore: the image must be uint8 [h, w, 3], got {got}')
+    planes = torch.from_numpy(np.ascontiguousarray(image)).reshape(*image.shape[:2], -1).permute(2, 0, 1)
+    if len(planes) != net.in_channels:
+        raise UserError(
+            f'restore: the network takes {net.in_channels} channels, and the image has {len(planes)}; convert it'
+        )
+    return (planes.float() / 255)[None].to(**kind_of(net))
+
+
+def _level(net: SPTNet, sigma: float | None) -> Tensor | None:
+    if not takes_sigma(net.backbone):
+        return None
+    if sigma is None:
+        raise UserError('restore: the network takes a noise level; give sigma, of 255')
+    if not 0 <= sigma <= 255:
+        raise UserError(f'restore: sigma {sigma:g} is not in 0..255')
+    return torch.tensor([sigma / 255]).to(**kind_of(net))
+
+
+def _views(lq: Tensor, prior: Prior | None, count: int) -> Iterator[tuple[Tensor, Prior | None]]:
+    """Yields the image and its prior, turned and flipped together: number = quarters of a turn + 4 if flipped."""
+    for number in range(count):
+        turned, masks = torch.rot90(lq, number % 4, (2, 3)), None if prior is None else prior.rotate(number % 4)
+        if number >= 4:
+            turned, masks = turned.flip(3), None if masks is None else masks.flip(1)
+        yield turned.contiguous(), masks
+
+
+def _turned_back(result: Tensor, number: int) -> Tensor:
+    return torch.rot90(result.flip(3) if number >= 4 else result, -(number % 4), (2, 3))
+
+
+def _restored(net: SPTNet, lq: Tensor, prior: Prior | None, tile: int | None, level: Tensor | None) -> Tensor:
+    masks = None if prior is None else PriorBatch.of([prior]).to(lq.device)
+
+    def forward(part: Tensor, part_masks: PriorBatch | None) -> Tensor:
+        return net(part, part_masks, level)
+
+    if tile is None:
+        return restore_padded(forward, lq, masks, net.sizes, net.scale)
+    if tile < 1:
+        raise UserError(f'restore: tile {tile} is not above 0')
+    return restore_tiled(forward, lq, masks, net.sizes, net.scale, tile, _OVERLAP)
