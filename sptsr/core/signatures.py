@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -50,11 +51,7 @@ def argument_problems(
 
 def expected_types(function: Callable[..., Any], parameter: inspect.Parameter) -> tuple[type, ...]:
     """Returns the types a parameter takes; an empty tuple means "unknown, take anything"."""
-    target = function.__init__ if inspect.isclass(function) else function
-    try:
-        hint = typing.get_type_hints(target).get(parameter.name)
-    except (NameError, TypeError):  # a plugin's hints may name what cannot be resolved
-        hint = None
+    hint = _hint(function, parameter)
     if hint is not None:
         return _flatten(hint)
     default = parameter.default
@@ -65,6 +62,52 @@ def expected_types(function: Callable[..., Any], parameter: inspect.Parameter) -
     if isinstance(default, int | float) and not isinstance(default, bool):
         return (float,)  # a default of 0 or 1 says "number" where nothing is annotated (eta_min=0, res_scale=1)
     return (type(default),) if isinstance(default, bool | str) else ()
+
+
+def _hint(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Returns the annotation of a parameter; None where there is none, or none that can be resolved."""
+    target = function.__init__ if inspect.isclass(function) else function
+    try:
+        return typing.get_type_hints(target).get(parameter.name)
+    except (NameError, TypeError):  # a plugin's hints may name what cannot be resolved
+        return None
+
+
+def choices(function: Callable[..., Any], parameter: inspect.Parameter) -> tuple[Any, ...]:
+    """Returns the values that a parameter annotated with `Literal` takes; empty where it is not."""
+    hint = _hint(function, parameter)
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
+def argument_texts(function: Callable[..., Any]) -> dict[str, str]:
+    """Returns what the docstring's section `Args:` says of each argument, on one line.
+
+    Of a class, that of its own docstring, then of `__init__`'s, then of its bases'. One entry may
+    name several arguments (`a, b: text`). A type in brackets, as BasicSR writes it, is left out.
+    """
+    owners = (
+        [part for kind in inspect.getmro(function) for part in (kind, vars(kind).get('__init__'))]
+        if (inspect.isclass(function))
+        else [function]
+    )
+    texts: dict[str, str] = {}
+    for owner in owners:
+        texts = _args_section(inspect.cleandoc(getattr(owner, '__doc__', None) or '')) | texts
+    return texts
+
+
+def _args_section(doc: str) -> dict[str, str]:
+    section = re.search(r'^Args:\n((?:[ \t]+.*\n?|\n)+)', doc, re.MULTILINE)
+    if section is None:
+        return {}
+    body = inspect.cleandoc('\n' + section[1])
+    entries = re.split(r'\n(?=\S)', re.sub(r',\n(?=\S)', ', ', body))
+    texts = {}
+    for entry in entries:
+        found = re.match(r'(\w+(?:, *\w+)*) *(?:\(.*?\))?:\s*(.*)', ' '.join(entry.split()))
+        if found:
+            texts |= dict.fromkeys(re.split(', *', found[1]), found[2])
+    return texts
 
 
 def is_of(value: Any, expected: tuple[type, ...]) -> bool:

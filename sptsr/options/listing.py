@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from sptsr.core.registry import (
     lookup,
     register_all,
 )
-from sptsr.core.signatures import expected_types, parameters
+from sptsr.core.signatures import argument_texts, choices, expected_types, parameters
 from sptsr.core.yaml_io import KeyPath, Lines
 from sptsr.options import keys
 from sptsr.options.load import complete, read_checked
@@ -78,33 +77,36 @@ def json_schema() -> dict[str, Any]:
     register_all()
     network = _choice(ARCH_REGISTRY.keys(), lambda name: lookup(ARCH_REGISTRY, name))
     (sptnet,) = [rule for rule in network['allOf'] if rule['if']['properties']['type']['const'] == 'SPTNet']
-    sptnet['then']['properties'] |= {
-        'backbone': {'$ref': '#/definitions/network'},
-        'unit': _choice(UNIT_REGISTRY.keys(), lambda name: lookup(UNIT_REGISTRY, name), ('channels',)),
-    }
-    loss = _choice(LOSS_REGISTRY.keys(), lambda name: lookup(LOSS_REGISTRY, name))
+    units = _choice(UNIT_REGISTRY.keys(), lambda name: lookup(UNIT_REGISTRY, name), ('channels',))
+    _refine(sptnet['then'], {'backbone': {'allOf': [{'$ref': '#/definitions/network'}]}, 'unit': units})
     metric = _choice(METRIC_REGISTRY.keys(), lambda name: lookup(METRIC_REGISTRY, name), ('img', 'img2'), ('better',))
-    train = _object(keys.TRAIN, keys.TRAIN_DEFAULTS)
-    train['patternProperties'] = {'_opt$': loss}
-    train['properties'] |= {
-        'optim_g': _choice(optimizers(), optimizers().get, ('params',)),
-        'scheduler': _choice(schedulers(), schedulers().get, ('optimizer', 'last_epoch')),
-        'precision': {'enum': list(keys.PRECISIONS), 'default': 'fp32'},
-    }
-    val = _object(keys.VAL, keys.VAL_DEFAULTS)
-    val['properties']['metrics'] = {'type': ['object', 'null'], 'additionalProperties': metric}
-    logger = _object(keys.LOGGER, keys.LOGGER_DEFAULTS)
-    logger['properties']['wandb'] = {**_object(keys.WANDB), 'type': ['object', 'null']}
-    dist = _object(keys.DIST)
-    dist['properties']['backend'] = {'enum': list(keys.BACKENDS)}
-    top = _object({**keys.TOP, 'base': (str,)})
-    top['properties'] |= {
-        'model_type': _names(MODEL_REGISTRY.keys()),
-        'datasets': {'type': 'object', 'additionalProperties': {'$ref': '#/definitions/dataset'}},
-        'network_g': {'$ref': '#/definitions/network'},
-        'path': {**_object(keys.PATH), 'type': ['object', 'null']},
-        **{'train': train, 'val': val, 'logger': logger, 'dist_params': dist},
-    }
+    train = _object('train', keys.TRAIN, keys.TRAIN_DEFAULTS)
+    train['patternProperties'] = {'_opt$': _choice(LOSS_REGISTRY.keys(), lambda name: lookup(LOSS_REGISTRY, name))}
+    _refine(
+        train,
+        {
+            'optim_g': _choice(optimizers(), optimizers().get, ('params',)),
+            'scheduler': _choice(schedulers(), schedulers().get, ('optimizer', 'last_epoch')),
+            'precision': {'enum': list(keys.PRECISIONS)},
+        },
+    )
+    val = _object('val', keys.VAL, keys.VAL_DEFAULTS)
+    _refine(val, {'metrics': {'additionalProperties': metric}})
+    logger = _object('logger', keys.LOGGER, keys.LOGGER_DEFAULTS)
+    _refine(logger, {'wandb': _object('logger.wandb', keys.WANDB)})
+    dist = _object('dist_params', keys.DIST)
+    _refine(dist, {'backend': {'enum': list(keys.BACKENDS)}})
+    top = _object('', {**keys.TOP, 'base': (str,)})
+    sections = {'path': _object('path', keys.PATH), 'train': train, 'val': val, 'logger': logger, 'dist_params': dist}
+    _refine(
+        top,
+        {
+            'model_type': _names(MODEL_REGISTRY.keys()),
+            'datasets': {'additionalProperties': {'$ref': '#/definitions/dataset'}},
+            'network_g': {'allOf': [{'$ref': '#/definitions/network'}]},
+            **sections,
+        },
+    )
     return {
         '$schema': 'http://json-schema.org/draft-07/schema#',
         'title': 'Option file of sptsr',
@@ -113,12 +115,18 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+def _refine(section: dict[str, Any], more: Mapping[str, Mapping[str, Any]]) -> None:
+    """Adds to what the schema of a section says of some keys; what it says already stays."""
+    properties = section['properties']
+    properties |= {key: {**schema, **properties[key]} for key, schema in more.items()}
+
+
 def _dataset() -> dict[str, Any]:
     rules = []
     for name in DATASET_REGISTRY.keys():  # noqa: SIM118 (a registry, not a dict)
         settings = getattr(lookup(DATASET_REGISTRY, name), 'settings', None)
         if settings is not None:
-            rules.append(_when(name, _arguments(settings, ('scale', 'phase'))))
+            rules.append(_when(name, arguments_schema(settings, ('scale', 'phase'))))
     return {'type': 'object', 'properties': {'type': _names(DATASET_REGISTRY.keys())}, 'allOf': rules}
 
 
@@ -126,7 +134,7 @@ def _choice(
     names: Collection[str], find: Callable[[str], Any], skip: tuple[str, ...] = (), more: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Returns the schema of `{type: NAME, ...}`, with the arguments of what NAME stands for."""
-    rules = [_when(name, {**_arguments(find(name), skip), **{key: {} for key in more}}) for name in sorted(names)]
+    rules = [_when(name, {**arguments_schema(find(name), skip), **{key: {} for key in more}}) for name in sorted(names)]
     return {'type': 'object', 'properties': {'type': _names(names)}, 'allOf': rules}
 
 
@@ -141,13 +149,18 @@ def _names(names: Collection[str]) -> dict[str, Any]:
     return {'anyOf': [{'enum': sorted(names)}, {'type': 'string'}]}
 
 
-def _arguments(function: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    found = {}
+def arguments_schema(function: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Returns the schema of each argument of a class or function: type, choices, default, and its docstring's text."""
+    found: dict[str, Any] = {}
+    texts = argument_texts(function)
     for name, parameter in parameters(function, skip).items():
-        found[name] = _typed(expected_types(function, parameter))
+        values = choices(function, parameter)
+        found[name] = {'enum': list(values)} if values else _typed(expected_types(function, parameter))
         default = parameter.default
-        if default is not inspect.Parameter.empty and isinstance(default, bool | int | float | str):
-            found[name]['default'] = default
+        if isinstance(default, bool | int | float | str | list | tuple) or default is None:
+            found[name]['default'] = list(default) if isinstance(default, tuple) else default
+        if name in texts:
+            found[name]['description'] = texts[name]
     return found
 
 
@@ -158,8 +171,8 @@ def _typed(kinds: Collection[type]) -> dict[str, Any]:
     return {'type': names[0] if len(names) == 1 else names}
 
 
-def _object(table: Mapping[str, keys.Types], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    properties = {key: _typed(kinds) for key, kinds in table.items()}
+def _object(section: str, table: Mapping[str, keys.Types], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    properties = {key: {**_typed(kinds), 'description': keys.TEXTS[section][key]} for key, kinds in table.items()}
     for key, value in (defaults or {}).items():
         properties[key]['default'] = value
     return {'type': 'object', 'properties': properties, 'additionalProperties': False}
