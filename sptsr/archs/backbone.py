@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sptsr.archs.call import call_network
 from sptsr.archs.recipes import RECIPES, find_recipe
 from sptsr.archs.sites import Site, match_sites, measure_sites
 from sptsr.archs.sizes import SizeRules, round_up
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, lookup
+from sptsr.options.calling import Calling, split_calling
 
 _PROBE = 40  # height of the image that measures a network; no usual number of channels
 
@@ -76,35 +77,33 @@ def build_network(section: Mapping[str, Any] | nn.Module) -> nn.Module:
     """Returns the network of a section `{type: NAME, ...}`, or the module itself."""
     if isinstance(section, nn.Module):
         return section
-    arguments = dict(section)
-    if 'type' not in arguments:
+    if 'type' not in section:
         raise UserError("backbone: needs 'type', the name of a network")
-    name = arguments.pop('type')
+    name = section['type']
+    network = lookup(ARCH_REGISTRY, name)
+    arguments, calling = split_calling(section, network)
     try:
-        return lookup(ARCH_REGISTRY, name)(**arguments)
+        net = network(**arguments)
     except ValueError as error:
         raise UserError(f'network: {name} cannot be built ({error}); check its arguments') from error
-
-
-def call_backbone(net: nn.Module, lq: Tensor, sigma: Tensor | None = None) -> Tensor:
-    """Runs a network; the noise level goes to those whose `forward` has an argument `sigma`."""
-    return net(lq, sigma=sigma) if sigma is not None and takes_sigma(net) else net(lq)
-
-
-def takes_sigma(net: nn.Module) -> bool:
-    """Returns whether a network's `forward` has an argument `sigma` for the noise level."""
-    return 'sigma' in inspect.signature(net.forward).parameters
+    if calling != Calling():
+        net.calling = calling
+    return net
 
 
 def size_rules(net: nn.Module, section: Mapping[str, Any] | None = None) -> SizeRules:
     """Returns what a network asks of the size of its input.
 
-    It may say so itself: by an attribute `sizes` (`SizeRules`) or `size_multiple` (a number). Else
+    It may say so itself: by an attribute `sizes` (`SizeRules`) or `size_multiple` (a number), or its section by
+    `size_multiple`. Else
     its recipe does, where the section `{type: NAME, ...}` that it was built from is known.
     """
     own = getattr(net, 'sizes', None)
     if isinstance(own, SizeRules):
         return own
+    calling = getattr(net, 'calling', None)
+    if isinstance(calling, Calling) and calling.size_multiple > 1:
+        return SizeRules(calling.size_multiple)
     multiple = getattr(net, 'size_multiple', None)
     if isinstance(multiple, int):
         return SizeRules(multiple)
@@ -147,7 +146,7 @@ def out_channels(net: nn.Module, placement: Placement) -> int:
     """Returns the channels of what a network returns, by running it once."""
     image = placement.probe
     image = probe(placement.sizes, placement.in_channels).to(**kind_of(net)) if image is None else image
-    return net(image).shape[1]
+    return call_network(net, image).shape[1]
 
 
 @torch.no_grad()
@@ -157,7 +156,7 @@ def probe_of(net: nn.Module, sizes: SizeRules) -> Tensor:
     for channels in (3, 1, 4, 2):
         image = probe(sizes, channels).to(**kind_of(net))
         try:
-            net(image)
+            call_network(net, image)
         except RuntimeError as error:
             failure = failure or str(error).splitlines()[0]
             continue

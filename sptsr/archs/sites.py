@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sptsr.archs.call import call_network
 from sptsr.archs.sizes import round_up
 from sptsr.core.errors import UserError, nearest
 
@@ -197,7 +198,7 @@ def trace(net: nn.Module, paths: Iterable[str], lq: Tensor) -> tuple[dict[str, T
         for path, record in traces.items()
     ]
     try:
-        result = net(lq)
+        result = call_network(net, lq)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sptsr.archs.backbone import Found, build_network, call_backbone, kind_of, out_channels, place
+from sptsr.archs.backbone import Found, build_network, kind_of, out_channels, place
+from sptsr.archs.call import call_network
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.sites import Grid
 from sptsr.archs.to_site import prior_to_site, regions_to_site
@@ -185,7 +186,7 @@ class SPTNet(nn.Module):
             ValueError: masks of another size or number.
         """
         if not self.enabled:
-            return call_backbone(self.backbone, lq, sigma)
+            return call_network(self.backbone, lq, sigma)
         codes = self._codes(lq, masks) if self.uses_masks else None
         if not (self.ladder and torch.is_grad_enabled() and lq.device.type == 'cpu'):
             return self._restore(lq, codes, sigma)
@@ -205,9 +206,9 @@ class SPTNet(nn.Module):
         outer = _current.set(call)
         try:
             if not self.ladder:
-                return call_backbone(self.backbone, lq, sigma)
+                return call_network(self.backbone, lq, sigma)
             with torch.no_grad():
-                output = call_backbone(self.backbone, lq, sigma)
+                output = call_network(self.backbone, lq, sigma)
         finally:
             _current.reset(outer)
         step = int(self.rung.stride)

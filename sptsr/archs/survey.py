@@ -51,12 +51,14 @@ class Survey:
     Attributes:
         candidates: all of them.
         proposal: what to say after `sites:`; empty when no module gives a feature map.
+        repeats: whether the proposal is a row of equal blocks; else no block of the network repeats.
         units: number of sites of the proposal.
         scale: size of the output over size of the input.
     """
 
     candidates: list[Candidate]
     proposal: list[str]
+    repeats: bool
     units: int
     scale: int
 
@@ -83,31 +85,34 @@ def survey(net: nn.Module, probe: Tensor) -> Survey:
         candidates.append(
             Candidate(pattern, tuple(paths), kind, shape, found.layout, found.channels, found.grid, calls, params)
         )
-    proposal = _propose(candidates, modules.keys(), probe.shape[1])
-    return Survey(candidates, proposal, len(match_sites(net, proposal)) if proposal else 0, scale)
+    proposal, repeats = _propose(candidates, modules.keys(), probe.shape[1])
+    return Survey(candidates, proposal, repeats, len(match_sites(net, proposal)) if proposal else 0, scale)
 
 
 def _pattern(path: str) -> str:
     return '.'.join(re.sub(r'\d+', '*', name) for name in path.split('.'))
 
 
-def _propose(candidates: Sequence[Candidate], paths: Collection[str], image_channels: int) -> list[str]:
-    """Returns paths or one glob: repeated blocks, else modules of one class and stride, else the largest one."""
+def _propose(candidates: Sequence[Candidate], paths: Collection[str], image_channels: int) -> tuple[list[str], bool]:
+    """Returns paths or one glob, and whether they are repeated blocks.
+
+    Where no block repeats: modules of one class and stride, else the one that does most of the work.
+    """
     rows = [c for c in candidates if c.params and c.grid.stride >= 1 and c.channels > image_channels]
     blocks = [c for c in rows if len(c.paths) > 1 and c.pattern.count('*') == 1]
     if blocks:
         best = max(blocks, key=lambda c: (c.work, -c.pattern.count('.')))
         if len(best.paths) > _MOST_UNITS:
-            return list(best.paths[1::2])
-        return [best.pattern] if _is_glob_of(best, paths) else list(best.paths)
+            return list(best.paths[1::2]), True
+        return ([best.pattern] if _is_glob_of(best, paths) else list(best.paths)), True
     alike: dict[tuple[str, float], list[Candidate]] = {}
     for row in rows:
         alike.setdefault((row.kind, row.grid.stride), []).append(row)
     several = [group for group in alike.values() if len(group) > 1]
     if several:
         group = max(several, key=lambda group: (sum(c.work for c in group), -len(group)))
-        return [path for c in group for path in c.paths]
-    return list(max(rows, key=lambda c: c.work).paths) if rows else []
+        return [path for c in group for path in c.paths], False
+    return (list(max(rows, key=lambda c: c.work).paths) if rows else []), False
 
 
 def _is_glob_of(candidate: Candidate, paths: Collection[str]) -> bool:

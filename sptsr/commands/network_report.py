@@ -16,6 +16,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, import_plugins, lookup, register_all
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.core.yaml_io import read_settings
+from sptsr.options.calling import split_calling
 from sptsr.options.load import load_network
 from sptsr.report.tables import text_table
 
@@ -38,7 +39,7 @@ def describe_network(name: str, settings: Sequence[str] = ()) -> str:
     if recipe:  # all of a usual network's arguments, or those that have no default
         needed = [name for name, p in parameters(network).items() if not arguments or p.default is p.empty]
         arguments = {name: recipe.usual[name] for name in needed if name in recipe.usual} | arguments
-    problems = argument_problems(network, arguments, arch)
+    problems = argument_problems(network, split_calling(arguments, network)[0], arch)
     if problems:
         raise UserError(f'sites: {"; ".join(message for _, message in problems)}; give arguments as k=v')
     return _report({'type': arch, **arguments}, [plugin] if plugin else [])
@@ -93,6 +94,12 @@ def _proposal(net: nn.Module, section: Mapping[str, Any], plugins: Sequence[str]
     if not found.proposal:
         raise UserError(f'sites: no module of {section["type"]} gives a feature map that a unit could refine')
     lines = [f'Proposal ({found.units} units, repeated blocks at one resolution), for an option file:', '']
+    if not found.repeats:
+        lines = [
+            'No block repeats in this network, so there is no usual place for units. The proposal takes the modules of',
+            f'one kind that do most of the work ({found.units} units); others from the table may be better:',
+            '',
+        ]
     options: dict[str, Any] = {'plugins': list(plugins)} if plugins else {}
     network = {'type': 'SPTNet', 'backbone': dict(section), 'sites': found.proposal}
     text = yaml.safe_dump({**options, 'network_g': network}, sort_keys=False, default_flow_style=None, width=100)

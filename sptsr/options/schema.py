@@ -21,6 +21,7 @@ from sptsr.core.registry import (
 )
 from sptsr.core.signatures import argument_problems, is_of, type_name
 from sptsr.core.yaml_io import KeyPath
+from sptsr.options.calling import split_calling
 from sptsr.options.keys import (
     BACKENDS,
     DIST,
@@ -89,7 +90,12 @@ def _registered(registry: Any, name: object, path: KeyPath) -> list[Problem]:
 
 
 def _call(
-    section: Any, find: Callable[[str], Any], path: KeyPath, skip: tuple[str, ...] = (), drop: tuple[str, ...] = ()
+    section: Any,
+    find: Callable[[str], Any],
+    path: KeyPath,
+    skip: tuple[str, ...] = (),
+    drop: tuple[str, ...] = (),
+    calling: bool = False,
 ) -> list[Problem]:
     """Checks a `{type: NAME, ...}` section against the signature of what NAME stands for."""
     if not isinstance(section, Mapping):
@@ -100,7 +106,11 @@ def _call(
         target = find(str(section['type']))
     except UserError as error:
         return [((*path, 'type'), f'{".".join(path)}: {error}')]
-    arguments = {key: value for key, value in section.items() if key not in ('type', *drop)}
+    try:
+        arguments, _ = split_calling(section, target) if calling else (dict(section), None)
+    except UserError as error:
+        return [(path, f'{".".join(path)}.{error}')]
+    arguments = {key: value for key, value in arguments.items() if key not in ('type', *drop)}
     found = argument_problems(target, arguments, str(section['type']), skip)
     return [((*path, key) if key else path, f'{".".join(path)}: {message}') for key, message in found]
 
@@ -159,13 +169,17 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
     return problems
 
 
+def _network_named(name: str) -> Any:
+    return lookup(ARCH_REGISTRY, name)
+
+
 def check_network(section: Mapping[str, Any]) -> list[Problem]:
     """Lists the mistakes of a `network_g` section but for missing weights."""
     path = ('network_g',)
-    problems = _call(section, lambda name: lookup(ARCH_REGISTRY, name), path)
+    problems = _call(section, _network_named, path, calling=section.get('type') != 'SPTNet')
     if section.get('type') != 'SPTNet':
         return problems
-    problems += _call(section.get('backbone'), lambda name: lookup(ARCH_REGISTRY, name), (*path, 'backbone'))
+    problems += _call(section.get('backbone'), _network_named, (*path, 'backbone'), calling=True)
     return problems + _call(section.get('unit'), lambda n: lookup(UNIT_REGISTRY, n), (*path, 'unit'), ('channels',))
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sptsr.archs.backbone import kind_of, takes_sigma
+from sptsr.archs.backbone import kind_of
+from sptsr.archs.call import takes_sigma
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 from sptsr.images.decode import RGB

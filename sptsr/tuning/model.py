@@ -14,7 +14,8 @@ from basicsr.utils import tensor2img
 from torch import Tensor
 
 from sptsr.archs.adapter import load_adapter, load_params, save_adapter
-from sptsr.archs.backbone import build_network, call_backbone, size_rules
+from sptsr.archs.backbone import build_network, size_rules
+from sptsr.archs.call import call_network
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
 from sptsr.core import logs
@@ -129,7 +130,7 @@ class SPTModel(BaseModel):
         tile = self.opt['val'].get('tile')
 
         def forward(lq: Tensor, masks: PriorBatch | None) -> Tensor:
-            return net(lq, masks, self.sigma) if isinstance(net, SPTNet) else call_backbone(net, lq, self.sigma)
+            return net(lq, masks, self.sigma) if isinstance(net, SPTNet) else call_network(net, lq, self.sigma)
 
         if tile:
             overlap = self.opt['val'].get('tile_overlap', 32)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sptsr.archs.backbone import build_network, call_backbone, probe_of
+from sptsr.archs.backbone import build_network, probe_of
+from sptsr.archs.call import call_network
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
 from sptsr.archs.weights import state_digest
@@ -116,7 +117,7 @@ def test_a_denoiser_takes_the_noise_level_of_each_image(tmp_path: Path):
     net = build_network({'type': 'spandrel', 'path': str(path)}).eval()
     lq = torch.rand(1, 3, 16, 16).repeat(2, 1, 1, 1)
     with torch.no_grad():
-        low, high = call_backbone(net, lq, torch.tensor([15 / 255, 50 / 255]))
+        low, high = call_network(net, lq, torch.tensor([15 / 255, 50 / 255]))
         assert torch.equal(low, net(lq)[0])  # 15 is spandrel's own
         assert not torch.equal(low, high)
 
