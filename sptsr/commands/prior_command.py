@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from sptsr.core.errors import UserError
+
 
 def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.ArgumentParser]) -> None:
     """Adds `prior` and its commands."""
@@ -56,11 +58,21 @@ def _add_controls(verbs: argparse._SubParsersAction) -> None:
     degrade.add_argument('-i', '--images', required=True, metavar='DIR', help='clean images')
     degrade.add_argument('-o', '--out', required=True, metavar='DIR', help='folder for the degraded ones')
     kind = degrade.add_mutually_exclusive_group(required=True)
-    kind.add_argument('--noise', type=float, metavar='SIGMA', help='Gaussian noise, sigma of 255')
-    kind.add_argument('--blur', type=float, metavar='SIGMA', help='Gaussian blur, sigma in pixels')
-    kind.add_argument('--jpeg', type=float, metavar='QUALITY', help='JPEG of this quality, 1..100')
-    kind.add_argument('--downsample', type=float, metavar='N', help="MATLAB's bicubic by a whole factor")
+    kind.add_argument(
+        '--noise', metavar='SIGMA', help='Gaussian noise, sigma of 255; LOW:HIGH gives each draw a level of its own'
+    )
+    kind.add_argument('--blur', metavar='SIGMA', help='Gaussian blur, sigma in pixels')
+    kind.add_argument('--jpeg', metavar='QUALITY', help='JPEG of this quality, 1..100')
+    kind.add_argument('--downsample', metavar='N', help="MATLAB's bicubic by a whole factor")
     degrade.add_argument('--seed', type=int, default=0, metavar='N', help='noise_seed of the dataset; default: 0')
+    degrade.add_argument(
+        '--draws',
+        type=int,
+        default=1,
+        metavar='K',
+        help='noisy images of each clean one, KEY@0, KEY@1, ...',
+    )
+    degrade.add_argument('--gray', action='store_true', help='add the noise to the luminance, for gray: true')
     add_reading(degrade)
     degrade.set_defaults(run=_prior_degrade)
 
@@ -137,14 +149,25 @@ def _prior_show(options: argparse.Namespace) -> int:
 
 def _prior_degrade(options: argparse.Namespace) -> int:
     from sptsr.images.degrade import degrade
+    from sptsr.images.draws import Degradation
     from sptsr.images.folder import ImageFolder
 
-    kinds = ('noise', 'blur', 'jpeg', 'downsample')
-    kind = next(name for name in kinds if getattr(options, name) is not None)
-    images = ImageFolder(options.images, options.to_rgb, options.include)
-    count = degrade(images, options.out, kind, getattr(options, kind), options.seed)
-    print(f'{options.out}: {count} images, {kind} {getattr(options, kind):g}')
+    kind = next(name for name in ('noise', 'blur', 'jpeg', 'downsample') if getattr(options, name) is not None)
+    low, high = _amounts(kind, getattr(options, kind))
+    degradation = Degradation(kind, low, high, options.seed, options.draws, options.gray)
+    images = ImageFolder(options.images, options.to_rgb or options.gray, options.include)
+    count = degrade(images, options.out, degradation)
+    print(f'{options.out}: {count} images, {degradation}')
     return 0
+
+
+def _amounts(kind: str, text: str) -> tuple[float, float]:
+    """Reads `AMOUNT` or `LOW:HIGH`; one amount is given twice."""
+    low, _, high = text.partition(':')
+    try:
+        return float(low), float(high or low)
+    except ValueError as error:
+        raise UserError(f'prior degrade: --{kind} {text}: must be a number, or LOW:HIGH for --noise') from error
 
 
 def _prior_shuffle(options: argparse.Namespace) -> int:

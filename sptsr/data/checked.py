@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,15 +41,11 @@ class CheckedDataset(Dataset):
         self.settings(**given)
 
 
-def open_priors(path: str | None, keys: list[str]) -> PriorStore | None:
-    """Opens a prior store that must hold all keys; None for no path. Raises UserError with the first missing key."""
-    if path is None:
-        return None
-    store = PriorStore(path)
+def must_hold(store: PriorStore, keys: Iterable[str]) -> None:
+    """Raises UserError with the first key that a store has no prior of, and the remedy."""
     for key in keys:
         if key not in store:
-            store.get(key)  # raises with the key's name and the remedy
-    return store
+            store.get(key)  # raises
 
 
 def to_tensor(image: npt.NDArray[np.generic]) -> Tensor:

@@ -10,9 +10,10 @@ import numpy as np
 
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import DATASET_REGISTRY, register
-from sptsr.data.checked import CheckedDataset, open_priors, to_tensor
+from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
 from sptsr.data.transforms import Sample, augment, random_crop
 from sptsr.images.folder import ImageFolder, image_key
+from sptsr.priors.store import PriorStore
 
 
 @register(DATASET_REGISTRY)
@@ -82,7 +83,9 @@ class PriorPairedImageDataset(CheckedDataset):
             raise UserError(f'datasets: {name}: dataroot_gt and dataroot_lq are one folder ({dataroot_gt}); give two')
         names = _meta_keys(meta_info_file) if meta_info_file else self.gt.keys
         self.pairs = _pair(names, self.gt, self.lq, filename_tmpl, complete=not meta_info_file)
-        self.prior = open_priors(dataroot_prior, [lq_key for _, lq_key in self.pairs])
+        self.prior = PriorStore(dataroot_prior) if dataroot_prior is not None else None
+        if self.prior is not None:
+            must_hold(self.prior, [lq_key for _, lq_key in self.pairs])
         self.lq_size = 0
         if self.train:
             if not gt_size or gt_size % scale:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
 
 
@@ -15,13 +15,13 @@ class Sample:
     """One aligned training or test example.
 
     Attributes:
-        lq: uint8 [h, w, 3], RGB.
-        gt: uint8 [scale h, scale w, 3], RGB.
+        lq: [h, w, C]: uint8, or float32 of 0..1 plus noise.
+        gt: uint8 [scale h, scale w, C].
         prior: of `lq`, [h, w]; None where no prior is used.
     """
 
-    lq: RGB
-    gt: RGB
+    lq: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+    gt: npt.NDArray[np.uint8]
     prior: Prior | None
 
     def crop(self, top: int, left: int, height: int, width: int, scale: int) -> Sample:
@@ -45,10 +45,14 @@ class Sample:
 
 def random_crop(sample: Sample, lq_size: int, scale: int, rng: np.random.Generator) -> Sample:
     """Cuts a square of `lq_size` LQ pixels; the image must be at least that large."""
-    height, width = sample.lq.shape[:2]
-    top = int(rng.integers(height - lq_size + 1))
-    left = int(rng.integers(width - lq_size + 1))
+    top, left = random_window(sample.lq.shape[:2], lq_size, rng)
     return sample.crop(top, left, lq_size, lq_size, scale)
+
+
+def random_window(size: tuple[int, ...], side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Returns top and left of a square of `side` pixels in an image of height and width `size`."""
+    height, width = size
+    return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
 
 
 def augment(sample: Sample, hflip: bool, rotate: bool, rng: np.random.Generator) -> Sample:

@@ -98,6 +98,11 @@ def encode_png(image: RGB, level: int = 3) -> bytes:
     return content.tobytes()
 
 
+def luminance(image: RGB) -> npt.NDArray[np.uint8]:
+    """Returns the luminance (ITU-R BT.601) of RGB [H, W, 3], rounded to uint8 [H, W, 1], 0..255."""
+    return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[:, :, None]  # type: ignore[return-value]
+
+
 def image_digest(image: RGB) -> bytes:
     """Returns sha256 (32 bytes) over height, width and RGB bytes: the same for PNG and LMDB copies."""
     height, width = image.shape[:2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,60 +13,65 @@ from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB
+from sptsr.images.draws import Degradation, read_degradation, write_degradation
 from sptsr.images.folder import ImageFolder
-from sptsr.images.noise import noisy_image
 from sptsr.images.prepare import DiskFolder
 
 
-def degradation(kind: str, amount: float, seed: int = 0) -> Callable[[RGB, str], RGB]:
-    """Returns a function of an image (uint8 RGB [H, W, 3]) and its key that gives the degraded image.
+def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degradation) -> int:
+    """Writes the degraded images of a folder as PNG files, and `degradation.json` beside them.
 
-    Args:
-        kind: `noise` (Gaussian, `amount` its sigma of 255; the fixed noise of `PriorDenoisingDataset`),
-            `blur` (Gaussian, `amount` its sigma in pixels), `jpeg` (`amount` the quality, 1..100), or
-            `downsample` (MATLAB's bicubic, `amount` a whole factor; the image is cut to a multiple).
-        amount: how much.
-        seed: of the noise.
-
-    Raises:
-        UserError: an amount that makes no sense.
-    """
-    limits = {'noise': (0, 255), 'blur': (0, 100), 'jpeg': (1, 100), 'downsample': (1, 64)}
-    low, high = limits[kind]
-    if not low <= amount <= high or (kind in ('jpeg', 'downsample') and amount != int(amount)):
-        whole = 'a whole number ' if kind in ('jpeg', 'downsample') else ''
-        raise UserError(f'prior degrade: --{kind} {amount:g} must be {whole}in {low}..{high}')
-    return {
-        'noise': lambda image, key: noisy_image(image, key, amount, seed),
-        'blur': lambda image, _: _blurred(image, amount),
-        'jpeg': lambda image, _: _compressed(image, int(amount)),
-        'downsample': lambda image, key: _smaller(image, int(amount), key),
-    }[kind]
-
-
-def degrade(images: ImageFolder, out: str | os.PathLike[str], kind: str, amount: float, seed: int = 0) -> int:
-    """Writes the degraded images of a folder as PNG, with the same keys; what is there and the same is kept.
+    Images that are there already and equal are kept, so a run that was cut off goes on.
 
     Args:
         images: clean images.
         out: folder for the degraded ones.
-        kind, amount, seed: see `degradation`.
+        degradation: what to do to them.
 
     Returns:
-        number of images.
+        number of degraded images.
 
     Raises:
-        UserError: an amount that makes no sense, an unreadable image, or other images in `out`.
+        UserError: an unreadable image, or other images in `out`.
     """
-    make = degradation(kind, amount, seed)
+    noted = read_degradation(out)
+    if noted not in (None, degradation):
+        raise UserError(f'{out}: holds images degraded otherwise ({noted}); choose another folder')
     folder = DiskFolder(Path(out))
+    count = 0
     with bar(len(images), 'degrade') as progress:
-        for key in images.keys:
-            degraded = make(images.read(key), key)
-            if not folder.holds(key, degraded):
-                folder.put(key, degraded)
+        for clean_key in images.keys:
+            for key, image in degraded(images.read(clean_key), clean_key, degradation):
+                if not folder.holds(key, image):
+                    folder.put(key, image)
+                count += 1
+                if noted is None:  # after the first image, which showed that the folder does not hold other images
+                    write_degradation(out, degradation)
+                    noted = degradation
             progress.update()
-    return len(images)
+    return count
+
+
+def degraded(image: RGB, key: str, degradation: Degradation) -> Iterator[tuple[str, RGB]]:
+    """Yields key and pixels (uint8 RGB) of each degraded copy of an image; one for each draw of noise.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        key: of the image.
+        degradation: what to do to it.
+
+    Raises:
+        UserError: an image smaller than the factor that it is to be downsampled by.
+    """
+    if degradation.kind == 'noise':
+        for draw in range(degradation.draws):
+            yield degradation.key(key, draw), degradation.noisy(image, key, draw)
+    elif degradation.kind == 'blur':
+        yield key, _blurred(image, degradation.low)
+    elif degradation.kind == 'jpeg':
+        yield key, _compressed(image, int(degradation.low))
+    else:
+        yield key, _downsampled(image, int(degradation.low), key)
 
 
 def _blurred(image: RGB, sigma: float) -> RGB:
@@ -82,7 +87,7 @@ def _compressed(image: RGB, quality: int) -> RGB:
     return np.ascontiguousarray(decoded[:, :, ::-1]).astype(np.uint8)
 
 
-def _smaller(image: RGB, factor: int, key: str) -> RGB:
+def _downsampled(image: RGB, factor: int, key: str) -> RGB:
     height, width = (side - side % factor for side in image.shape[:2])
     if min(height, width) == 0:
         raise UserError(f'{key}: {image.shape[0]}x{image.shape[1]} is smaller than --downsample {factor}; remove it')

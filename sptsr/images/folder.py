@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import open_reader
 from sptsr.images.decode import RGB, decode_rgb
+from sptsr.images.draws import read_degradation
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
@@ -30,6 +31,10 @@ class ImageFolder:
         to_rgb: see `decode_rgb`.
         include: keep only keys that match one of these globs (`train/*`).
 
+    Attributes:
+        keys: of the images, sorted.
+        degradation: what `sptsr prior degrade` did to these images; None where it did not make them.
+
     Raises:
         UserError: missing or empty, two images of one key, or no key matches.
     """
@@ -46,6 +51,7 @@ class ImageFolder:
             if not self._files:
                 raise UserError(f'{root}: no image matches {", ".join(include)}; keys look like train/0001')
         self.keys = sorted(self._files)
+        self.degradation = read_degradation(self.root)
 
     def __len__(self) -> int:
         return len(self.keys)

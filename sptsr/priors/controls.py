@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
 from sptsr.images.decode import RGB
+from sptsr.images.draws import image_of
 from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import Regions, to_size
@@ -33,49 +35,53 @@ class FromOtherImages(Source):
         self.weights_sha256 = source.weights_sha256
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
-        other = self.others.read(key)
+        other = self.others.read(self._other(key))
         masks = self.source(other, key, 64).decode()
-        small = to_size(masks, image.shape[:2], 0, self.others.name(key))
+        small = to_size(masks, image.shape[:2], 0, self.others.name(self._other(key)))
         return Prior.from_regions(Regions.from_masks(small).select(max_masks))
 
     def check(self, keys: Sequence[str]) -> None:
         self.source.check(keys)
         for key in keys:
-            if key not in self.others:
+            if self._other(key) not in self.others:
                 raise UserError(f"{self.others.root}: no image '{key}' for --oracle; give a folder with all of them")
 
+    def _other(self, key: str) -> str:
+        """Returns the key of the image to look at: for a noisy draw, the image itself."""
+        return key if key in self.others else image_of(key)
+
     def header(self, max_masks: int) -> StoreHeader:
-        inner = self.source.header(max_masks)
-        return StoreHeader(inner.source, self.params, inner.weights_sha256, max_masks, inner.versions)
+        return replace(self.source.header(max_masks), params=self.params, saw_image=False)
 
 
 def shuffle(store: PriorStore, out: str | os.PathLike[str], seed: int = 0) -> int:
     """Writes a store in which each image has another image's prior, resized to its own.
 
     The masks are as many and as large as real ones, and mean nothing: what a unit gains with them
-    it does not gain from regions. No image keeps its own; the choice depends on the seed only.
+    it does not gain from regions. No image keeps its own; the choice depends on the seed only. Where
+    the store holds several noisy draws of an image, draw n gets the prior of draw n of another image.
 
     Returns:
         number of entries.
 
     Raises:
-        UserError: fewer than two entries, or a store with other priors at `out`.
+        UserError: entries of fewer than two images, an image that lacks a draw, or a store with other
+            priors at `out`.
     """
+    draws = store.degradation.draws if store.degradation else 1
     keys = list(store.keys())
-    if len(keys) < 2:
-        raise UserError(f'{store.path}: holds {len(keys)} priors; shuffling needs two')
-    order = np.random.default_rng([seed, len(keys)]).permutation(len(keys))
-    donors = {keys[a]: keys[b] for a, b in zip(order, np.roll(order, 1), strict=True)}  # one ring, so never itself
-    header = StoreHeader(
-        store.header.source,
-        {**store.header.params, 'shuffled': seed},
-        store.header.weights_sha256,
-        store.header.max_masks,
-        store.header.versions,
-    )
+    images = sorted({image_of(key) for key in keys}, key=str.encode) if draws > 1 else keys
+    if len(images) < 2:
+        raise UserError(f'{store.path}: holds priors of {len(images)} images; shuffling needs two')
+    order = np.random.default_rng([seed, len(images)]).permutation(len(images))
+    # One ring, so no image gets its own.
+    donors = {images[a]: images[b] for a, b in zip(order, np.roll(order, 1), strict=True)}
+    header = replace(store.header, params={**store.header.params, 'shuffled': seed})
     with PriorWriter(out, header) as writer, bar(len(keys), 'shuffle') as progress:
         for key in keys:
             size = store.get(key).size
-            writer.put_raw(key, store.raw(key)[0], store.get(donors[key]).resized(*size).to_bytes())
+            image = image_of(key) if draws > 1 else key
+            donor = donors[image] + key[len(image) :]
+            writer.put_raw(key, store.raw(key)[0], store.get(donor).resized(*size).to_bytes())
             progress.update()
     return len(keys)

@@ -57,9 +57,12 @@ def describe(store: PriorStore) -> list[str]:
     """Returns header and statistics of a store as lines for people."""
     header, figures = store.header, statistics(store)
     params = ', '.join(f'{key}={value}' for key, value in header.params.items())
+    made_from = str(store.degradation) if store.degradation else 'not known'
     lines = [
         f'store      {store.path}: {len(store)} priors, schema {header.schema}',
         f'source     {header.source} ({params}), at most {header.max_masks} masks',
+        f'images     prior degrade: {made_from}',
+        f'knows      {"the image, with its noise" if header.saw_image else "nothing of the image itself"}',
         f'weights    {header.weights_sha256 or "none"}',
         f'versions   {", ".join(f"{name} {version}" for name, version in header.versions.items())}',
     ]

@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def extract(
     target = Path(path) if world == 1 else shard_path(path, rank)
     created = not target.exists()
     made = 0
-    with PriorWriter(target, source.header(max_masks)) as writer:
+    with PriorWriter(target, header_of(images, source, max_masks)) as writer:
         try:
             others = _Others(path, target, writer.header)
             keys = images.keys[rank::world]
@@ -127,6 +127,12 @@ def _fill(
 
 def _read(images: ImageFolder, keys: Sequence[str]) -> list[RGB]:
     return [images.read(key) for key in keys]
+
+
+def header_of(images: ImageFolder, source: Source, max_masks: int) -> StoreHeader:
+    """Returns the header of the store that a source makes of these images."""
+    degradation = images.degradation.record() if images.degradation else None
+    return replace(source.header(max_masks), degradation=degradation)
 
 
 class _Others:

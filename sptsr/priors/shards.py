@@ -15,7 +15,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader
 from sptsr.core.progress import bar
 from sptsr.images.folder import ImageFolder
-from sptsr.priors.extract import ExtractReport, extract, shard_path, shards_of
+from sptsr.priors.extract import ExtractReport, extract, header_of, shard_path, shards_of
 from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
 
@@ -51,7 +51,7 @@ def extract_distributed(
     rank, world = int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
     if world == 1:
         if any(map(has_header, shards_of(path))):  # of a run with several ranks that was cut off
-            merge(path, source.header(max_masks))
+            merge(path, header_of(images, source, max_masks))
         return extract(images, path, source, max_masks)
     enter_group('gloo', timedelta(minutes=30))  # nothing but waiting for each other goes through it
     try:
@@ -61,7 +61,7 @@ def extract_distributed(
         reports: list[ExtractReport | None] = [None] * world
         dist.all_gather_object(reports, mine)
         if rank == 0:
-            merge(path, source.header(max_masks))
+            merge(path, header_of(images, source, max_masks))
         dist.barrier()
         done = [report for report in reports if report is not None]
         return ExtractReport(sum(r.made for r in done), sum(r.kept for r in done)) if rank == 0 else None

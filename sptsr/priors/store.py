@@ -19,10 +19,13 @@ import lmdb
 
 from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader, open_reader
+from sptsr.core.signatures import argument_problems
 from sptsr.images.decode import RGB, image_digest
+from sptsr.images.draws import Degradation
 from sptsr.masks.prior import Prior
 
-SCHEMA = 1
+SCHEMA = 2  # 1, of 0.1: without `degradation` and `saw_image`
+_BLIND = ('labels', 'random')  # sources of 0.1 that did not look at the image
 _HEADER_KEY = b'header'
 _DIGEST_BYTES = 32
 _FIRST_MAP_BYTES = 1 << 26
@@ -39,6 +42,9 @@ class StoreHeader:
         max_masks: at most this many masks an image, 1..64.
         versions: of the packages that decide the masks.
         schema: version of this format.
+        saw_image: whether the source looked at the image that an entry belongs to. Labels, random regions and
+            the oracle did not; so their masks know nothing of its noise.
+        degradation: what the images were degraded by (see `Degradation.record`); None when that is not known.
     """
 
     source: str
@@ -47,6 +53,8 @@ class StoreHeader:
     max_masks: int
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+    saw_image: bool = True
+    degradation: dict[str, Any] | None = None
 
     def differences(self, other: StoreHeader) -> list[str]:
         """Lists what would make masks of another kind: `name: ours != theirs`. Versions do not count."""
@@ -59,6 +67,9 @@ class StoreHeader:
             left, right = mine['params'].get(key), theirs['params'].get(key)
             if left != right:
                 found.append(f'{key}: {left} != {right}')
+        # A store of 0.1, or of images that `prior degrade` did not make, may grow; its digests tell the images.
+        if None not in (self.degradation, other.degradation) and self.degradation != other.degradation:
+            found.append(f'degradation: {self.degradation} != {other.degradation}')
         return found
 
     def must_agree(self, other: StoreHeader, path: object) -> None:
@@ -74,6 +85,10 @@ class PriorStore:
     Args:
         path: folder of the LMDB.
 
+    Attributes:
+        header: what made the store.
+        degradation: what the images were degraded by that the masks were made from; None when that is not known.
+
     Raises:
         UserError: no store here, or of a newer schema.
     """
@@ -83,6 +98,8 @@ class PriorStore:
         if not (Path(path) / 'data.mdb').is_file():
             raise UserError(f'{path}: no prior store here; make it with: sptsr prior extract -i IMAGES -o {path}')
         self.header = _read_header(open_reader(self.path), self.path)
+        record = self.header.degradation
+        self.degradation = None if record is None else Degradation.of_record(record, self.path)
 
     def __len__(self) -> int:
         with self._begin() as transaction:
@@ -282,8 +299,15 @@ def _read_header(environment: lmdb.Environment, path: str) -> StoreHeader:
             record = json.loads(transaction.get(_HEADER_KEY) or b'')
     except (lmdb.Error, ValueError) as error:
         raise UserError(f'{path}: not a prior store (it has no header); check the path') from error
-    if record.get('schema', 0) > SCHEMA:
-        raise UserError(f'{path}: a store of schema {record["schema"]}, newer than {SCHEMA}; update sptsr')
+    schema = record.get('schema') if isinstance(record, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(f'{path}: a store of schema {schema}, newer than {SCHEMA}; update sptsr')
+    if isinstance(record, dict) and schema == 1:
+        params = record.get('params')
+        oracle = isinstance(params, dict) and params.get('oracle')
+        record['saw_image'] = record.get('source') not in _BLIND and not oracle
+    if not isinstance(record, dict) or argument_problems(StoreHeader, record, 'a header'):
+        raise UserError(f'{path}: its header is damaged; extract the priors again')
     return StoreHeader(**record)
 
 

@@ -12,6 +12,7 @@ from sptsr.data.loader import SeededIndex, TrainStream, train_loader
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.images.noise import noisy_image
+from sptsr.priors.controls import FromOtherImages
 from sptsr.priors.extract import build_source, extract
 from tests.conftest import base_options, photograph, run_cli, write_options
 
@@ -26,6 +27,15 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     extract(ImageFolder(root / 'noise25'), root / 'prior', build_source('felzenszwalb', ['min_size=8']))
     return root
+
+
+@pytest.fixture(scope='module')
+def blind(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the same noisy images whose source looked at the clean ones: the oracle."""
+    path = tmp_path_factory.mktemp('blind') / 'store'
+    source = FromOtherImages(build_source('felzenszwalb', ['min_size=8']), ImageFolder(sets / 'clean'))
+    extract(ImageFolder(sets / 'noise25'), path, source)
+    return path
 
 
 def _options(sets: Path, phase: str = 'test', **changes) -> dict:
@@ -61,8 +71,8 @@ def test_test_noise_is_fixed_gaussian_and_the_priors_own(sets: Path):
     assert not torch.equal(first['lq'] - first['gt'], dataset[1]['lq'] - dataset[1]['gt'])
 
 
-def test_training_noise_is_fresh_and_repeatable(sets: Path):
-    dataset = build_dataset(_options(sets, 'train', sigma=[5, 50], prior_sigma=25))
+def test_training_noise_is_fresh_and_repeatable(sets: Path, blind: Path):
+    dataset = build_dataset(_options(sets, 'train', sigma=[5, 50], dataroot_prior=str(blind)))
     a, b, c = (dataset[SeededIndex(0, seed)] for seed in (1, 1, 2))
     assert torch.equal(a['lq'], b['lq'])
     assert not torch.equal(a['lq'], c['lq'])
@@ -85,7 +95,7 @@ def test_some_of_a_folder(sets: Path):
 
 
 def test_gray_images_have_one_channel(sets: Path):
-    item = build_dataset(_options(sets, gray=True))[0]
+    item = build_dataset(_options(sets, gray=True, dataroot_prior=None))[0]
     assert item['lq'].shape == item['gt'].shape == (1, 61, 84)
 
 
@@ -96,19 +106,19 @@ def test_mistakes_are_named(sets: Path, tmp_path: Path):
         ({'sigma': ['a', 'b']}, 'must be a number in 0..255'),
         ({'scale': 2}, 'noise keeps the size; set scale: 1'),
         ({'sigmma': 1}, "takes no 'sigmma'; did you mean 'sigma'"),
-        ({'phase': 'train', 'sigma': [5, 50], 'gt_size': 32}, 'say with prior_sigma'),
+        ({'noise_seed': -1}, 'noise_seed -1 must be at least 0'),
         ({'phase': 'train', 'gt_size': None}, "training needs 'gt_size'"),
     ):
         with pytest.raises(UserError, match=match):
             build_dataset(_options(sets, **changes))
     for changes in ({'sigma': 15}, {'noise_seed': 3}):  # the store is of other noise
-        with pytest.raises(UserError, match='the prior was made from another image of this name'):
-            build_dataset(_options(sets, **changes))[0]
+        with pytest.raises(UserError, match="holds masks of 'prior degrade --noise 25', but these data"):
+            build_dataset(_options(sets, **changes))
     with pytest.raises(UserError, match='smaller than a training crop of 64'):
         build_dataset(_options(sets, 'train', gt_size=64))[0]
     done = run_cli('prior', 'degrade', '-i', sets / 'clean', '-o', sets / 'noise25', '--noise', 15)
     assert done.returncode == 2
-    assert 'is there with other content; choose another folder' in done.stderr
+    assert 'holds images degraded otherwise (--noise 25); choose another folder' in done.stderr
     done = run_cli('prior', 'degrade', '-i', sets / 'clean', '-o', tmp_path / 'x', '--noise', 300)
     assert done.returncode == 2
     assert not (tmp_path / 'x').exists()
@@ -116,7 +126,7 @@ def test_mistakes_are_named(sets: Path, tmp_path: Path):
 
 def test_degrading_again_keeps_what_is_there(sets: Path):
     before = {path: path.stat().st_mtime_ns for path in (sets / 'noise25').iterdir()}
-    assert len(before) == 3
+    assert len(before) == 4  # three images and degradation.json
     assert run_cli('prior', 'degrade', '-i', sets / 'clean', '-o', sets / 'noise25', '--noise', 25).returncode == 0
     assert before == {path: path.stat().st_mtime_ns for path in (sets / 'noise25').iterdir()}
     clean = ImageFolder(sets / 'clean').read('coffee')

@@ -9,7 +9,8 @@ import pytest
 from sptsr.core.errors import UserError
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import decode_rgb, write_png
-from sptsr.images.degrade import degradation, degrade
+from sptsr.images.degrade import degrade, degraded
+from sptsr.images.draws import Degradation
 from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
 from sptsr.priors.controls import FromOtherImages, shuffle
@@ -153,14 +154,20 @@ def test_comparing_what_cannot_be_compared(photographs: Path, tmp_path: Path):
 
 def test_degradations():
     image = photograph('coffee.png', 66, 81)
-    noisy = degradation('noise', 25)(image, 'a').astype(float) - image
+
+    def changed(kind: str, amount: float) -> np.ndarray:
+        ((key, result),) = degraded(image, 'a', Degradation(kind, amount, amount))
+        assert key == 'a'
+        return result
+
+    noisy = changed('noise', 25).astype(float) - image
     assert 20 < noisy.std() < 26  # clipped at black and white
-    blurred = degradation('blur', 2)(image, 'a')
+    blurred = changed('blur', 2)
     assert np.abs(np.diff(blurred.astype(int), axis=1)).mean() < 0.6 * np.abs(np.diff(image.astype(int), axis=1)).mean()
-    assert np.array_equal(degradation('blur', 0)(image, 'a'), image)
-    rough, fine = (degradation('jpeg', quality)(image, 'a').astype(int) for quality in (10, 95))
+    assert np.array_equal(changed('blur', 0), image)
+    rough, fine = (changed('jpeg', quality).astype(int) for quality in (10, 95))
     assert np.abs(rough - image).mean() > 2 * np.abs(fine - image).mean() > 0
-    assert np.array_equal(degradation('downsample', 4)(image, 'a'), imresize(image[:64, :80], 1 / 4))
+    assert np.array_equal(changed('downsample', 4), imresize(image[:64, :80], 1 / 4))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +183,7 @@ def test_degradations():
 def test_wrong_amounts(kind: str, amount: float, match: str, photographs: Path, tmp_path: Path):
     images = ImageFolder(photographs / f'LRx{SCALE}')
     with pytest.raises(UserError, match=match):
-        degrade(images, tmp_path / 'x', kind, amount)
+        degrade(images, tmp_path / 'x', Degradation(kind, amount, amount))
     assert not (tmp_path / 'x').exists()
 
 

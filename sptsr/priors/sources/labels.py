@@ -15,6 +15,7 @@ import scipy.io
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
+from sptsr.images.draws import image_of
 from sptsr.images.folder import image_key
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import BoolArray, Regions, to_size
@@ -47,6 +48,7 @@ class LabelsSource(Source):
     """
 
     name = 'labels'
+    sees_image = False
 
     def __init__(self, dir: str, names: str = '', background: int = 0, scale: int = 0, max_iou: float = 0.9) -> None:
         self.dir = Path(dir)
@@ -81,6 +83,8 @@ class LabelsSource(Source):
 
     def _paths(self, key: str) -> list[Path]:
         name = self.names.get(key, key)
+        if name not in self.files and image_of(key) != key:  # a noisy draw: the labels are those of its image
+            return self._paths(image_of(key))
         if name in self.files:
             return self.files[name]
         if key in self.names:  # a mapping gives bare names; the folder part is ours to find

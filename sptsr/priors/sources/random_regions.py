@@ -32,6 +32,7 @@ class RandomSource(Source):
     """
 
     name = 'random'
+    sees_image = False
 
     def __init__(self, like: str, seed: int = 0) -> None:
         self.like = PriorStore(like)

@@ -23,12 +23,15 @@ class Source(ABC):
         params: what decides the masks, resolved, JSON values; no machine paths.
         weights_sha256: digest of the checkpoint; None when there is none.
         group: how many images are best given to `several` at a time.
+        sees_image: whether the masks depend on the pixels of the image. If they do, they belong to that very
+            image with its very noise, and the data hold training to it.
     """
 
     name: ClassVar[str]
     params: dict[str, Any]
     weights_sha256: str | None = None
     group: int = 1
+    sees_image: bool = True
 
     @abstractmethod
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
@@ -58,4 +61,4 @@ class Source(ABC):
     def header(self, max_masks: int) -> StoreHeader:
         """Returns the header of a store that this source fills."""
         versions = {'sptsr': __version__, **self.versions()}
-        return StoreHeader(self.name, self.params, self.weights_sha256, max_masks, versions)
+        return StoreHeader(self.name, self.params, self.weights_sha256, max_masks, versions, saw_image=self.sees_image)
