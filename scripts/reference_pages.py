@@ -165,8 +165,8 @@ def api_page() -> str:
     """Returns the page of the public names of `sptsr`."""
     parts = [
         '# Python API',
-        'What `import sptsr` offers. [In your own training loop](../own-loop.md) uses it; [For plug-ins](plugins.md) has '
-        'what plug-ins build on.',
+        'What `import sptsr` offers. [In your own training loop](../own-loop.md) uses it; [For plug-ins](plugins.md) '
+        'has what plug-ins build on.',
     ]
     for name in sptsr.__all__:
         found = getattr(sptsr, name)
