@@ -2,22 +2,25 @@
 # make test   sets everything up and runs the tests
 PYTHON ?= python3
 VENV ?= .venv
+# What pip installs for torch, options of pip included: TORCH="torch torchvision --index-url URL" takes another build.
+TORCH ?= torch torchvision
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test docs lint format clean
+.PHONY: install demo test docs wheel lint format clean
 
 install: $(STAMP)
 
-# torch and torchvision come together from one index; basicsr's build needs torch at hand, or it fetches a second one.
-$(STAMP): setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 12) and "sptsr needs Python 3.10 to 3.12, this is %d.%d; say make PYTHON=python3.12" % v)'
+# torch and torchvision come from one index in one command: builds of two places do not fit together.
+# tb-nightly, which stock BasicSR brings, occupies the files of tensorboard: an environment made before goes on without it.
+$(STAMP): setup.py pyproject.toml scripts/build_basicsr.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 10) and "sptsr needs Python 3.10 or later, this is %d.%d; say make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77,<80" wheel
-	$(BIN)/python -m pip install --quiet torch torchvision
-	$(BIN)/python -m pip install --quiet cython numpy
-	$(BIN)/python -m pip install --quiet --no-build-isolation basicsr==1.4.2
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip uninstall -qqq --yes tb-nightly
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python scripts/build_basicsr.py -o $(VENV)/wheels
+	$(BIN)/python -m pip install --quiet $(VENV)/wheels/basicsr-*.whl --editable ".[dev]"
 	@touch $@
 
 demo: install
@@ -30,6 +33,10 @@ test: install
 docs: install
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	$(BIN)/python scripts/docs_pages.py
+
+# The wheel of sptsr, in dist/, after a look at what is in it and at how it runs away from the checkout.
+wheel: install
+	$(BIN)/python scripts/check_wheel.py
 
 lint: install
 	$(BIN)/ruff check .

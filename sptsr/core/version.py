@@ -1,3 +1,3 @@
 """The version of sptsr, written into every store and adapter."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
