@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from basicsr.utils.registry import (
@@ -22,6 +20,7 @@ from basicsr.utils.registry import (
 )
 
 from sptsr.core.errors import UserError, one_of
+from sptsr.core.plugin_files import module_name
 
 T = TypeVar('T')
 
@@ -125,24 +124,7 @@ def import_plugins(plugins: Sequence[str], root: str | Path = '.') -> None:
 def _import_file(path: Path, shown: str) -> None:
     if not path.is_file():
         raise UserError(f'plugins: {shown}: no such file; check the path')
-    # The name carries the path, so two files of one name are two modules and one file is imported once.
-    name = f'sptsr_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}'
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-
-    def load(module: ModuleType = module, loader: Any = spec.loader) -> None:
-        sys.modules[name] = module  # before running it: classes defined in it can then be pickled
-        try:
-            loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-
-    _guarded(load, shown)
+    _guarded(lambda: importlib.import_module(module_name(path)), shown)
 
 
 def _guarded(load: Any, shown: str) -> None:
