@@ -5,11 +5,11 @@
     python scripts/build_basicsr.py -o DIR --sdist FILE   # offline: an archive that is there already
     pip install --find-links DIR basicsr==1.4.2
 
-The package index has BasicSR as a source archive only, and its `setup.py` cannot be built everywhere: `get_version` ends
-in `KeyError: '__version__'` on Python 3.13 and later, `setup_requires` downloads a second torch, and the requirements
-name `tb-nightly`, which occupies the same files as `tensorboard`. This script never runs that `setup.py`. It checks the
-archive's sha256, makes the changes that `_CHANGES` and `_REQUIREMENTS` list, and writes the wheel, the same bytes each
-time. The optional CUDA extensions are not built; BasicSR does without them.
+The package index has BasicSR as a source archive only, which does not build everywhere: `get_version` in its `setup.py`
+ends in `KeyError: '__version__'` on Python 3.13 and later, `setup_requires` downloads a second torch, and the
+requirements name `tb-nightly`, which occupies the same files as `tensorboard`. This script never runs that `setup.py`.
+It checks the archive's sha256, makes the changes that `_CHANGES` and `_REQUIREMENTS` list, and writes the wheel, the
+same bytes each time. The optional CUDA extensions are not built; BasicSR does without them.
 
 The wheel's version is 1.4.2+sptsr.1: it satisfies `basicsr==1.4.2`, and pip prefers it to the index's archive.
 
@@ -141,7 +141,7 @@ def build(archive: bytes, folder: Path) -> Path:
 
 
 def _metadata(sources: dict[str, bytes]) -> bytes:
-    """Returns the wheel's METADATA: the archive's with our version and requirements; its description says what changed."""
+    """Returns the wheel's METADATA: the archive's with our version, requirements, and the changes as description."""
     metadata = email.message_from_bytes(sources['PKG-INFO'], policy=email.policy.compat32)
     del metadata['Description'], metadata['Description-Content-Type'], metadata['Platform']
     metadata.replace_header('Version', _VERSION)

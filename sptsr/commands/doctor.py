@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import platform
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
 
 from sptsr.core.version import __version__
 
-_PACKAGES = (
-    *('torch', 'torchvision', 'basicsr', 'segment-anything', 'numpy', 'opencv-python', 'lmdb', 'zstandard'),
-    *('safetensors', 'scikit-image', 'scipy', 'pycocotools', 'pyyaml'),
-)
+_OLDEST_PYTHON = (3, 10)
 
 
 def diagnose() -> tuple[list[str], bool]:
     """Returns the lines of the report, and whether all that is needed works."""
     lines = [f'python      {platform.python_version()} ({sys.executable})']
-    well = True
-    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        lines.append('  ! BasicSR installs on Python 3.10 to 3.12 only; make the environment with one of those')
-        well = False
-    for package in _PACKAGES:
-        try:
-            lines.append(f'{package:<18}{version(package)}')
-        except PackageNotFoundError:
-            lines.append(f'{package:<18}missing: run make install, or pip install {package}')
-            well = False
+    well = sys.version_info[:2] >= _OLDEST_PYTHON
+    if not well:
+        lines.append('  ! sptsr needs Python 3.10 or later; make the environment with one')
+    for requirement in _requirements():
+        line, fits = _package(requirement)
+        lines.append(line)
+        well = well and fits
     for what, probe in _PROBES.items():
         try:
             lines.append(f'ok   {what}: {probe()}')
@@ -39,6 +36,25 @@ def diagnose() -> tuple[list[str], bool]:
             well = False
     lines.append('All that is needed works.' if well else 'Something is missing; see above.')
     return lines, well
+
+
+def _requirements() -> list[Requirement]:
+    """Returns what sptsr depends on, without the packages of extras."""
+    found = [Requirement(text) for text in requires('sptsr') or ()]
+    return [requirement for requirement in found if requirement.marker is None]
+
+
+def _package(requirement: Requirement) -> tuple[str, bool]:
+    """Returns the line of a package, and whether a version that fits is installed."""
+    name, wanted = requirement.name, requirement.specifier
+    remedy = _INSTALL.get(name, f'pip install "{name}{wanted}"')
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return f'{name:<18}missing: {remedy}', False
+    if not wanted.contains(found, prereleases=True):
+        return f'{name:<18}{found} is not {wanted}: {remedy}', False
+    return f'{name:<18}{found}', True
 
 
 def _devices() -> str:
@@ -74,9 +90,11 @@ def _registries() -> str:
 
 
 def _tensorboard() -> str:
-    import torch.utils.tensorboard  # noqa: F401
-
-    return 'TensorBoard logs can be written'
+    importlib.import_module('torch.utils.tensorboard')
+    importlib.import_module('tensorboard.main')
+    with contextlib.suppress(PackageNotFoundError):
+        raise RuntimeError(f'tb-nightly {version("tb-nightly")} occupies the same files as tensorboard')
+    return 'logs can be written, and shown with tensorboard --logdir tb_logger'
 
 
 def _demo_weights() -> str:
@@ -102,12 +120,15 @@ _PROBES: dict[str, Callable[[], str]] = {
     'demo': _demo_weights,
     'folder': _writable,
 }
+_BASICSR = 'python scripts/build_basicsr.py -o dist && pip install dist/basicsr-*.whl (docs/install.md says more)'
+_PAIR = 'pip install --force-reinstall torch torchvision (both in one command, from one index)'
+_INSTALL = {'basicsr': _BASICSR, 'torch': _PAIR, 'torchvision': _PAIR}
 _REMEDIES = {
     'devices': 'install the NVIDIA driver, or set num_gpu: 0',
-    'torch pair': 'pip install --force-reinstall torch torchvision (both in one command)',
-    'basicsr': 'pip install --no-build-isolation basicsr==1.4.2, and import sptsr before basicsr',
+    'torch pair': _PAIR,
+    'basicsr': _BASICSR,
     'registries': 'make install',
-    'tensorboard': 'pip install tb-nightly, or set logger.use_tb_logger: false',
+    'tensorboard': "pip uninstall -y tb-nightly tensorboard && pip install 'tensorboard>=2.21'",
     'demo': 'install sptsr again; sptsr/assets is incomplete',
     'folder': 'change to a folder of your own, or pass --root DIR',
 }
