@@ -24,10 +24,10 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def _test_with(adapter: str, unit: dict[str, object]) -> dict[str, object]:
+def _test_with(adapter: str, unit: dict[str, object], key: str | None = None) -> dict[str, object]:
     options = yaml.safe_load(Path('test.yml').read_text())
     options['network_g']['unit'] = unit
-    options['path'] = {'pretrain_network_g': adapter}
+    options['path'] = {'pretrain_network_g': adapter, 'param_key_g': key}
     Path('other.yml').write_text(yaml.safe_dump(options))
     result = run_cli('test', '-opt', 'other.yml')
     assert result.returncode == 0, result.stderr
@@ -56,6 +56,22 @@ def test_an_adapter_and_a_store_restore_the_same_images(old):
 )
 def test_adapters_of_other_units_are_read(old, adapter, unit):
     assert np.isfinite(_test_with(adapter, unit)['datasets']['photographs']['psnr']['mean'])
+
+
+def test_the_last_values_and_the_average_of_one_adapter_are_tested(old):
+    unit = {'type': 'ModulationUnit', 'width': 4}
+    means = {}
+    for key in ('params', 'params_ema', None):
+        record = _test_with('adapter_4.safetensors', unit, key)
+        means[key] = record['datasets']['photographs']['psnr']['mean']
+        assert record['adapter']['entry'] == (key or 'params_ema')
+        assert (record['adapter']['file'], record['adapter']['iteration']) == ('adapter_4.safetensors', 4)
+        log = max(Path('results/old').glob('*.log'), key=lambda path: path.stat().st_mtime_ns).read_text()
+        assert f'Adapter: {key or "params_ema"} of adapter_4.safetensors, iteration 4' in log
+        # 0.1 averaged the untrained adapter too
+        warned = 'ema_decay^iteration of its moving average is the untrained adapter' in log
+        assert warned == (key != 'params')
+    assert means['params'] != means['params_ema'] == means[None]
 
 
 def test_a_state_goes_on_to_the_adapter_that_it_led_to(old):

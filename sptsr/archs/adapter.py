@@ -15,6 +15,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_tensors, write_bytes
 from sptsr.core.version import __version__
@@ -31,8 +32,10 @@ class Adapter:
         params_ema: their moving average, or None.
         network_g: the options that the network was built from.
         backbone_sha256: digest of the backbone's tensors (see `state_digest`).
-        iteration: training iterations it has seen.
+        iteration: number of training iterations.
         version: of the sptsr that wrote it.
+        untrained: share of the untrained adapter in `params_ema`, 0..1; None where the file does not say it.
+            sptsr 0.1 did not, and its averages hold ema_decay^iteration.
     """
 
     params: dict[str, Tensor]
@@ -41,6 +44,20 @@ class Adapter:
     backbone_sha256: str
     iteration: int
     version: str
+    untrained: float | None
+
+    def entry(self, key: str | None, path: str | os.PathLike[str]) -> str:
+        """Returns which tensors are meant, `params` or `params_ema`; None means the average where there is one.
+
+        Raises:
+            UserError: names `path`, when the adapter has no such entry.
+        """
+        if key is None:
+            return 'params' if self.params_ema is None else 'params_ema'
+        entries = ['params'] if self.params_ema is None else ['params', 'params_ema']
+        if key not in entries:
+            raise UserError(f"{path}: the adapter has no entry '{key}'; it has {', '.join(entries)}")
+        return key
 
 
 def save_adapter(
@@ -49,8 +66,21 @@ def save_adapter(
     network_g: Mapping[str, Any],
     iteration: int,
     params_ema: Mapping[str, Tensor] | None = None,
+    untrained: float = 0.0,
 ) -> None:
-    """Writes the adapter of a network atomically, as safetensors; the backbone is not in it."""
+    """Writes the adapter of a network atomically, as safetensors; the backbone is not in it.
+
+    Args:
+        path: of the file.
+        net: has the adapter.
+        network_g: the options that the network was built from.
+        iteration: number of training iterations.
+        params_ema: moving average of the adapter by name, or None.
+        untrained: share of the untrained adapter in `params_ema`, 0..1.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
     tensors = {f'params.{name}': value for name, value in net.adapter_state().items()}
     if params_ema is not None:
         tensors |= {f'params_ema.{name}': value for name, value in params_ema.items()}
@@ -62,6 +92,7 @@ def save_adapter(
         'iteration': iteration,
         'sptsr': __version__,
         'sha256': sha256_tensors(plain),
+        **({} if params_ema is None else {'untrained': untrained}),
     }
     # One metadata key: safetensors writes several in a random order, and equal runs must give equal bytes.
     metadata = {_FORMAT: json.dumps(record, sort_keys=True)}
@@ -95,31 +126,41 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         backbone_sha256=record['backbone_sha256'],
         iteration=record['iteration'],
         version=record['sptsr'],
+        untrained=record.get('untrained'),
     )
 
 
-def load_adapter(net: SPTNet, path: str | os.PathLike[str], ema: bool = True) -> Adapter:
+def load_adapter(net: SPTNet, path: str | os.PathLike[str], key: str | None = None) -> Adapter:
     """Loads an adapter file into a network that has the same backbone, weights, sites and unit.
 
     Args:
-        net: where to.
+        net: the network.
         path: the file.
-        ema: take the moving average when the file has one.
+        key: `params`, or `params_ema` for the moving average; None takes the average where there is one.
 
     Raises:
-        UserError: trained for another backbone or other weights, or tensors that do not fit.
+        UserError: trained for another backbone or other weights, tensors that do not fit, or no such entry.
     """
     adapter = read_adapter(path)
-    if adapter.backbone_sha256 != net.backbone_digest():
+    if not is_backbone_of(net, adapter.backbone_sha256):
         was = adapter.network_g.get('backbone', {}).get('type', 'unknown')
         weights = adapter.network_g.get('backbone_weights')
         raise UserError(
             f'{path}: the adapter was trained for {was} with the weights {weights}, and this backbone holds others; '
             'set backbone and backbone_weights to those it was trained for'
         )
-    params = adapter.params_ema if ema and adapter.params_ema is not None else adapter.params
-    load_params(net, params, path)
+    average = adapter.params_ema if adapter.entry(key, path) == 'params_ema' else None
+    load_params(net, adapter.params if average is None else average, path)
     return adapter
+
+
+def is_backbone_of(net: SPTNet, digest: str) -> bool:
+    """Returns whether a digest in an adapter or a training state is that of this backbone.
+
+    sptsr 0.1 took it after the network had run. That differs for networks that compute some of their tensors from
+    others while they run (SPAN).
+    """
+    return digest == net.backbone_digest() or digest == state_digest(net.backbone)
 
 
 @torch.no_grad()

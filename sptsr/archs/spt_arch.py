@@ -85,6 +85,16 @@ class _EnterBackbone:
         call.entered = True
 
 
+class _Digest:
+    """Digest of a backbone's tensors as they were loaded last; also the hook that takes it after `load_state_dict`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.value = state_digest(net)
+
+    def __call__(self, module: nn.Module, _incompatible_keys: Any) -> None:
+        self.value = state_digest(module)
+
+
 @register(ARCH_REGISTRY)
 class SPTNet(nn.Module):
     """A pretrained network, frozen and always in eval mode, refined by trainable units.
@@ -141,6 +151,7 @@ class SPTNet(nn.Module):
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()
+        self.digest = _Digest(self.backbone)
         placement = place(self.backbone, backbone if isinstance(backbone, Mapping) else None, sites)
         self.sites, self.scale, self.sizes = placement.sites, placement.scale, placement.sizes
         self.in_channels = placement.in_channels
@@ -161,7 +172,10 @@ class SPTNet(nn.Module):
         self.uses_regions = unit_class.uses_regions
         self.enabled = True
         self.token = _Token()
-        self.hooks = [self.backbone.register_forward_pre_hook(_EnterBackbone(self.token))]
+        self.hooks = [
+            self.backbone.register_load_state_dict_post_hook(self.digest),
+            self.backbone.register_forward_pre_hook(_EnterBackbone(self.token)),
+        ]
         for number, site in enumerate(self.sites):
             module = self.backbone.get_submodule(site.path)
             self.hooks.append(module.register_forward_hook(_RefineSite(self.token, number), with_kwargs=True))
@@ -243,8 +257,11 @@ class SPTNet(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith('backbone.')}
 
     def backbone_digest(self) -> str:
-        """Returns sha256 over all tensors and buffers of the backbone."""
-        return state_digest(self.backbone)
+        """Returns sha256 over all tensors and buffers of the backbone as they were loaded.
+
+        Some networks compute tensors from others while they run (SPAN), and a change of dtype changes all of them.
+        """
+        return self.digest.value
 
     def _unit(self, number: int) -> SPTUnit:
         unit = self.units[number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, unwrapped
 
 _PORT = 29500  # torch's own default
 _stores: list[Any] = []  # that of the group, while there is a group
@@ -40,30 +40,66 @@ class Ranks:
         return self.rank == 0
 
     @torch.no_grad()
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def average_gradients(self, parameters: Iterable[Tensor], failed: Tensor) -> Tensor:
         """Replaces each gradient by its mean over the ranks; all go in one exchange.
 
         Equal batches and a loss that is a mean make that the gradient of the joint batch. Only what is
         passed in is exchanged: the backbone is frozen and the same everywhere.
+
+        Args:
+            parameters: with their gradients. None is a gradient of zeros, and stays None.
+            failed: one number, 1 where this rank's gradients must not be used (they may be missing), else 0.
+
+        Returns:
+            the mean of `failed` over the ranks, on the same device; 0 when no rank has failed.
         """
         if self.world == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            return failed
+        parameters = list(parameters)
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([*(part.reshape(-1) for part in parts), failed.reshape(1).to(parts[0].dtype)])
         dist.all_reduce(flat)
         flat /= self.world
         start = 0
-        for gradient in gradients:
-            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
+        for part in parts:
+            part.copy_(flat[start : start + part.numel()].view_as(part))
+            start += part.numel()
+        return flat[-1]
 
-    def any(self, flag: bool) -> bool:
-        """Returns whether the flag is set on any rank."""
+    def raise_together(self, error: Exception | None) -> None:
+        """Raises an error of one rank on all of them; returns when no rank has one.
+
+        All ranks call it at the same point. A rank raises its own error, or, if it has none, a UserError with the
+        message of the first rank that has one.
+        """
+        error = unwrapped(error) if isinstance(error, UserError) else error
+        texts = self.gather(None if error is None else _text(error))
+        if error is not None:
+            raise error
+        for rank, text in enumerate(texts):
+            if text is not None:
+                raise UserError(f'rank {rank}: {text}')
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Waits at its end for all ranks, and raises an error of one of them on all (see `raise_together`).
+
+        What is done within it must not exchange anything between ranks.
+        """
+        error = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        self.raise_together(error)
+
+    def highest(self, number: int) -> int:
+        """Returns the largest of the numbers of all ranks."""
         if self.world == 1:
-            return flag
-        shared = torch.tensor([int(flag)])
+            return number
+        shared = torch.tensor([number])
         dist.all_reduce(shared, dist.ReduceOp.MAX)
-        return bool(shared.item())
+        return int(shared.item())
 
     def mean(self, value: float) -> float:
         """Returns the mean of a number over the ranks."""
@@ -89,6 +125,10 @@ class Ranks:
     def close(self) -> None:
         """Leaves the group."""
         leave_group()
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
 
 
 def enter_group(backend: str, timeout: timedelta) -> None:
@@ -121,7 +161,12 @@ def leave_group() -> None:
         store.set(f'left/{rank}', '1')
 
 
-def start_ranks(launcher: str = 'none', settings: Mapping[str, Any] | None = None, cuda: bool = False) -> Ranks:
+def start_ranks(
+    launcher: str = 'none',
+    settings: Mapping[str, Any] | None = None,
+    cuda: bool = False,
+    timeout: timedelta = timedelta(hours=2),
+) -> Ranks:
     """Finds out which process of how many this is, and joins the others.
 
     Args:
@@ -129,6 +174,7 @@ def start_ranks(launcher: str = 'none', settings: Mapping[str, Any] | None = Non
             `slurm` (srun sets SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_STEP_NODELIST).
         settings: `dist_params`: `backend` (`nccl` or `gloo`; by default nccl with GPUs) and `port` (slurm).
         cuda: whether the run is on GPUs; each rank then takes the one of its local rank.
+        timeout: how long to wait for the others; they may have images to validate that take longer.
 
     Raises:
         UserError: several processes without a launcher (they would all write one run), or a launcher
@@ -162,7 +208,7 @@ def start_ranks(launcher: str = 'none', settings: Mapping[str, Any] | None = Non
     backend = (settings or {}).get('backend') or ('nccl' if cuda else 'gloo')
     # What is no tensor of the adapter (flags, figures) is exchanged on the CPU, whatever the gradients take.
     both = 'cpu:gloo,cuda:nccl' if cuda and backend == 'nccl' else 'gloo'
-    enter_group(both, timedelta(hours=2))  # ranks wait for each other's validation
+    enter_group(both, timeout)
     return Ranks(rank, world)
 
 

@@ -30,3 +30,12 @@ def one_of(name: str, candidates: Iterable[str]) -> str:
     """Returns the tail of a message: the nearest right name, else all of them."""
     candidates = sorted(candidates)
     return nearest(name, candidates) or f'; known: {", ".join(candidates)}'
+
+
+def unwrapped(error: UserError) -> UserError:
+    """Returns the error as it was raised; one of a data loader's worker comes wrapped in its traceback."""
+    message = str(error)
+    marker = 'sptsr.core.errors.UserError: '
+    if message.startswith('Caught UserError') and marker in message:
+        return UserError(message.rsplit(marker, 1)[1].strip())
+    return error

@@ -131,15 +131,6 @@ def eval_loader(dataset: Any, ranks: Ranks = _ALONE) -> DataLoader:
     return DataLoader(NamedErrors(dataset), batch_size=1, sampler=share, num_workers=0, collate_fn=collate)
 
 
-def unwrapped(error: UserError) -> UserError:
-    """Returns the error as the dataset raised it; a worker's comes wrapped in its traceback."""
-    message = str(error)
-    marker = 'sptsr.core.errors.UserError: '
-    if message.startswith('Caught UserError') and marker in message:
-        return UserError(message.rsplit(marker, 1)[1].strip())
-    return error
-
-
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C and a scheduler's SIGTERM reach the whole group while the main process still finishes its

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError, one_of
+from sptsr.core.losses import find_loss
 from sptsr.core.optim import find_optimizer, find_scheduler
 from sptsr.core.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
-    LOSS_REGISTRY,
     METRIC_REGISTRY,
     MODEL_REGISTRY,
     UNIT_REGISTRY,
@@ -219,7 +219,7 @@ def _train(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -
     problems += _call(section.get('optim_g'), find_optimizer, ('train', 'optim_g'), ('params',))
     problems += _call(section.get('scheduler'), find_scheduler, ('train', 'scheduler'), ('optimizer', 'last_epoch'))
     for key in losses:
-        problems += _call(section[key], lambda name: lookup(LOSS_REGISTRY, name), ('train', key))
+        problems += _call(section[key], find_loss, ('train', key))
     total = section.get('total_iter')
     for key in ('total_iter', 'accumulate'):
         problems += _at_least(section, key, 1, ('train',))

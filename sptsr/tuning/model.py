@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import tensor2img
 from torch import Tensor
 
-from sptsr.archs.adapter import load_adapter, load_params, save_adapter
+from sptsr.archs.adapter import is_backbone_of, load_adapter, load_params, save_adapter
 from sptsr.archs.backbone import build_network, size_rules
 from sptsr.archs.call import call_network
 from sptsr.archs.spt_arch import SPTNet
@@ -21,12 +23,16 @@ from sptsr.archs.weights import load_strictly, read_weights
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
+from sptsr.core.files import write_bytes
 from sptsr.core.registry import MODEL_REGISTRY, register
 from sptsr.evaluation.evaluate import Results, evaluate, rgb_of
 from sptsr.masks.batch import PriorBatch
 from sptsr.report.boards import Boards
 from sptsr.restoring.tiling import restore_padded, restore_tiled
-from sptsr.tuning.tuner import Batch, NotFinite, Tuner
+from sptsr.tuning.tuner import Batch, Tuner
+from sptsr.tuning.watch import Watch
+
+UNTRAINED = 0.01  # share of the untrained adapter in an average that is worth a warning
 
 
 @register(MODEL_REGISTRY)
@@ -44,6 +50,7 @@ class SPTModel(BaseModel):
         super().__init__(opt)
         self.net_g = build_network(opt['network_g']).to(self.device)
         self._check_sizes()
+        self.adapter: dict[str, Any] | None = None  # the one that was loaded: file, iteration, entry
         load_path = opt['path'].get('pretrain_network_g')
         if load_path is not None:
             self._load(load_path)
@@ -56,10 +63,29 @@ class SPTModel(BaseModel):
             self.init_training_settings()
 
     def _load(self, path: str) -> None:
-        if isinstance(self.net_g, SPTNet):
-            load_adapter(self.net_g, path)
-        else:
-            load_strictly(self.net_g, read_weights(path, self.opt['path'].get('param_key_g')), path)
+        key = self.opt['path'].get('param_key_g')
+        if not isinstance(self.net_g, SPTNet):
+            load_strictly(self.net_g, read_weights(path, key), path)
+            return
+        adapter = load_adapter(self.net_g, path, key)
+        self.adapter = {'file': path, 'iteration': adapter.iteration, 'entry': adapter.entry(key, path)}
+        if self.adapter['entry'] == 'params_ema':
+            self.adapter['untrained'] = adapter.untrained
+
+    def log_adapter(self) -> None:
+        """Logs which adapter was loaded, and whether its average holds a part of the untrained one."""
+        if self.adapter is None:
+            return
+        file, iteration, entry = (self.adapter[key] for key in ('file', 'iteration', 'entry'))
+        kind = 'moving average' if entry == 'params_ema' else 'last values'
+        logs.get().info('Adapter: %s of %s, iteration %d (%s)', entry, file, iteration, kind)
+        untrained = self.adapter.get('untrained', 0.0)
+        if untrained is None or untrained > UNTRAINED:
+            share = 'ema_decay^iteration' if untrained is None else f'{untrained:.1%}'
+            logs.get().warning(
+                '%s: %s of its moving average is the untrained adapter; path.param_key_g: params takes the last values',
+                *(file, share),
+            )
 
     @property
     def net(self) -> SPTNet:
@@ -72,6 +98,7 @@ class SPTModel(BaseModel):
         """Makes what tunes the adapter; `optimizers` and `schedulers` are there for BasicSR's own code."""
         self.net.train()
         self.tuner = Tuner(self.net, self.opt['train'], self.ranks)
+        self.watch = Watch(self.net)
         self.optimizers = [self.tuner.optimizer]
         self.schedulers = [self.tuner.scheduler]
 
@@ -99,22 +126,18 @@ class SPTModel(BaseModel):
     def optimize_parameters(self, current_iter: int) -> None:
         """Makes one step on the batch that was fed; raises UserError when it gives no finite numbers."""
         assert self.gt is not None
-        try:
-            self.log_dict = OrderedDict(self.tuner.step(Batch(self.lq, self.gt, self.masks, self.sigma)))
-        except NotFinite as error:
-            files = ', '.join(self.lq_paths)
-            raise UserError(
-                f'iteration {current_iter}: {error}; lower the learning rate or set clip_grad_norm, or look at {files}'
-            ) from error
+        batch = Batch(self.lq, self.gt, self.masks, self.sigma, self.lq_paths)
+        self.log_dict = OrderedDict(self.tuner.step(batch))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within it the network has the moving average of its adapter, if there is one."""
-        if not self.is_train or not self.tuner.params_ema:
+        average = self.tuner.average if self.is_train else None
+        if average is None:
             yield
             return
         own = {name: value.detach().clone() for name, value in self.net.adapter_state().items()}
-        load_params(self.net, self.tuner.params_ema, 'params_ema')
+        load_params(self.net, average.tensors, 'params_ema')
         try:
             yield
         finally:
@@ -183,30 +206,65 @@ class SPTModel(BaseModel):
         finally:
             self.net_g.train(was_training)
         self.validation_results[name] = results
-        if val['metrics'] and self.ranks.first:
-            self._note_validation(name, results, current_iter, tb_logger)
+        with self.ranks.together():
+            if val['metrics'] and self.ranks.first:
+                self._note_validation(name, results, current_iter, tb_logger)
 
     def _note_validation(self, name: str, results: Results, current_iter: int | str, tb_logger: Any) -> None:
-        self._initialize_best_metric_results(name)
         parts = []
         for metric, record in results.items():
             text = f'{metric} {record["mean"]:.4f}'
             if record['ci95'] is not None:
                 text += f' ± {record["ci95"]:.4f}'
             if self.is_train:
-                self._update_best_metric_result(name, metric, record['mean'], current_iter)
-                best = self.best_metric_results[name][metric]
-                text += f' (best {best["val"]:.4f} @ {best["iter"]})'
+                best = self._note_best(name, metric, record['mean'], int(current_iter))
+                if best is not None:
+                    text += f' (best {best["val"]:.4f} @ {best["iter"]})'
                 if tb_logger:
                     tb_logger.add_scalar(f'metrics/{name}/{metric}', record['mean'], current_iter)
             parts.append(text)
         logs.get().info('%s, %d images: %s', name, len(next(iter(results.values()))['per_image']), ', '.join(parts))
 
+    def _note_best(self, name: str, metric: str, value: float, iteration: int) -> dict[str, Any] | None:
+        """Saves the adapter when its figure is the best one; returns the record of the best, in BasicSR's form.
+
+        A figure that is infinite or not a number is never the best.
+        """
+        better = self.opt['val']['metrics'][metric].get('better', 'higher')
+        records = self.best_metric_results.setdefault(name, {})
+        best = records.get(metric)
+        if best is not None and (best['better'] != better or not math.isfinite(best['val'])):
+            best = None  # of other options, or of sptsr 0.1, which counted infinite figures
+        sign = 1 if better == 'higher' else -1
+        if math.isfinite(value) and (best is None or sign * value > sign * best['val']):
+            best = records[metric] = {'better': better, 'val': value, 'iter': iteration}
+            self.save(-1, iteration, str(self._best_path(name, metric)))
+        return best
+
+    def _best_path(self, name: str, metric: str) -> Path:
+        file = re.sub(r'[^\w.+-]', '_', f'net_g_best_{name}_{metric}')
+        return Path(self.opt['path']['models']) / f'{file}.safetensors'
+
+    def _adopt_best(self) -> None:
+        """Gives the best adapters of a run of sptsr 0.1, which kept them under their iterations, names of their own."""
+        for name, records in self.best_metric_results.items():
+            for metric, best in records.items():
+                file = self._best_path(name, metric)
+                numbered = file.with_name(f'net_g_{best["iter"]}.safetensors')
+                if not file.is_file() and numbered.is_file():
+                    write_bytes(file, numbered.read_bytes())
+
     def save(self, epoch: int, current_iter: int, path: str | None = None) -> None:
-        """Writes the adapter to `models/net_g_<iter>.safetensors`, or to `path`."""
-        del epoch
+        """Writes the adapter to `models/net_g_<iter>.safetensors`, or to `path`.
+
+        Raises:
+            UserError: the file cannot be written, or the backbone has changed.
+        """
+        self.watch.check()
         target = path or str(Path(self.opt['path']['models']) / f'net_g_{current_iter}.safetensors')
-        save_adapter(target, self.net, self.opt['network_g'], current_iter, self.tuner.params_ema or None)
+        average = self.tuner.average
+        tensors, untrained = (None, 0.0) if average is None else (average.tensors, average.untrained)
+        save_adapter(target, self.net, self.opt['network_g'], current_iter, tensors, untrained)
 
     def training_state(self) -> dict[str, Any]:
         """Returns all that training needs to go on, as plain values and tensors."""
@@ -219,12 +277,14 @@ class SPTModel(BaseModel):
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Restores what `training_state` returned; raises UserError for another backbone or unit."""
         source = str(resume_state.get('path', 'training state'))
-        if resume_state['backbone_sha256'] != self.net.backbone_digest():
+        if not is_backbone_of(self.net, resume_state['backbone_sha256']):
             raise UserError(
                 f'{source}: trained for another backbone or other weights; use the options it was made with'
             )
         self.tuner.load(resume_state, source)
         self.best_metric_results = resume_state['best_metric_results']
+        if self.ranks.first:
+            self._adopt_best()
 
     def parameter_counts(self) -> dict[str, int]:
         """Returns numbers of parameters: `trainable` (adapter) and `total` (adapter and backbone)."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from logging import Logger
 from pathlib import Path
 from typing import Any
 
+import torch
 from basicsr.data import build_dataset
 from basicsr.models import build_model
 from basicsr.utils import get_time_str, set_random_seed
@@ -16,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks, start_ranks
-from sptsr.core.errors import UserError
-from sptsr.data.loader import eval_loader, unwrapped
+from sptsr.core.errors import UserError, unwrapped
+from sptsr.data.loader import eval_loader
 from sptsr.options.load import Options, load_options
 from sptsr.tuning.model import SPTModel
 
@@ -42,19 +44,37 @@ def started(
         launcher: `none`, `pytorch` or `slurm` (see `sptsr.core.distributed.start_ranks`).
 
     Raises:
-        UserError: a mistake in the options, or no group of processes. One that was raised inside comes
-            as the dataset raised it, also from a worker process.
+        UserError: a mistake in the options, on this rank or another one, or no group of processes. One that was
+            raised inside comes as the dataset raised it, also from a worker process.
     """
-    options = load_options(path, is_train, root, force)
+    try:
+        options = load_options(path, is_train, root, force)
+    except UserError as error:
+        _tell_others(error, launcher)
+        raise
     opt = options.opt
     ranks = start_ranks(launcher, opt.get('dist_params'), cuda=opt['num_gpu'] > 0)
     try:
+        ranks.raise_together(None)
         opt.update(dist=ranks.world > 1, rank=ranks.rank, world_size=ranks.world)
         set_random_seed(opt['manual_seed'])
         yield options, ranks
     except UserError as error:
         raise unwrapped(error) from error
+    except RuntimeError as error:
+        if ranks.world > 1 and 'gloo' in str(error):
+            raise UserError('another rank ended without a word (it may have been killed); see what it wrote') from error
+        raise
     finally:
+        ranks.close()
+
+
+def _tell_others(error: UserError, launcher: str) -> None:
+    """Joins the other ranks of the run, if there are any, and ends their start with this error."""
+    with suppress(Exception):  # this rank's own error is the one to show
+        ranks = start_ranks(launcher, cuda=torch.cuda.is_available(), timeout=timedelta(minutes=5))
+        with suppress(UserError):
+            ranks.raise_together(error)
         ranks.close()
 
 

@@ -6,7 +6,7 @@ import io
 import re
 import sys
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
 
-_KEYS = {'iter', 'options_sha256', 'backbone_sha256', 'params', 'optimizer', 'scheduler', 'rates', 'scaler'}
+_KEYS = {'iter', 'options_sha256', 'backbone_sha256', 'params', 'optimizer', 'scheduler', 'scaler'}
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -64,14 +64,13 @@ def find_state(folder: Path, sha256: str, total: int, auto_resume: bool) -> dict
     return None
 
 
-def prune(states: Path, models: Path, keep_last: int, keep: Collection[int] = ()) -> None:
-    """Removes all but the newest `keep_last` states and adapters; adapters of the iterations in `keep` stay."""
+def prune(states: Path, models: Path, keep_last: int) -> None:
+    """Removes all but the newest `keep_last` states and adapters. The latest and the best, without a number, stay."""
     for path in sorted(states.glob('*.state'), key=_number)[:-keep_last]:
         path.unlink(missing_ok=True)
     numbered = [path for path in models.glob('net_g_*.safetensors') if _number(path) >= 0]
     for path in sorted(numbered, key=_number)[:-keep_last]:
-        if _number(path) not in keep:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _number(path: Path) -> int:

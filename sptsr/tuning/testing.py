@@ -36,9 +36,11 @@ def test_pipeline(
     """
     with started(path, False, root, force, launcher) as (options, ranks):
         opt = options.opt
-        loaders = eval_loaders(opt, ranks)
-        model = build_spt_model(opt)
+        with ranks.together():
+            loaders = eval_loaders(opt, ranks)
+            model = build_spt_model(opt)
         start_log(opt, ranks, quiet=quiet)
+        model.log_adapter()
         for loader in loaders:
             model.validation(loader, opt['name'], None, opt['val']['save_img'])
     home = Path(opt['path']['results_root'])
@@ -49,6 +51,7 @@ def test_pipeline(
             'options_sha256': options.sha256,
             'datasets': {name: to_json(metrics) for name, metrics in results.items()},
             'params': model.parameter_counts(),
+            'adapter': model.adapter,
         }
         write_json(home / 'metrics.json', record)
         logs.get().info('Wrote %s', home / 'metrics.json')

@@ -24,7 +24,7 @@ from sptsr.core.progress import bar
 from sptsr.data.loader import TrainStream, train_loader
 from sptsr.options.load import Options
 from sptsr.report.boards import Boards
-from sptsr.tuning.model import SPTModel
+from sptsr.tuning.model import UNTRAINED, SPTModel
 from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
 from sptsr.tuning.states import find_state, prune, read_state, write_state
 
@@ -85,16 +85,21 @@ def train_pipeline(
     with started(path, True, root, force, launcher) as (options, ranks):
         opt = options.opt
         home = Path(opt['path']['experiments_root'])
-        state = None if fresh else _resumed(opt, home, options.sha256, auto_resume, ranks)
-        loaders = _Loaders(opt, state['iter'] if state else 0, ranks)
-        model = build_spt_model(opt)
-        if state:
-            model.resume_training(state)
-        if ranks.first:
-            if state is None and any((home / 'models').glob('*.safetensors')):
-                _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
-            _prepare_folders(options, home)
-        ranks.wait()
+        state = None
+        with ranks.together():
+            if ranks.first and not fresh:
+                state = _found_state(opt, home, options.sha256, auto_resume)
+        state = ranks.gather(state)[0]
+        with ranks.together():
+            loaders = _Loaders(opt, state['iter'] if state else 0, ranks)
+            model = build_spt_model(opt)
+            if state:
+                model.resume_training(state)
+        with ranks.together():
+            if ranks.first:
+                if state is None and any((home / 'models').glob('*.safetensors')):
+                    _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
+                _prepare_folders(options, home)
         _log_start(start_log(opt, ranks, not progress, quiet), opt, model, loaders, state)
         with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:
             _run(options, model, loaders, boards, stop, progress and ranks.first)
@@ -125,12 +130,11 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, s
     data_timer, iter_timer = AvgTimer(), AvgTimer()
     iteration = start
     shown = bar(total, opt['name'], 'step', start, disable=not progress)
-    for batch in _until_stopped(loaders.train, stop, ranks):
+    for _ in _until_stopped(loaders.train, model, stop):
         data_timer.record()
         iteration += 1
         _seed_step(opt['manual_seed'], ranks.rank, iteration)
         model.update_learning_rate(iteration)
-        model.feed_data(batch)
         model.optimize_parameters(iteration)
         iter_timer.record()
         if progress:
@@ -163,25 +167,39 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, s
         logs.get().info('Stopped at iteration %d of %d; the same command goes on.', iteration, total)
         return
     target = Path(opt['path']['models']) / 'net_g_latest.safetensors'
-    if ranks.first:
-        model.save(-1, total, str(target))
-    ranks.wait()
+    with ranks.together():
+        if ranks.first:
+            model.save(-1, total, str(target))
     logs.get().info('Done: %d iterations. Adapter: %s', total, target)
 
 
-def _until_stopped(loader: Any, stop: _Stop, ranks: Ranks) -> Iterator[Any]:
-    """Yields batches until a signal asks any rank to stop; then all ranks stop after the same iteration."""
+_GO_ON, _STOP, _FAILED = range(3)
+
+
+def _until_stopped(loader: Any, model: SPTModel, stop: _Stop) -> Iterator[None]:
+    """Feeds batch after batch to the model until a signal asks any rank to stop, or an error of any rank ends all.
+
+    All ranks stop after the same iteration.
+    """
     batches = iter(loader)
     while True:
-        batch = None
+        wish, error = _GO_ON, None
         try:
             batch = None if stop.asked else next(batches, None)
-        except (RuntimeError, OSError, EOFError):
-            if not stop.asked:  # else the signal reached the workers too, perhaps while one handed over a batch
-                raise
-        if ranks.any(stop.asked or batch is None):
+            if batch is None:
+                wish = _STOP
+            else:
+                model.feed_data(batch)
+        except Exception as caught:
+            wish, error = _FAILED, caught
+        if stop.asked:  # the signal may have reached the workers too, while one of them handed over a batch
+            wish = _STOP
+        wish = model.ranks.highest(wish)
+        if wish == _FAILED:
+            model.ranks.raise_together(error)
+        if wish != _GO_ON:
             return
-        yield batch
+        yield
 
 
 def _seed_step(seed: int, rank: int, iteration: int) -> None:
@@ -204,26 +222,24 @@ def _show(shown: Any, model: SPTModel, iter_timer: AvgTimer, data_timer: AvgTime
 
 def _save(options: Options, model: SPTModel, iteration: int) -> None:
     """Writes the adapter, then the state that refers to it; each is whole or not there."""
-    if model.ranks.first:
+    with model.ranks.together():
+        if not model.ranks.first:
+            return
         path = options.opt['path']
         model.save(-1, iteration)
         state = {**model.training_state(), 'iter': iteration, 'options_sha256': options.sha256}
         write_state(Path(path['training_states']) / f'{iteration}.state', state)
         keep_last = options.opt['logger']['keep_last']
         if keep_last:
-            best = {m['iter'] for metrics in model.best_metric_results.values() for m in metrics.values()}
-            prune(Path(path['training_states']), Path(path['models']), keep_last, best)
-    model.ranks.wait()
+            prune(Path(path['training_states']), Path(path['models']), keep_last)
 
 
-def _resumed(opt: dict[str, Any], home: Path, sha256: str, auto_resume: bool, ranks: Ranks) -> dict[str, Any] | None:
-    """Returns the state that all ranks go on from, as the first one finds it; None starts anew."""
-    state = None
-    if ranks.first:
-        named = opt['path'].get('resume_state')
-        total = int(opt['train']['total_iter'])
-        state = read_state(Path(named)) if named else find_state(home / 'training_states', sha256, total, auto_resume)
-    return ranks.gather(state)[0]
+def _found_state(opt: dict[str, Any], home: Path, sha256: str, auto_resume: bool) -> dict[str, Any] | None:
+    """Returns the state that a run goes on from; None starts anew."""
+    named = opt['path'].get('resume_state')
+    if named:
+        return read_state(Path(named))
+    return find_state(home / 'training_states', sha256, int(opt['train']['total_iter']), auto_resume)
 
 
 def _put_aside(*folders: Path) -> None:
@@ -255,5 +271,9 @@ def _log_start(
         100 * counts['trainable'] / counts['total'],
         model.device,
     )
+    model.log_adapter()
     if state:
         logger.info('Going on from iteration %d (%s)', state['iter'], state['path'])
+        average = model.tuner.average
+        if average is not None and average.untrained > UNTRAINED:
+            logger.warning('%.1f %% of its moving average is the untrained adapter, and fades', 100 * average.untrained)

@@ -1,33 +1,34 @@
-"""What makes an adapter learn: losses, optimiser, learning rate, precision, moving average."""
+"""One tuning step of an adapter: losses, optimiser, learning rate, precision, moving average."""
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from basicsr.losses import build_loss
 from torch import Tensor, nn
 
 from sptsr.archs.adapter import load_params
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
+from sptsr.core.losses import find_loss, takes_target
 from sptsr.core.optim import find_optimizer, find_scheduler
 from sptsr.masks.batch import PriorBatch
+from sptsr.tuning.average import Average, plain_progress
 from sptsr.tuning.frozen import remember_less
 from sptsr.tuning.precision import keep_ends_exact
 from sptsr.tuning.recompute import recompute_blocks
 
-_PLAIN = (bool, int, float, str, list, tuple, type(None))
 _HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
-class NotFinite(Exception):
-    """A loss or gradient is infinite or no number; says which."""
+class NotFinite(UserError):
+    """A loss or gradient is infinite or not a number; the message says which one, when, and on which files."""
 
 
 @dataclass
@@ -38,12 +39,14 @@ class Batch:
         lq, gt: [B, C, h, w] and [B, C', scale h, scale w] in 0..1.
         masks: their codes, or None.
         sigma: noise level [B] in 0..1, or None.
+        files: names of the images, for messages.
     """
 
     lq: Tensor
     gt: Tensor
     masks: PriorBatch | None = None
     sigma: Tensor | None = None
+    files: Sequence[str] = ()
 
     def parts(self, count: int) -> list[Batch]:
         """Returns the batch as `count` equal ones."""
@@ -70,11 +73,15 @@ class Tuner:
 
     Attributes:
         optimizer, scheduler: from `optim_g` and `scheduler`.
-        params_ema: moving average of the adapter by name; empty when it is off.
+        average: moving average of the adapter; None when `ema_decay` is 0.
+
+    Raises:
+        UserError: arguments that an optimiser, scheduler or loss refuses, or an option that this network cannot have.
     """
 
     def __init__(self, net: SPTNet, train: Mapping[str, Any], ranks: Ranks) -> None:
         self.net, self.ranks = net, ranks
+        self.train: Mapping[str, Any] = train
         self.device = next(net.parameters()).device
         self.memory_format = torch.channels_last if train['channels_last'] else torch.contiguous_format
         net.to(memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -90,27 +97,23 @@ class Tuner:
         if self.half is not None:
             keep_ends_exact(net)
         self.run: Callable[..., Tensor] = torch.compile(net) if train['compile'] else net
-        self.ema_decay = float(train['ema_decay'])
-        self.params_ema: dict[str, Tensor] = {}
-        if self.ema_decay > 0:
-            self.params_ema = {name: value.detach().clone() for name, value in net.adapter_state().items()}
-        sections = {key: section for key, section in train.items() if key.endswith('_opt')}
-        self.losses: dict[str, nn.Module] = {
-            f'l_{key[: -len("_opt")].removesuffix("el")}': build_loss(section).to(self.device)
-            for key, section in sections.items()
-        }
+        decay = float(train['ema_decay'])
+        self.average = Average(net.adapter_state(), decay) if decay > 0 else None
+        self.losses = _losses(train, self.device)
         self.params = list(net.adapter_parameters().values())
         self.optimizer = _build('optim_g', find_optimizer, train['optim_g'], self.params)
         self.scheduler = _build('scheduler', find_scheduler, train['scheduler'], self.optimizer)
         self.warmup = int(train['warmup_iter'])
         self.rates = [group['lr'] for group in self.optimizer.param_groups]
+        self.iteration = 0
 
     def set_rates(self, iteration: int) -> None:
         """Sets the learning rates of an iteration, counted from 1: the schedule's, or the warm-up's.
 
-        The schedule goes on beneath the warm-up. Schedulers of torch read the rate they set last, so
-        that is put back before they go on.
+        The schedule continues during the warm-up. Schedulers of torch read the rate that they set last, so
+        it is put back before they make their next step.
         """
+        self.iteration = iteration
         if iteration > 1:
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group['lr'] = rate
@@ -123,80 +126,176 @@ class Tuner:
     def step(self, batch: Batch) -> dict[str, float]:
         """Makes one step and returns this rank's losses by name.
 
+        An error of one rank ends the step on all of them, before the adapter changes.
+
         Raises:
-            NotFinite: the adapter was not changed then.
+            NotFinite: a loss or gradient of this rank.
+            UserError: what went wrong on another rank.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        sums = dict.fromkeys(self.losses, 0.0)
+        try:
+            losses = self._backward(batch)
+        except Exception as error:
+            self.ranks.average_gradients(self.params, torch.ones((), device=self.device))
+            self.ranks.raise_together(error)
+            raise
+        gradients = [p.grad for p in self.params if p.grad is not None]
+        own_norm = torch.nn.utils.get_total_norm(gradients) if self.ranks.world > 1 else None
+        failed = self.ranks.average_gradients(self.params, (~losses.isfinite().all()).float())
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.params, self.clip)
+        own_norm = norm if own_norm is None else own_norm
+        # one wait for the device instead of four
+        *values, own, shared, failures = torch.cat([losses, torch.stack([own_norm, norm, failed])]).tolist()
+        # a gradient scaler skips the step of a gradient that is not finite
+        if failures or not (self.scaler.is_enabled() or math.isfinite(shared)):
+            self.ranks.raise_together(self._not_finite(values, own, batch.files))
+            raise self._error('the sum of the gradients of all ranks is not finite', batch.files)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update()
+        return dict(zip(self.losses, values, strict=True))
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Adds up the gradients of a batch and returns its losses, [number of losses]."""
+        sums = torch.zeros(len(self.losses), device=self.device)
         for part in batch.parts(self.accumulate):
             lq = part.lq.contiguous(memory_format=self.memory_format)
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
                 output = self.run(lq, part.masks, part.sigma)
-            values = {name: _scalar(loss(output.float(), part.gt)) for name, loss in self.losses.items()}
-            total = torch.stack(list(values.values())).sum() / self.accumulate
-            self.scaler.scale(total).backward()
-            for name, value in values.items():
-                sums[name] += value.item() / self.accumulate
-        self.ranks.average_gradients(self.params)
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.params, self.clip)
-        for name, value in sums.items():
-            if not math.isfinite(value):
-                raise NotFinite(f'the loss {name} is {value}')
-        if not self.scaler.is_enabled() and not math.isfinite(norm):  # a scaler passes over such a step
-            raise NotFinite('the gradient is not finite' + (' (of a rank)' if self.ranks.world > 1 else ''))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.ema_decay > 0:
-            self._update_ema()
+            values = torch.stack([loss(output.float(), part.gt) for loss in self.losses.values()]) / self.accumulate
+            self.scaler.scale(values.sum()).backward()
+            sums += values.detach()
         return sums
 
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        for name, value in self.net.adapter_state().items():
-            average = self.params_ema[name]
-            if value.is_floating_point():
-                average.lerp_(value, 1 - self.ema_decay)
-            else:
-                average.copy_(value)
+    def _not_finite(self, losses: Sequence[float], norm: float, files: Sequence[str]) -> NotFinite | None:
+        for name, value in zip(self.losses, losses, strict=True):
+            if not math.isfinite(value):
+                return self._error(f'the loss {name} is {value}', files)
+        if not (self.scaler.is_enabled() or math.isfinite(norm)):
+            return self._error('the gradient is not finite', files)
+        return None
+
+    def _error(self, what: str, files: Sequence[str]) -> NotFinite:
+        where = f', or look at {", ".join(files)}' if files else ''
+        return NotFinite(f'iteration {self.iteration}: {what}; lower the learning rate or set clip_grad_norm{where}')
 
     def state(self) -> dict[str, Any]:
-        """Returns all that the next step depends on, as plain values and tensors."""
-        schedule = self.scheduler.state_dict()
+        """Returns all of the progress that the next step depends on, as plain values and tensors.
+
+        Arguments of optimiser and scheduler are in it only to be compared: those of the options are used.
+        """
         return {
             'params': self.net.adapter_state(),
-            'params_ema': self.params_ema,
+            'params_ema': {} if self.average is None else self.average.tensors,
+            'ema': None if self.average is None else self.average.progress(),
             'optimizer': self.optimizer.state_dict(),
-            'scheduler': {key: value for key, value in schedule.items() if isinstance(value, _PLAIN)},
-            'rates': self.rates,
+            'scheduler': {'last_epoch': self.scheduler.last_epoch},  # steps that it has made
+            'types': {key: self.train[key]['type'] for key in _TYPED},
             'scaler': self.scaler.state_dict(),
         }
 
     def load(self, state: Mapping[str, Any], source: str) -> None:
-        """Restores what `state` returned; raises UserError, naming `source`, when it does not fit."""
+        """Goes on from what `state` returned, with the arguments of this tuner's own options.
+
+        The learning rate of the next iteration is the one that it would have in an unbroken run with these options.
+        A state of sptsr 0.1 has a plain moving average: it goes on, and `average.untrained` says how much of the
+        untrained adapter is still in it.
+
+        Raises:
+            UserError: names `source`, what the options say and what the state says, when these do not go together.
+        """
+        self._check_types(state, source)
         load_params(self.net, state['params'], source)
-        if bool(state['params_ema']) != bool(self.params_ema):
-            raise UserError(f'{source}: ema_decay was switched on or off since; use the options it was made with')
-        if bool(state['scaler']) != self.scaler.is_enabled():
-            raise UserError(f'{source}: precision was changed since; use the options it was made with')
-        for name, value in state['params_ema'].items():
-            self.params_ema[name].copy_(value)
-        try:
-            self.optimizer.load_state_dict(state['optimizer'])
-            self.scheduler.load_state_dict(state['scheduler'])
-        except (ValueError, KeyError) as error:
-            raise UserError(f'{source}: made with another optimiser or scheduler; use the options of then') from error
-        # The schedule goes on before this optimiser has made a step; the one of before the cut has.
+        steps = int(state['scheduler']['last_epoch'])
+        if self.average is not None:
+            progress = state.get('ema') or plain_progress(steps + 1, self.average.decay)
+            self.average.load(state['params_ema'], progress)
+        # The schedule goes on before this optimiser has made a step; the one before the cut has made some.
         warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
-        self.rates = list(state['rates'])
+        try:
+            for iteration in range(2, steps + 2):
+                self.set_rates(iteration)
+        except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+            name = self.train['scheduler']['type']
+            raise UserError(
+                f'train.scheduler: {name} with these arguments does not reach iteration {steps + 1}, which {source} '
+                f'has made ({error}); correct them'
+            ) from error
+        self._load_optimizer(state['optimizer'], source)
         self.scaler.load_state_dict(state['scaler'])
 
+    def _check_types(self, state: Mapping[str, Any], source: str) -> None:
+        for key, find in _TYPED.items():
+            name = self.train[key]['type']
+            was = state.get('types', {}).get(key, name)  # 0.1 did not write it
+            if find(was) is not find(name):
+                raise UserError(
+                    f'train.{key}: {name}, but {source} was made with {was}; say {was}, or start anew with --fresh'
+                )
+        averaged = 'a moving average' if state['params_ema'] else 'no moving average'
+        if bool(state['params_ema']) != (self.average is not None):
+            raise UserError(
+                f'train.ema_decay: {self.train["ema_decay"]}, but {source} was made with {averaged}; '
+                'set it as it was, or start anew with --fresh'
+            )
+        if bool(state['scaler']) != self.scaler.is_enabled():
+            was = 'fp16' if state['scaler'] else 'fp32 or bf16'
+            raise UserError(
+                f'train.precision: {self.train["precision"]}, but {source} was made with {was}; '
+                'set it as it was, or start anew with --fresh'
+            )
 
-def _scalar(loss: Any) -> Tensor:
-    """Returns the loss; BasicSR's perceptual one is a pair (content, style), either of which may be None."""
-    if isinstance(loss, tuple):
-        return torch.stack([part for part in loss if part is not None]).sum()
-    return loss
+    def _load_optimizer(self, saved: Mapping[str, Any], source: str) -> None:
+        """Loads moments; raises UserError where the arguments of the options need some that the state has not."""
+        twins = [p.detach().clone().requires_grad_() for p in self.params]
+        for twin in twins:
+            twin.grad = torch.zeros_like(twin)
+        twin_optimizer = _build('optim_g', find_optimizer, self.train['optim_g'], twins)
+        twin_optimizer.step()
+        missing = _moments(twin_optimizer.state.values()) - _moments(saved['state'].values())
+        own = self.optimizer.state_dict()['param_groups']
+        if saved['state'] and missing:
+            was = saved['param_groups'][0]
+            changed = [f'{k}: {v} (was {was[k]})' for k, v in own[0].items() if k in was and was[k] != v]
+            raise UserError(
+                f'train.optim_g: needs {", ".join(sorted(missing))}, which {source} does not hold '
+                f'({", ".join(changed)}); set the arguments as they were, or start anew with --fresh'
+            )
+        try:
+            self.optimizer.load_state_dict({'state': saved['state'], 'param_groups': own})
+        except (ValueError, KeyError) as error:
+            raise UserError(f'{source}: made with another optimiser ({error}); start anew with --fresh') from error
+
+
+_TYPED: dict[str, Callable[[str], Any]] = {'optim_g': find_optimizer, 'scheduler': find_scheduler}
+
+
+def _moments(states: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Returns the names of what an optimiser keeps for any parameter."""
+    return {name for state in states for name, value in state.items() if value is not None}
+
+
+def _losses(train: Mapping[str, Any], device: torch.device) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Returns the losses of all sections `*_opt` by the names that are logged; each takes (prediction, GT)."""
+    sections = {key.removesuffix('_opt'): section for key, section in train.items() if key.endswith('_opt')}
+    found = {}
+    for key, section in sections.items():
+        short = 'pix' if key == 'pixel' and 'pix' not in sections else key  # BasicSR's name for it
+        module = _build(f'{key}_opt', find_loss, section).to(device)
+        found[f'l_{short}'] = functools.partial(_scalar, f'{key}_opt', module, takes_target(type(module)))
+    return found
+
+
+def _scalar(key: str, loss: nn.Module, with_target: bool, output: Tensor, target: Tensor) -> Tensor:
+    """Returns a loss as one number; BasicSR's perceptual one is a pair (content, style) of which one may be None."""
+    value = loss(output, target) if with_target else loss(output)
+    if isinstance(value, tuple):
+        value = torch.stack([part for part in value if part is not None]).sum()
+    if value.ndim:
+        raise UserError(f'train.{key}: gives {list(value.shape)} values instead of one; set reduction: mean')
+    return value
 
 
 def _build(key: str, find: Callable[[str], Any], section: Mapping[str, Any], *given: Any) -> Any:
@@ -206,3 +305,5 @@ def _build(key: str, find: Callable[[str], Any], section: Mapping[str, Any], *gi
         return find(name)(*given, **arguments)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f'train.{key}: {name} refuses its arguments ({error}); correct them') from error
+    except OSError as error:  # PerceptualLoss downloads its VGG
+        raise UserError(f'train.{key}: {name} cannot read or download its weights ({error}); get them first') from error

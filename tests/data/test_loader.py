@@ -6,8 +6,8 @@ import torch
 from basicsr.data import build_dataset
 
 from sptsr.core.distributed import Ranks
-from sptsr.core.errors import UserError
-from sptsr.data.loader import SeededIndex, TrainStream, train_loader, unwrapped
+from sptsr.core.errors import UserError, unwrapped
+from sptsr.data.loader import SeededIndex, TrainStream, train_loader
 from sptsr.masks.batch import PriorBatch
 from tests.data.test_paired import _options
 

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ import torch
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.core.errors import UserError
 from sptsr.core.registry import register_all
+from sptsr.tuning.model import SPTModel
 from sptsr.tuning.testing import test_pipeline as evaluate
 from sptsr.tuning.training import train_pipeline
 
@@ -71,3 +73,62 @@ def tune(path: Path, root: Path, log: Path | None = None, **settings) -> None:
 def measure(path: Path, root: Path, **settings) -> None:
     """`sptsr test`."""
     evaluate(path, root, quiet=True, **settings)
+
+
+def codes(ranks: list, seconds: float = 200) -> list[int | None]:
+    """Returns the exit codes of processes that end by themselves; None is one that does not and was killed."""
+    deadline = time.monotonic() + seconds
+    for process in ranks:
+        process.join(max(0.0, deadline - time.monotonic()))
+    found = [process.exitcode for process in ranks]
+    for process in ranks:
+        process.kill()
+    return found
+
+
+def tune_otherwise(paths: list[Path], root: Path, logs: list[Path], spoil: str = '') -> None:
+    """`sptsr train` with a file and a log for each rank; `spoil` says what goes wrong on rank 1 at iteration 3.
+
+    `nan`: its GT holds a NaN. `gradient`: its gradient does. `memory`: its forward raises. `data`: its dataset
+    raises. `write`: rank 0 cannot save.
+    """
+    rank = int(os.environ['RANK'])
+    sys.stderr = open(logs[rank], 'a')  # noqa: SIM115 (until the process ends)
+    feed, step = SPTModel.feed_data, SPTModel.optimize_parameters
+
+    def spoiled_feed(self: SPTModel, data: dict) -> None:
+        self.fed = getattr(self, 'fed', 0) + 1
+        if self.fed == 3 and spoil == 'data':
+            raise UserError('b.png: cut off')
+        feed(self, data)
+        assert self.gt is not None
+        if self.fed == 3 and spoil == 'nan':
+            self.gt[0, 0, 0, 0] = float('nan')
+
+    def spoiled_step(self: SPTModel, current_iter: int) -> None:
+        if current_iter == 3 and spoil == 'gradient':
+            parameter = next(iter(self.net.adapter_parameters().values()))
+            parameter.register_hook(lambda gradient: gradient * float('nan'))
+        if current_iter == 3 and spoil == 'memory':
+            self.net.forward = _out_of_memory
+        step(self, current_iter)
+
+    def spoiled_save(self: SPTModel, *arguments: object) -> None:
+        raise UserError('x.safetensors: no room')
+
+    if rank == 1:
+        SPTModel.feed_data, SPTModel.optimize_parameters = spoiled_feed, spoiled_step
+    if spoil == 'write':
+        SPTModel.save = spoiled_save
+    try:
+        train_pipeline(paths[rank], root, launcher='pytorch')
+    except UserError as error:
+        print(f'sptsr: {error}', file=sys.stderr, flush=True)
+        raise
+    except RuntimeError as error:
+        print(f'{type(error).__name__}: {error}', file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def _out_of_memory(*_: object) -> None:
+    raise RuntimeError('out of memory')

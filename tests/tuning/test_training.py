@@ -49,8 +49,13 @@ def test_a_run_makes_its_iterations_and_moves_the_adapter_only(options: dict, tm
     model = train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
     home = tmp_path / 'experiments' / 'tiny'
     assert sorted(p.name for p in (home / 'models').iterdir()) == [
-        'net_g_2.safetensors', 'net_g_4.safetensors', 'net_g_5.safetensors', 'net_g_latest.safetensors',
-    ]  # fmt: skip
+        'net_g_2.safetensors',
+        'net_g_4.safetensors',
+        'net_g_5.safetensors',
+        'net_g_best_holdout_psnr.safetensors',
+        'net_g_best_holdout_ssim.safetensors',
+        'net_g_latest.safetensors',
+    ]
     assert sorted(p.name for p in (home / 'training_states').iterdir()) == ['2.state', '4.state', '5.state']
     assert model.best_metric_results['holdout']['psnr']['iter'] in (2, 4, 5)
     log = next(home.glob('train_tiny_*.log')).read_text()

@@ -218,7 +218,7 @@ def test_halves_compute_and_whole_numbers_learn(precision: str):
     assert all(value.dtype == torch.float32 for value in net.adapter_state().values())
     state = tuner.state()
     assert bool(state['scaler']) == (precision == 'fp16')
-    with pytest.raises(UserError, match='precision was changed since'):
+    with pytest.raises(UserError, match='train.precision: .* was made with'):
         _tuner(make_net('IMDN'), ema_decay=0.5, precision='fp32' if precision == 'fp16' else 'fp16').load(state, 'x')
 
 
@@ -251,12 +251,14 @@ def test_the_moving_average_has_the_buffers_too():
         tuner, batch = _tuner(net, ema_decay=0.5), _batch(net)
         for _ in range(2):
             tuner.step(batch)
-        means = [name for name in tuner.params_ema if name.endswith('running_mean')]
+        assert tuner.average is not None
+        averages = tuner.average.tensors
+        means = [name for name in averages if name.endswith('running_mean')]
         assert len(means) == 2
         for name in means:
-            own, average = net.adapter_state()[name], tuner.params_ema[name]
+            own, average = net.adapter_state()[name], averages[name]
             assert average.abs().max() > 0
             assert not torch.equal(own, average)
-            assert tuner.params_ema[name.replace('running_mean', 'num_batches_tracked')] == 3
+            assert averages[name.replace('running_mean', 'num_batches_tracked')] == 3
     finally:
         del UNIT_REGISTRY._obj_map['CountingUnit']

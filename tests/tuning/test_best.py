@@ -1,0 +1,78 @@
+"""The best adapter of each set and metric: kept when it is the best, whenever that is."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from sptsr.archs.adapter import read_adapter
+from sptsr.tuning.model import SPTModel
+from sptsr.tuning.states import read_state
+from sptsr.tuning.training import train_pipeline
+from tests.conftest import base_options, write_options
+
+
+@pytest.fixture
+def options(photographs: Path, tiny_weights: Path) -> dict:
+    options = base_options(photographs, trains=True)
+    options['network_g']['backbone_weights'] = str(tiny_weights)
+    train = options['datasets']['train']
+    options['datasets']['val'] = {k: v for k, v in train.items() if k[:8] in ('dataroot', 'type')} | {'name': 'a set'}
+    options['val']['val_freq'] = 1
+    options['train'] |= {'total_iter': 5, 'ema_decay': 0.0}
+    options['logger'] |= {'save_checkpoint_freq': 4, 'keep_last': 1}
+    return options
+
+
+def test_it_is_kept_when_it_is_best_and_survives_a_cut(options: dict, tmp_path: Path):
+    options['train']['optim_g']['lr'] = 0.03  # from the second iteration on it spoils the network
+    path = write_options(tmp_path / 'x.yml', options)
+    model = train_pipeline(path, tmp_path)
+    home = tmp_path / 'experiments' / 'tiny'
+    files = {metric: home / 'models' / f'net_g_best_a_set_{metric}.safetensors' for metric in ('psnr', 'ssim')}
+    best = model.best_metric_results['a set']
+    assert any(best[metric]['iter'] not in (4, 5) for metric in files)  # where nothing else is saved
+    for metric, file in files.items():
+        assert read_adapter(file).iteration == best[metric]['iter']
+    assert {file.name for file in (home / 'models').iterdir()} == {
+        'net_g_5.safetensors',
+        'net_g_latest.safetensors',
+        *(file.name for file in files.values()),
+    }
+    assert read_state(home / 'training_states' / '5.state')['best_metric_results'] == model.best_metric_results
+    content = {metric: file.read_bytes() for metric, file in files.items()}
+    again = train_pipeline(path, tmp_path, auto_resume=True, force=['train:total_iter=6', 'train:optim_g:lr=1.0'])
+    assert again.best_metric_results == model.best_metric_results
+    assert {metric: file.read_bytes() for metric, file in files.items()} == content
+    _figures(again, home)
+
+
+def _figures(model: SPTModel, home: Path) -> None:
+    """Gives a trained model figures, as a validation would."""
+    file = home / 'models' / 'net_g_best_other_psnr.safetensors'
+    for value in (math.nan, math.inf, -math.inf):
+        assert model._note_best('other', 'psnr', value, 1) is None
+        assert not file.exists()
+    assert model._note_best('other', 'psnr', 20.0, 2) == {'better': 'higher', 'val': 20.0, 'iter': 2}
+    assert read_adapter(file).iteration == 2
+    for value in (math.nan, math.inf, 19.0, 20.0):
+        best = model._note_best('other', 'psnr', value, 3)
+        assert best is not None
+        assert best['iter'] == 2
+    model.opt['val']['metrics']['psnr']['better'] = 'lower'  # as if the file had been changed
+    assert model._note_best('other', 'psnr', 21.0, 4) == {'better': 'lower', 'val': 21.0, 'iter': 4}
+    model.best_metric_results['other']['psnr']['val'] = math.inf  # 0.1 had that for ever
+    assert model._note_best('other', 'psnr', 30.0, 5) == {'better': 'lower', 'val': 30.0, 'iter': 5}
+
+
+def test_the_best_of_0_1_which_has_a_number_only_is_taken_over(options: dict, tmp_path: Path):
+    options['train']['total_iter'] = 4
+    path = write_options(tmp_path / 'x.yml', options)
+    model = train_pipeline(path, tmp_path)
+    models = tmp_path / 'experiments' / 'tiny' / 'models'
+    for metric in ('psnr', 'ssim'):
+        (models / f'net_g_best_a_set_{metric}.safetensors').unlink()
+    model.best_metric_results['a set']['psnr']['iter'] = 4
+    model._adopt_best()
+    best = models / 'net_g_best_a_set_psnr.safetensors'
+    assert best.read_bytes() == (models / 'net_g_4.safetensors').read_bytes()
