@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from sptsr.commands.prior_command import add_prior, add_reading
+from sptsr.commands.restore_command import add_restore
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.version import __version__
 from sptsr.options.keys import LAUNCHERS
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument('--iterations', type=int, default=0, metavar='N', help='tuning steps; default: 3 minutes at most')
     demo.set_defaults(run=_demo)
 
+    add_restore(commands)
     add_prior(commands, _Parser)
     _add_data(commands)
 

@@ -18,10 +18,9 @@ from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import Prior
 from sptsr.restoring.tiling import restore_padded, restore_tiled
 
-_OVERLAP = 32  # LQ pixels around a tile
+OVERLAP = 32  # LQ pixels around a tile
 
 
-@torch.no_grad()
 def restore(
     net: SPTNet,
     image: RGB,
@@ -49,29 +48,50 @@ def restore(
     if not isinstance(net, SPTNet):
         raise UserError(f'restore: a {type(net).__name__} has no units; give what sptsr.attach or sptsr.load returned')
     batch = _batch(image, net)
+    check_prior(net, prior, (batch.shape[-2], batch.shape[-1]))
+    result = restore_tensor(net, batch, prior, tile, self_ensemble, sigma)
+    pixels = (result[0].float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(pixels[:, :, 0] if np.ndim(image) == 2 else pixels)
+
+
+def check_prior(net: SPTNet, prior: Prior | None, size: tuple[int, int]) -> None:
+    """Raises UserError unless the network has the masks that it needs, of an image of this height and width."""
+    if not (net.uses_masks and net.enabled):
+        return
+    if prior is None:
+        raise UserError('restore: the units use masks; give prior=sptsr.make_prior(image)')
+    if prior.size != size:
+        raise UserError(
+            f'restore: the prior is {prior.size[0]}x{prior.size[1]}, the image {size[0]}x{size[1]} (height x width); '
+            'make the prior of this image'
+        )
+
+
+@torch.no_grad()
+def restore_tensor(
+    net: SPTNet, lq: Tensor, prior: Prior | None, tile: int | None, self_ensemble: bool, sigma: float | None
+) -> Tensor:
+    """Restores an image that is a tensor [1, C, h, w] in 0..1, of the network's device and dtype; see `restore`.
+
+    Returns:
+        [1, C', s h, s w], not clipped.
+    """
+    if tile is not None and tile < 1:
+        raise UserError(f'restore: tile {tile} is not above 0')
     level = _level(net, sigma)
-    if net.uses_masks and net.enabled:
-        if prior is None:
-            raise UserError('restore: the units use masks; give prior=sptsr.make_prior(image)')
-        if prior.size != tuple(batch.shape[-2:]):
-            raise UserError(
-                f'restore: the prior is {prior.size[0]}x{prior.size[1]}, the image {batch.shape[-2]}x{batch.shape[-1]} '
-                '(height x width); make the prior of this image'
-            )
-    else:
-        prior = None
+    prior = prior if net.uses_masks and net.enabled else None
     was_training = net.training
     net.eval()
     try:
-        results = [
-            _turned_back(_restored(net, turned, masks, tile, level), number)
-            for number, (turned, masks) in enumerate(_views(batch, prior, 8 if self_ensemble else 1))
-        ]
+        total: Tensor | None = None
+        count = 8 if self_ensemble else 1
+        for number, (turned, masks) in enumerate(_views(lq, prior, count)):
+            result = _turned_back(_restored(net, turned, masks, tile, level), number)
+            total = result if total is None else total + result
     finally:
         net.train(was_training)
-    mean = torch.stack(results).mean(dim=0) if self_ensemble else results[0]
-    pixels = (mean[0].float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return np.ascontiguousarray(pixels[:, :, 0] if np.ndim(image) == 2 else pixels)
+    assert total is not None
+    return total / count if self_ensemble else total
 
 
 def _batch(image: npt.NDArray[np.generic], net: SPTNet) -> Tensor:
@@ -118,6 +138,4 @@ def _restored(net: SPTNet, lq: Tensor, prior: Prior | None, tile: int | None, le
 
     if tile is None:
         return restore_padded(forward, lq, masks, net.sizes, net.scale)
-    if tile < 1:
-        raise UserError(f'restore: tile {tile} is not above 0')
-    return restore_tiled(forward, lq, masks, net.sizes, net.scale, tile, _OVERLAP)
+    return restore_tiled(forward, lq, masks, net.sizes, net.scale, tile, OVERLAP)

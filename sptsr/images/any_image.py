@@ -1,0 +1,223 @@
+"""Images as people have them, read for restoring and written: any mode and depth, alpha, orientation, profile."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from sptsr.core.errors import UserError
+from sptsr.core.files import write_bytes
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+FORMATS = ('png', 'jpg', 'webp', 'tif')
+_ORIENTATION = 0x0112  # EXIF tag
+# What to do for each orientation (EXIF 2.32, table 6): transpose first, then flip these axes.
+_TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
+    2: (False, (1,)),
+    3: (False, (0, 1)),
+    4: (False, (0,)),
+    5: (True, ()),
+    6: (True, (1,)),
+    7: (True, (0, 1)),
+    8: (True, (0,)),
+}
+
+
+@dataclass(frozen=True)
+class AnyImage:
+    """An image as it is meant to be seen, upright.
+
+    Attributes:
+        colour: uint8 or uint16 [H, W, 3], RGB, or [H, W, 1], gray.
+        alpha: [H, W] of the same type, or None.
+        profile: ICC profile of the colours; None for sRGB or unknown.
+        notes: what was done to read it, for people, such as `CMYK converted to RGB`.
+    """
+
+    colour: Pixels
+    alpha: Pixels | None = None
+    profile: bytes | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def white(self) -> int:
+        """The largest value: 255 or 65535."""
+        return int(np.iinfo(self.colour.dtype).max)
+
+    def rgb8(self) -> npt.NDArray[np.uint8]:
+        """Returns uint8 [H, W, 3]: what a source of masks looks at."""
+        colour = self.colour if self.white == 255 else _in_8_bits(self.colour)
+        return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)), dtype=np.uint8)
+
+
+def read_any(path: str | os.PathLike[str], most_pixels: int) -> AnyImage:
+    """Reads an image file of any kind that Pillow and OpenCV know.
+
+    Of an animation the first frame is read. EXIF orientation is applied, whatever the format. Bytes after the image's
+    end (motion photos) are passed over.
+
+    Args:
+        path: the file.
+        most_pixels: a larger image is refused before it is decoded.
+
+    Raises:
+        UserError: not a regular file, unreadable, cut off, too large, or with pixels of more than 16 bits.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'{path}: no such file, or not a regular one')
+    try:
+        content = Path(path).read_bytes()
+        image = _opened(content, path, most_pixels)
+        notes = [f'first of {image.n_frames} frames'] if getattr(image, 'n_frames', 1) > 1 else []
+        said = int(image.getexif().get(_ORIENTATION, 1))
+        image.load()
+        profile = image.info.get('icc_profile')
+        deep = _deep_pixels(image, content)
+        if deep is not None:
+            orientation, (colour, alpha) = said, deep
+        else:
+            orientation = int(image.getexif().get(_ORIENTATION, 1))  # Pillow turns a TIFF itself while it loads
+            colour, alpha, profile = _plain_pixels(image, profile, notes)
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(f'{path}: {error}') from error
+    except (OSError, ValueError, SyntaxError, cv2.error, ImageCms.PyCMSError) as error:
+        reason = str(error).partition('\n')[0]
+        raise UserError(f'{path}: not a readable image ({reason}); copy or make it again') from error
+    if said in _TURNS:
+        notes.append('turned upright')
+    turned = None if alpha is None else _upright(alpha, orientation)
+    return AnyImage(_upright(colour, orientation), turned, profile, notes)
+
+
+def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) -> list[str]:
+    """Writes an image atomically, in the format of the path's suffix, with its alpha, depth and profile.
+
+    Args:
+        path: ends in .png, .jpg, .webp or .tif.
+        image: what to write.
+        quality: of JPEG and WebP, 1..100.
+
+    Returns:
+        what the format could not keep, for people.
+    """
+    suffix = Path(path).suffix.lower().lstrip('.')
+    lost = []
+    colour, alpha = image.colour, image.alpha
+    if suffix in ('jpg', 'webp') and image.white != 255:
+        colour, alpha = _in_8_bits(colour), None if alpha is None else _in_8_bits(alpha)
+        lost.append('16 bits')
+    if suffix == 'jpg' and alpha is not None:
+        alpha = None
+        lost.append('alpha')
+    buffer = io.BytesIO()
+    if colour.dtype == np.uint16:
+        buffer.write(_encoded_deep(colour, alpha, suffix, image.profile, lost))
+    else:
+        planes = colour if alpha is None else np.concatenate([colour, alpha[:, :, None]], axis=2)
+        picture = Image.fromarray(planes[:, :, 0] if planes.shape[2] == 1 else planes)
+        options: dict[str, Any] = {'icc_profile': image.profile} if image.profile else {}
+        if suffix in ('jpg', 'webp'):
+            options['quality'] = quality
+        picture.save(buffer, {'jpg': 'JPEG', 'tif': 'TIFF'}.get(suffix, suffix.upper()), **options)
+    write_bytes(path, buffer.getvalue())
+    return lost
+
+
+def _in_8_bits(planes: Pixels) -> npt.NDArray[np.uint8]:
+    return ((planes.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _opened(content: bytes, path: str | os.PathLike[str], most_pixels: int) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise UserError(f'{path}: not an image that can be read; convert it to PNG') from error
+    if image.width * image.height > most_pixels:
+        raise UserError(f'{path}: {image.height}x{image.width} needs more memory than is free here; cut it into parts')
+    return image
+
+
+def _deep_pixels(image: Image.Image, content: bytes) -> tuple[Pixels, Pixels | None] | None:
+    """Returns the pixels of a 16-bit file, which Pillow would cut to 8 bits; None for others."""
+    if image.format not in ('PNG', 'TIFF', 'PPM'):
+        return None
+    planes: Any = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if planes is None or planes.dtype != np.uint16:
+        return None
+    if planes.ndim == 2:
+        return planes[:, :, None], None
+    if planes.shape[2] == 2:
+        return planes[:, :, :1], planes[:, :, 1]
+    alpha = planes[:, :, 3] if planes.shape[2] == 4 else None
+    colour = np.ascontiguousarray(planes[:, :, 2::-1])
+    if image.mode in ('LA', 'I;16', 'I'):
+        colour = colour[:, :, :1]
+    return colour, alpha
+
+
+def _plain_pixels(
+    image: Image.Image, profile: bytes | None, notes: list[str]
+) -> tuple[Pixels, Pixels | None, bytes | None]:
+    """Returns 8-bit colour and alpha, and the profile that goes with them."""
+    if image.mode in ('I', 'F'):
+        raise ValueError(f'pixels of 32 bits (mode {image.mode}) are not read; convert it to 16 bits')
+    if image.mode in ('CMYK', 'YCbCr', 'LAB', 'HSV'):
+        notes.append(f'{image.mode} converted to RGB')
+        if image.mode == 'CMYK' and profile:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            image = ImageCms.profileToProfile(image, source, ImageCms.createProfile('sRGB'), outputMode='RGB') or image
+        image, profile = image.convert('RGB'), None
+    transparent = image.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in image.info
+    gray = image.mode in ('1', 'L', 'LA', 'La')
+    if image.mode in ('P', 'PA'):
+        notes.append('palette converted to RGB')
+    if transparent:
+        planes = np.asarray(image.convert('RGBA'))
+        return (planes[:, :, :1] if gray else planes[:, :, :3]), planes[:, :, 3], profile
+    planes = np.asarray(image.convert('L' if gray else 'RGB'))
+    return (planes[:, :, None] if gray else planes), None, profile
+
+
+def _upright(planes: Any, orientation: int) -> Any:
+    transposed, axes = _TURNS.get(orientation, (False, ()))
+    planes = planes.swapaxes(0, 1) if transposed else planes
+    return np.ascontiguousarray(np.flip(planes, axes) if axes else planes)
+
+
+def _encoded_deep(colour: Pixels, alpha: Pixels | None, suffix: str, profile: bytes | None, lost: list[str]) -> bytes:
+    """Returns a 16-bit PNG or TIFF; OpenCV writes the pixels, and a PNG takes the profile as a chunk."""
+    if alpha is not None and colour.shape[2] == 1:
+        colour = np.repeat(colour, 3, axis=2)  # OpenCV writes no gray with alpha
+    planes = colour[:, :, ::-1]
+    if alpha is not None:
+        planes = np.concatenate([planes, alpha[:, :, None]], axis=2)
+    ok, encoded = cv2.imencode(f'.{suffix}', np.ascontiguousarray(planes))
+    if not ok:
+        raise RuntimeError(f'OpenCV could not encode a 16-bit {suffix}')
+    content = encoded.tobytes()
+    if profile and suffix == 'png':
+        return _with_profile(content, profile)
+    if profile:
+        lost.append('colour profile')
+    return content
+
+
+def _with_profile(png: bytes, profile: bytes) -> bytes:
+    """Returns a PNG with an iCCP chunk behind its header (PNG specification, 11.3.2.3)."""
+    data = b'ICC profile\0\0' + zlib.compress(profile)
+    chunk = struct.pack('>I', len(data)) + b'iCCP' + data + struct.pack('>I', zlib.crc32(b'iCCP' + data))
+    end_of_header = 8 + 12 + 13
+    return png[:end_of_header] + chunk + png[end_of_header:]

@@ -1,0 +1,281 @@
+"""Restoring a file or a folder of images: masks made on the way, faults named, and going on after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from sptsr.archs.backbone import kind_of
+from sptsr.archs.call import takes_sigma
+from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.errors import UserError
+from sptsr.core.files import sha256_file
+from sptsr.core.progress import bar
+from sptsr.images.any_image import AnyImage, read_any, write_any
+from sptsr.images.bicubic import imresize
+from sptsr.images.folder import IMAGE_SUFFIXES
+from sptsr.masks.prior import Prior
+from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, free_bytes, most_pixels
+from sptsr.restoring.restorer import check_prior, restore_tensor
+
+JOURNAL = '.sptsr-restored.jsonl'
+# Gives the masks of an image: its RGB pixels and its name relative to the input folder, without suffix.
+Masks = Callable[[Any, str], Prior]
+
+
+@dataclass(frozen=True)
+class How:
+    """How images are restored.
+
+    Attributes:
+        tile: side of a tile in LQ pixels; 0 for the whole image; None to choose by the free memory.
+        self_ensemble: average over eight flips and rotations.
+        sigma: noise level of 255; `auto` estimates it for each image; None where the network takes none.
+        suffix: between a file's name and its format.
+        format: of the results, such as `png`.
+    """
+
+    tile: int | None = None
+    self_ensemble: bool = False
+    sigma: float | str | None = None
+    suffix: str = ''
+    format: str = 'png'
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a folder.
+
+    Attributes:
+        made, kept: images restored now, and by an earlier run of the same command.
+        faults: one line for each image that failed.
+        notes: one line for each image that was read or written otherwise than it was.
+    """
+
+    made: int
+    kept: int
+    faults: list[str]
+    notes: list[str]
+
+
+def find_images(given: Path, out: Path) -> dict[str, Path]:
+    """Lists the images of a file or folder by their path relative to it; what lies below `out` is left out.
+
+    Raises:
+        UserError: nothing there, or no image in it.
+    """
+    if given.is_file():
+        return {given.name: given}
+    if not given.is_dir():
+        raise UserError(f'{given}: no such file or folder; check the path')
+    found = {}
+    for folder, subfolders, names in os.walk(given):
+        here = Path(folder)
+        subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != out.resolve())
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):
+                found[str((here / name).relative_to(given))] = here / name
+    if not found:
+        raise UserError(f'{given}: no images here ({" ".join(IMAGE_SUFFIXES)}); check the path')
+    return found
+
+
+def restore_all(
+    net: SPTNet, images: Mapping[str, Path], out: Path, how: How, masks: Masks | None, settings: Mapping[str, Any]
+) -> Outcome:
+    """Restores images into a folder, one after the other; the next one is read, and its masks made, meanwhile.
+
+    An image that fails does not stop the others. What an earlier run of the same command finished is kept.
+
+    Args:
+        net: in eval mode, on its device.
+        images: from `find_images`.
+        out: folder; made when the first image is done.
+        how: see `How`.
+        masks: gives the masks; None where the units use none.
+        settings: all that decides the results, JSON values; another run with others begins anew.
+
+    Raises:
+        UserError: a result would overwrite an image, two images have one name, or the folder cannot be written.
+    """
+    targets = _targets(images, out, how)
+    journal = _Journal(out, settings)
+    cost, room = bytes_a_pixel(net), most_pixels(net.scale)
+    made = kept = 0
+    faults: list[str] = []
+    notes: list[str] = []
+
+    def prepare(name: str) -> _Ready | None:
+        if not images[name].is_file():  # a pipe would be waited for
+            raise UserError(f'{images[name]}: not a regular file; remove it')
+        digest = sha256_file(images[name])
+        if journal.holds(name, digest, targets[name]):
+            return None
+        image = read_any(images[name], room)
+        prior = None if masks is None else masks(image.rgb8(), str(Path(name).with_suffix('')))
+        return _Ready(digest, image, prior)
+
+    with ThreadPoolExecutor(1) as reader, bar(len(images), 'restore') as progress:
+        for name, ready in _ahead(reader, prepare, list(images)):
+            try:
+                result = ready()
+                if result is None:
+                    kept += 1
+                else:
+                    said = _restore_one(net, result, targets[name], how, cost)
+                    journal.note(name, result.digest, targets[name])
+                    made += 1
+                    notes += [f'{name}: {", ".join(said)}'] if said else []
+            except UserError as error:
+                faults.append(str(error) if name in str(error) else f'{name}: {error}')
+            progress.update()
+    return Outcome(made, kept, faults, notes)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """An image that is read and has its masks."""
+
+    digest: str
+    image: AnyImage
+    prior: Prior | None
+
+
+def _ahead(
+    reader: ThreadPoolExecutor, prepare: Callable[[str], _Ready | None], names: list[str]
+) -> Iterator[tuple[str, Callable[[], _Ready | None]]]:
+    """Yields each name with what gives its prepared image, while the next one is prepared in another thread."""
+    coming = reader.submit(prepare, names[0])
+    for number, name in enumerate(names):
+        current = coming
+        if number + 1 < len(names):
+            coming = reader.submit(prepare, names[number + 1])
+        yield name, current.result
+
+
+def _restore_one(net: SPTNet, ready: _Ready, target: Path, how: How, cost: float) -> list[str]:
+    """Restores and writes one image; returns what there is to say of it."""
+    image, said = ready.image, list(ready.image.notes)
+    height, width = image.colour.shape[:2]
+    check_prior(net, ready.prior, (height, width))
+    sigma = how.sigma
+    if sigma == 'auto':
+        sigma = estimated_sigma(image)
+        said.append(f'noise level {sigma:.1f} estimated')
+    tile = how.tile
+    if tile is None:
+        tile = fitting_tile(net, height, width, cost, free_bytes(kind_of(net.backbone)['device']))
+    given = float(sigma) if sigma is not None and takes_sigma(net.backbone) else None
+    result = restore_tensor(net, _tensor(image, net), ready.prior, tile or None, how.self_ensemble, given)
+    said += write_any(target, _image(result, image, net.scale))
+    return said
+
+
+def _tensor(image: AnyImage, net: SPTNet) -> Tensor:
+    """Returns [1, C, h, w] in 0..1; gray is repeated for a network of three channels."""
+    colour = image.colour
+    if net.in_channels == 3 and colour.shape[2] == 1:
+        colour = np.repeat(colour, 3, axis=2)
+    if colour.shape[2] != net.in_channels:
+        raise UserError(
+            f'the network takes {net.in_channels} channels, and the image has {colour.shape[2]}; convert it'
+        )
+    planes = torch.from_numpy(np.ascontiguousarray(colour.transpose(2, 0, 1), dtype=np.float32) / image.white)
+    return planes[None].to(**kind_of(net.backbone))
+
+
+def _image(result: Tensor, image: AnyImage, scale: int) -> AnyImage:
+    """Returns the restored image in the depth of the one it was made of; gray stays gray, alpha is enlarged by bicubic.
+
+    Alpha is no photograph: a network trained on photographs draws texture into it, and its edges would no longer be
+    those of what was cut out.
+    """
+    planes = (result[0].float().clamp(0, 1) * image.white).round().cpu().numpy().transpose(1, 2, 0)
+    if image.colour.shape[2] == 1:
+        planes = planes.mean(axis=2, keepdims=True).round()
+    alpha = image.alpha
+    if alpha is not None and scale != 1:
+        alpha = _enlarged(alpha, scale)
+    return replace(image, colour=planes.astype(image.colour.dtype), alpha=alpha)
+
+
+def _enlarged(alpha: Any, scale: int) -> Any:
+    if alpha.dtype == np.uint8:
+        return imresize(np.repeat(alpha[:, :, None], 3, axis=2), scale)[:, :, 0]
+    size = alpha.shape[1] * scale, alpha.shape[0] * scale
+    return cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
+
+
+def estimated_sigma(image: AnyImage) -> float:
+    """Returns the noise level of an image, of 255: Donoho's estimate by wavelets as scikit-image makes it."""
+    from skimage.restoration import estimate_sigma
+
+    level = estimate_sigma(image.colour / image.white, average_sigmas=True, channel_axis=2)
+    return float(np.clip(255 * np.nan_to_num(level), 0, 255))
+
+
+def _targets(images: Mapping[str, Path], out: Path, how: How) -> dict[str, Path]:
+    """Returns where each result goes."""
+    targets: dict[str, Path] = {}
+    sources = {path.resolve() for path in images.values()}
+    taken: dict[Path, str] = {}
+    for name in images:
+        relative = Path(name)
+        target = out / relative.parent / f'{relative.stem}{how.suffix}.{how.format}'
+        if target in taken:
+            raise UserError(f"'{taken[target]}' and '{name}' would both become {target}; rename one")
+        if target.resolve() in sources:
+            raise UserError(f'{target}: would overwrite an input; choose another folder with -o, or say --suffix')
+        taken[target] = name
+        targets[name] = target
+    return targets
+
+
+class _Journal:
+    """Which results of a folder are finished: a line for each, appended when its file is there."""
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.path = out / JOURNAL
+        self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.lines: set[tuple[str, str, str]] = set()
+        self.ours: set[str] = set()
+        if self.path.is_file():
+            for line in self.path.read_text(errors='replace').splitlines():
+                try:
+                    record = json.loads(line)
+                    self.ours.add(record['result'])
+                    if record['settings'] == self.settings:
+                        self.lines.add((record['image'], record['sha256'], record['result']))
+                except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
+                    continue
+
+    def holds(self, name: str, digest: str, target: Path) -> bool:
+        """Returns whether this image was restored.
+
+        Raises:
+            UserError: a file that is not ours would be replaced.
+        """
+        relative = str(target.relative_to(self.path.parent))
+        if not target.exists():
+            return False
+        if relative not in self.ours:
+            raise UserError(f'{target}: is there, and not made by this command; choose another folder with -o')
+        return (name, digest, relative) in self.lines
+
+    def note(self, name: str, digest: str, target: Path) -> None:
+        """Notes a result that is there."""
+        relative = str(target.relative_to(self.path.parent))
+        record = {'image': name, 'sha256': digest, 'result': relative, 'settings': self.settings}
+        with open(self.path, 'a', encoding='utf-8') as journal:
+            journal.write(json.dumps(record, ensure_ascii=True) + '\n')

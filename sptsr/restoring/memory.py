@@ -1,0 +1,77 @@
+"""How much memory an image takes, and the tile that fits."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+from sptsr.archs.backbone import kind_of, probe
+from sptsr.archs.spt_arch import SPTNet
+from sptsr.restoring.restorer import OVERLAP
+
+_SMALLEST_TILE = 64
+_LARGEST_TILE = 1024  # larger ones are no faster
+# Feature maps of the largest size that are alive at once while a block runs: its input, output and what lies between.
+_ALIVE = 6
+_SHARE = 0.5  # of the free memory
+
+
+def free_bytes(device: torch.device) -> int:
+    """Returns the memory that is free on a device, in bytes; of a CPU what the system can give without swapping."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open('/proc/meminfo') as lines:
+            rows = dict(line.split(':', 1) for line in lines)
+        return int(rows['MemAvailable'].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux
+        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
+
+
+@torch.no_grad()
+def bytes_a_pixel(net: SPTNet) -> float:
+    """Returns about how many bytes a forward pass takes at once for each LQ pixel.
+
+    The largest output of any module of the network for a small image, times how many such maps are alive at once.
+    """
+    lq = probe(net.sizes, net.in_channels).to(**kind_of(net.backbone))
+    largest = 0
+
+    def note(_module: nn.Module, _given: object, output: object) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.numel() * output.element_size())
+
+    hooks = [module.register_forward_hook(note) for module in net.backbone.modules()]
+    try:
+        with net.units_off():
+            net(lq)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _ALIVE * largest / (lq.shape[-2] * lq.shape[-1])
+
+
+def fitting_tile(net: SPTNet, height: int, width: int, cost: float, free: int) -> int | None:
+    """Returns the side of the tile to restore an image by; None for the whole image at once.
+
+    Args:
+        net: the network.
+        height, width: of the LQ image.
+        cost: from `bytes_a_pixel`.
+        free: from `free_bytes`.
+    """
+    pixels = _SHARE * free / cost
+    if height * width <= pixels:
+        return None
+    side = int(pixels**0.5) - 2 * OVERLAP
+    return max(_SMALLEST_TILE, min(_LARGEST_TILE, side // 32 * 32))
+
+
+def most_pixels(scale: int) -> int:
+    """Returns how many LQ pixels an image may have, so that it and its result fit into the free memory of the host."""
+    # float32 RGB of the image and of the result, and both once more as they are read and written
+    bytes_each = 3 * (4 + 2) * (1 + scale**2)
+    return int(_SHARE * free_bytes(torch.device('cpu')) / bytes_each)

@@ -1,0 +1,154 @@
+"""`sptsr restore` on folders of real photographs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sptsr
+from sptsr.images.any_image import read_any
+from sptsr.restoring.folder_run import JOURNAL
+from tests.conftest import photograph, run_cli
+
+OLD = Path(__file__).parents[1] / 'old' / '0.1'
+ARGUMENTS = ['-a', OLD / 'adapter_4.safetensors', '--weights', OLD / 'weights' / 'tiny.pth', '--source', 'felzenszwalb']
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A nested folder of five images of different kinds."""
+    folder = tmp_path / 'photos'
+    (folder / 'urlaub/größe').mkdir(parents=True)
+    cat = photograph('chelsea.png', 20, 28)
+    Image.fromarray(cat).save(folder / 'cat.png')
+    Image.fromarray(cat[:, :, 0]).save(folder / 'gray.png')
+    picture = Image.fromarray(photograph('coffee.png', 16, 24))
+    picture.putalpha(128)
+    picture.save(folder / 'urlaub' / 'alpha.png')
+    picture.convert('RGB').save(folder / 'urlaub/größe' / 'tasse (1).jpg')
+    Image.fromarray(cat[:1, :1]).save(folder / 'one.png')
+    return folder
+
+
+def _restore(photos: Path, *arguments: object, out: str = 'out'):
+    return run_cli('restore', '-i', photos, '-o', photos.parent / out, *ARGUMENTS, *arguments)
+
+
+def test_a_folder_is_restored_and_the_same_command_keeps_it(photos):
+    result = _restore(photos)
+    assert result.returncode == 0, result.stderr
+    assert '5 images restored' in result.stdout
+    out = photos.parent / 'out'
+    made = sorted(str(path.relative_to(out)) for path in out.rglob('*.png'))
+    assert made == ['cat.png', 'gray.png', 'one.png', 'urlaub/alpha.png', 'urlaub/größe/tasse (1).png']
+    net = sptsr.load(OLD / 'adapter_4.safetensors', weights=OLD / 'weights' / 'tiny.pth')
+    image = photograph('chelsea.png', 20, 28)
+    expected = sptsr.restore(net, image, sptsr.make_prior(image, max_masks=net.num_masks))
+    assert np.abs(read_any(out / 'cat.png', 10**6).colour.astype(int) - expected).max() <= 1
+    assert read_any(out / 'gray.png', 10**6).colour.shape == (80, 112, 1)
+    alpha = read_any(out / 'urlaub/alpha.png', 10**6)
+    assert alpha.colour.shape == (64, 96, 3)
+    assert (alpha.alpha == 128).all()
+    again = _restore(photos)
+    assert '0 images restored, 5 were there' in again.stdout
+    other = _restore(photos, '--self-ensemble')
+    assert '5 images restored' in other.stdout
+
+
+def test_a_bad_file_is_named_and_the_others_are_done(photos):
+    (photos / 'broken.png').write_bytes((photos / 'cat.png').read_bytes()[:60])
+    os.mkfifo(photos / 'pipe.png')
+    result = _restore(photos)
+    assert result.returncode == 1
+    assert '5 images restored' in result.stdout
+    named = [line for line in result.stderr.splitlines() if line.startswith('sptsr: ')]
+    assert len(named) == 2
+    assert 'broken.png: not a' in named[0]
+    assert 'pipe.png: not a regular file' in named[1]
+
+
+def test_results_inside_the_input_are_no_input_and_nothing_is_overwritten(photos):
+    inside = _restore(photos, out='photos/restored')
+    assert '5 images restored' in inside.stdout
+    assert '0 images restored, 5 were there' in _restore(photos, out='photos/restored').stdout
+    before = {path: path.read_bytes() for path in photos.rglob('*.*') if path.is_file()}
+    refused = _restore(photos, out='photos')
+    assert refused.returncode == 2
+    assert 'would overwrite an input' in refused.stderr
+    (photos.parent / 'mine').mkdir()
+    Image.new('RGB', (4, 4)).save(photos.parent / 'mine' / 'cat.png')
+    strange = _restore(photos, out='mine')
+    assert strange.returncode == 1
+    assert 'not made by this command' in strange.stderr
+    assert Image.open(photos.parent / 'mine' / 'cat.png').size == (4, 4)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_store_of_other_images_is_refused_by_image(photos):
+    result = run_cli(
+        'restore', '-i', photos / 'cat.png', '-o', photos.parent / 'o', *ARGUMENTS[:4], '--prior', OLD / 'set/prior'
+    )
+    assert result.returncode == 1
+    assert "no prior of 'cat'" in result.stderr
+    stored = run_cli(
+        'restore', '-i', OLD / 'set/LRx4', '-o', photos.parent / 'o', *ARGUMENTS[:4], '--prior', OLD / 'set/prior'
+    )
+    assert stored.returncode == 0, stored.stderr
+    for key in ('chelsea', 'coffee'):
+        made = read_any(photos.parent / 'o' / f'{key}.png', 10**6).colour.astype(int)
+        assert np.abs(made - read_any(OLD / 'restored' / f'{key}.png', 10**6).colour).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        (['-i', 'no', '-o', 'o', *ARGUMENTS], 'no: no such file or folder'),
+        (['-i', 'empty', '-o', 'o', *ARGUMENTS], 'empty: no images here'),
+        (['-i', 'a.png', '-o', 'o', '-a', 'no.safetensors'], 'no.safetensors: no such file'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:2], '--source', 'felzenszwalb'], 'say where with'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4]], 'say --source NAME'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--sigma', '25'], 'takes no noise level'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--tile', '-1'], '--tile -1'),
+        (['-i', 'a.png', '-o', 'a.png', *ARGUMENTS], 'a.png: is a file'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--set', 'scale=3'], "did you mean 'scales'"),
+        (['-i', 'a.png', '-o', 'o'], 'one of the arguments -a/--adapter -opt is required'),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    Image.fromarray(photograph('chelsea.png', 12, 12)).save('a.png')
+    result = run_cli('restore', *arguments)
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', 'empty']
+
+
+def test_a_kill_loses_the_image_that_was_being_written_and_no_other(photos):
+    for number in range(30):
+        Image.fromarray(photograph('coffee.png', 40 + number, 48)).save(photos / f'more_{number:02d}.png')
+    command = [sys.executable, '-m', 'sptsr', 'restore', '-i', photos, '-o', photos.parent / 'out', *ARGUMENTS]
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = photos.parent / 'out' / JOURNAL
+    while process.poll() is None and not (journal.is_file() and len(journal.read_text().splitlines()) > 3):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in (photos.parent / 'out').rglob('*.png')}
+    assert finished
+    for path in finished:
+        read_any(path, 10**6)
+    result = _restore(photos)
+    assert result.returncode == 0, result.stderr
+    lines = journal.read_text().splitlines()
+    assert len(list((photos.parent / 'out').rglob('*.png'))) == 35
+    kept = sum(path.stat().st_mtime_ns == when for path, when in finished.items())
+    assert kept >= len(finished) - 1
+    assert len(lines) >= 35
