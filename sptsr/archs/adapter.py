@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Adapter:
         version: of the sptsr that wrote it.
         untrained: share of the untrained adapter in `params_ema`, 0..1; None where the file does not say it.
             sptsr 0.1 did not, and its averages hold ema_decay^iteration.
+        trained_with: what else is known of the training, JSON values: `dataset` (name), `sigma` (noise level of 255)
+            and `prior` (`source`, `params` and `weights_sha256` of the store); empty where the file does not say it.
     """
 
     params: dict[str, Tensor]
@@ -45,6 +47,7 @@ class Adapter:
     iteration: int
     version: str
     untrained: float | None
+    trained_with: dict[str, Any] = field(default_factory=dict)
 
     def entry(self, key: str | None, path: str | os.PathLike[str]) -> str:
         """Returns which tensors are meant, `params` or `params_ema`; None means the average where there is one.
@@ -67,6 +70,7 @@ def save_adapter(
     iteration: int,
     params_ema: Mapping[str, Tensor] | None = None,
     untrained: float = 0.0,
+    trained_with: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the adapter of a network atomically, as safetensors; the backbone is not in it.
 
@@ -77,6 +81,7 @@ def save_adapter(
         iteration: number of training iterations.
         params_ema: moving average of the adapter by name, or None.
         untrained: share of the untrained adapter in `params_ema`, 0..1.
+        trained_with: see `Adapter`.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -93,6 +98,7 @@ def save_adapter(
         'sptsr': __version__,
         'sha256': sha256_tensors(plain),
         **({} if params_ema is None else {'untrained': untrained}),
+        **({'trained_with': dict(trained_with)} if trained_with else {}),
     }
     # One metadata key: safetensors writes several in a random order, and equal runs must give equal bytes.
     metadata = {_FORMAT: json.dumps(record, sort_keys=True)}
@@ -127,6 +133,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         iteration=record['iteration'],
         version=record['sptsr'],
         untrained=record.get('untrained'),
+        trained_with=record.get('trained_with') or {},
     )
 
 

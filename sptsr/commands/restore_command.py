@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     from sptsr.archs.spt_arch import SPTNet
     from sptsr.restoring.folder_run import Masks
 
+# Sources that look something up for each image, so they know nothing of other images.
+_NEED_FILES = ('labels', 'random')
 _EXAMPLES = """\
 examples:
-  sptsr restore -i photo.jpg -o restored -a adapter.safetensors --source felzenszwalb
+  sptsr restore -i photo.jpg -o restored -a adapter.safetensors
   sptsr restore -i photos -o restored -a adapter.safetensors --weights weights/IMDN_x4.pth --prior priors
   sptsr restore -i noisy -o clean -opt options/test/SPT_FFDNet_s25.yml --source felzenszwalb --sigma auto
 """
@@ -62,9 +65,10 @@ def _restore(options: argparse.Namespace) -> int:
     images = find_images(given, out)
     if options.tile is not None and options.tile < 0:
         raise UserError(f'--tile {options.tile}: must be 0 (whole) or above')
-    net = _network(options).to('cuda' if torch.cuda.is_available() else 'cpu')
-    sigma = _sigma(options.sigma, net)
-    masks, described = _masks(options, net)
+    net, trained_with = _network(options)
+    net.to('cuda' if torch.cuda.is_available() else 'cpu')
+    sigma = _sigma(options.sigma, net, trained_with.get('sigma'))
+    masks, described = _masks(options, net, trained_with)
     how = How(options.tile, options.self_ensemble, sigma, options.suffix, options.format)
     settings = {
         'adapter': sha256_tensors(net.adapter_state()),
@@ -83,11 +87,13 @@ def _restore(options: argparse.Namespace) -> int:
     return 1 if outcome.faults else 0
 
 
-def _network(options: argparse.Namespace) -> SPTNet:
+def _network(options: argparse.Namespace) -> tuple[SPTNet, Mapping[str, Any]]:
+    """Returns the network with its units, and what the adapter says of its training."""
+    from sptsr.archs.adapter import read_adapter
     from sptsr.archs.attach import load
 
     if options.adapter:
-        return load(options.adapter, weights=options.weights)
+        return load(options.adapter, weights=options.weights), read_adapter(options.adapter).trained_with
     from sptsr.options.load import load_options
 
     opt = load_options(options.opt, False).opt
@@ -96,16 +102,19 @@ def _network(options: argparse.Namespace) -> SPTNet:
         raise UserError(f'{options.opt}: network_g is no SPTNet with path.pretrain_network_g; name the adapter with -a')
     section = opt['network_g']
     weights = options.weights or section.get('backbone_weights')
-    return load(adapter, backbone=section['backbone'], weights=weights)
+    return load(adapter, backbone=section['backbone'], weights=weights), read_adapter(adapter).trained_with
 
 
-def _sigma(said: str | None, net: SPTNet) -> float | str | None:
+def _sigma(said: str | None, net: SPTNet, trained: object) -> float | str | None:
+    """Returns the noise level that was said, else that of the training; None where the network takes none."""
     from sptsr.archs.call import takes_sigma
 
     if not takes_sigma(net.backbone):
         if said is not None:
             raise UserError('--sigma: this network takes no noise level; remove it')
         return None
+    if said is None and isinstance(trained, int | float):
+        return float(trained)
     if said is None:
         raise UserError('restore: this network takes a noise level; say --sigma N (of 255), or --sigma auto')
     if said == 'auto':
@@ -119,7 +128,7 @@ def _sigma(said: str | None, net: SPTNet) -> float | str | None:
     return level
 
 
-def _masks(options: argparse.Namespace, net: SPTNet) -> tuple[Masks | None, Any]:
+def _masks(options: argparse.Namespace, net: SPTNet, trained_with: Mapping[str, Any]) -> tuple[Masks | None, Any]:
     """Returns what gives the masks of an image, and what decides them."""
     if not net.uses_masks:
         if options.source or options.prior:
@@ -130,11 +139,42 @@ def _masks(options: argparse.Namespace, net: SPTNet) -> tuple[Masks | None, Any]
 
         store = PriorStore(options.prior)
         return (lambda image, key: store.get(key, image)), dataclasses.asdict(store.header)
-    if not options.source:
-        raise UserError('restore: this adapter uses masks; say --source NAME (such as felzenszwalb), or --prior STORE')
     from sptsr.core.yaml_io import read_settings
     from sptsr.priors.extract import make_source
 
-    source = make_source(options.source, read_settings(options.params, '--set'), '--set')
-    described = {'source': options.source, 'params': source.params, 'weights': source.weights_sha256}
+    source = make_source(*_chosen_source(options, trained_with, read_settings(options.params, '--set')), '--set')
+    described = {'source': source.name, 'params': source.params, 'weights': source.weights_sha256}
+    known = trained_with.get('prior') or {}
+    before = {'source': known.get('source'), 'params': known.get('params'), 'weights': known.get('weights_sha256')}
+    if known and before != described:
+        print(
+            f'sptsr: the adapter was trained with masks of {_shown(before)}, and these are of {_shown(described)}',
+            file=sys.stderr,
+        )
     return (lambda image, key: source(image, key, net.num_masks)), described
+
+
+def _chosen_source(
+    options: argparse.Namespace, trained_with: Mapping[str, Any], said: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Returns name and arguments of the source that was named, else of the one that the adapter was trained with."""
+    known = trained_with.get('prior') or {}
+    name, params = known.get('source'), known.get('params')
+    if options.source and options.source != name:
+        return options.source, dict(said)
+    if not isinstance(name, str) or not isinstance(params, dict) or name in _NEED_FILES:
+        if options.source:
+            return options.source, dict(said)
+        why = f'it was trained with masks of {name}' if isinstance(name, str) else 'it does not say of which source'
+        raise UserError(f'restore: this adapter uses masks, and {why}; say --source NAME, or --prior STORE')
+    from sptsr.core.registry import SOURCE_REGISTRY, lookup, register_all
+    from sptsr.core.signatures import parameters
+
+    register_all()
+    taken = parameters(lookup(SOURCE_REGISTRY, name))
+    return name, {key: value for key, value in params.items() if key in taken} | dict(said)
+
+
+def _shown(described: Mapping[str, Any]) -> str:
+    params = ', '.join(f'{key}={value}' for key, value in (described['params'] or {}).items())
+    return f'{described["source"]} ({params})'

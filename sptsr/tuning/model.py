@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sptsr.core.files import write_bytes
 from sptsr.core.registry import MODEL_REGISTRY, register
 from sptsr.evaluation.evaluate import Results, evaluate, rgb_of
 from sptsr.masks.batch import PriorBatch
+from sptsr.priors.store import PriorStore
 from sptsr.report.boards import Boards
 from sptsr.restoring.tiling import restore_padded, restore_tiled
 from sptsr.tuning.tuner import Batch, Tuner
@@ -264,7 +265,7 @@ class SPTModel(BaseModel):
         target = path or str(Path(self.opt['path']['models']) / f'net_g_{current_iter}.safetensors')
         average = self.tuner.average
         tensors, untrained = (None, 0.0) if average is None else (average.tensors, average.untrained)
-        save_adapter(target, self.net, self.opt['network_g'], current_iter, tensors, untrained)
+        save_adapter(target, self.net, self.opt['network_g'], current_iter, tensors, untrained, trained_with(self.opt))
 
     def training_state(self) -> dict[str, Any]:
         """Returns all that training needs to go on, as plain values and tensors."""
@@ -291,3 +292,19 @@ class SPTModel(BaseModel):
         spt = isinstance(self.net_g, SPTNet)
         trainable = sum(p.numel() for p in self.net.adapter_parameters().values()) if spt else 0
         return {'trainable': trainable, 'total': sum(p.numel() for p in self.net_g.parameters())}
+
+
+def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what an adapter says of its training (see `Adapter.trained_with`)."""
+    data = opt['datasets']['train']
+    record: dict[str, Any] = {'dataset': data['name']}
+    if 'sigma' in data:
+        record['sigma'] = data['sigma']
+    if data.get('dataroot_prior'):
+        header = PriorStore(data['dataroot_prior']).header
+        record['prior'] = {
+            'source': header.source,
+            'params': header.params,
+            'weights_sha256': header.weights_sha256,
+        }
+    return record

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import sptsr
@@ -112,7 +113,7 @@ def test_a_store_of_other_images_is_refused_by_image(photos):
         (['-i', 'empty', '-o', 'o', *ARGUMENTS], 'empty: no images here'),
         (['-i', 'a.png', '-o', 'o', '-a', 'no.safetensors'], 'no.safetensors: no such file'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:2], '--source', 'felzenszwalb'], 'say where with'),
-        (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4]], 'say --source NAME'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4]], 'it does not say of which source; say --source NAME'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--sigma', '25'], 'takes no noise level'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--tile', '-1'], '--tile -1'),
         (['-i', 'a.png', '-o', 'a.png', *ARGUMENTS], 'a.png: is a file'),
@@ -129,6 +130,27 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, monkeypatch, arg
     assert expected in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', 'empty']
+
+
+def test_an_adapter_of_today_says_which_source_and_noise_level_it_is_for(here):
+    options = yaml.safe_load(Path('train.yml').read_text())
+    options['train']['total_iter'] = 2
+    Path('train.yml').write_text(yaml.safe_dump(options))
+    assert run_cli('train', '-opt', 'train.yml').returncode == 0
+    adapter = Path('experiments') / options['name'] / 'models' / 'net_g_latest.safetensors'
+    Image.fromarray(photograph('chelsea.png', 20, 28)).save('a.png')
+    plain = run_cli('restore', '-i', 'a.png', '-o', 'plain', '-a', adapter)
+    assert plain.returncode == 0, plain.stderr
+    assert 'was trained with' not in plain.stderr
+    same = run_cli(
+        'restore', '-i', 'a.png', '-o', 'same', '-a', adapter, '--source', 'felzenszwalb', '--set', 'min_size=4'
+    )
+    assert 'was trained with' not in same.stderr
+    assert Path('same/a.png').read_bytes() == Path('plain/a.png').read_bytes()
+    other = run_cli('restore', '-i', 'a.png', '-o', 'other', '-a', adapter, '--set', 'min_size=9')
+    assert other.returncode == 0
+    assert 'min_size=4' in other.stderr
+    assert 'min_size=9' in other.stderr
 
 
 def test_a_kill_loses_the_image_that_was_being_written_and_no_other(photos):
