@@ -26,7 +26,7 @@ from sptsr.core.registry import (
     UNIT_REGISTRY,
     lookup,
 )
-from sptsr.options.listing import arguments_schema, json_schema
+from sptsr.options.json_schema import arguments_schema, json_schema
 
 Schema = Mapping[str, Any]
 

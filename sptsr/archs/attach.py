@@ -15,7 +15,7 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
 from sptsr.core.errors import UserError
 from sptsr.core.registry import UNIT_REGISTRY, lookup, register_all
-from sptsr.core.signatures import argument_problems
+from sptsr.core.signatures import argument_problems, parameters
 from sptsr.masks.prior import MAX_MASKS
 from sptsr.options.schema import check_network
 
@@ -137,7 +137,7 @@ def load(
     if not isinstance(section['backbone'], nn.Module):
         _check_section(section['backbone'], str(path))
     rest = {key: value for key, value in section.items() if key not in ('type', 'backbone')}
-    _refuse(argument_problems(SPTNet, rest, 'the adapter', ('backbone',)), str(path))
+    _refuse(argument_problems(parameters(SPTNet, ('backbone',)), rest, 'the adapter'), str(path))
     _check_unit(rest.get('unit') or {}, str(path))
     net = SPTNet(section['backbone'], **rest)
     load_adapter(net, path)
@@ -151,7 +151,7 @@ def _check_section(section: Mapping[str, Any], what: str) -> None:
 def _check_unit(section: Mapping[str, Any], what: str) -> None:
     name = str(section.get('type', 'ModulationUnit'))
     arguments = {key: value for key, value in section.items() if key != 'type'}
-    _refuse(argument_problems(lookup(UNIT_REGISTRY, name), arguments, name, ('channels',)), what)
+    _refuse(argument_problems(parameters(lookup(UNIT_REGISTRY, name), ('channels',)), arguments, name), what)
 
 
 def _refuse(problems: Sequence[tuple[Any, str]], what: str) -> None:

@@ -16,6 +16,7 @@ from sptsr.archs.sites import Site, match_sites, measure_sites
 from sptsr.archs.sizes import SizeRules, round_up
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, lookup
+from sptsr.core.signatures import parameters
 from sptsr.options.calling import Calling, split_calling
 
 _PROBE = 40  # height of the image that measures a network; no usual number of channels
@@ -81,7 +82,7 @@ def build_network(section: Mapping[str, Any] | nn.Module) -> nn.Module:
         raise UserError("backbone: needs 'type', the name of a network")
     name = section['type']
     network = lookup(ARCH_REGISTRY, name)
-    arguments, calling = split_calling(section, network)
+    arguments, calling = split_calling(section, parameters(network))
     try:
         net = network(**arguments)
     except ValueError as error:
@@ -95,8 +96,7 @@ def size_rules(net: nn.Module, section: Mapping[str, Any] | None = None) -> Size
     """Returns what a network asks of the size of its input.
 
     It may say so itself: by an attribute `sizes` (`SizeRules`) or `size_multiple` (a number), or its section by
-    `size_multiple`. Else
-    its recipe does, where the section `{type: NAME, ...}` that it was built from is known.
+    `size_multiple`. Else its recipe does, where the section `{type: NAME, ...}` that it was built from is known.
     """
     own = getattr(net, 'sizes', None)
     if isinstance(own, SizeRules):

@@ -185,11 +185,13 @@ def _test(options: argparse.Namespace) -> int:
 
 
 def _options(options: argparse.Namespace) -> int:
-    from sptsr.options.listing import json_schema, resolved
-
     if options.schema:
+        from sptsr.options.json_schema import json_schema
+
         print(json.dumps(json_schema(), indent=1))
     else:
+        from sptsr.options.listing import resolved
+
         print(resolved(options.opt, options.force_yml, options.root))
     return 0
 

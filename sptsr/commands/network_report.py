@@ -39,7 +39,8 @@ def describe_network(name: str, settings: Sequence[str] = ()) -> str:
     if recipe:  # all of a usual network's arguments, or those that have no default
         needed = [name for name, p in parameters(network).items() if not arguments or p.default is p.empty]
         arguments = {name: recipe.usual[name] for name in needed if name in recipe.usual} | arguments
-    problems = argument_problems(network, split_calling(arguments, network)[0], arch)
+    known = parameters(network)
+    problems = argument_problems(known, split_calling(arguments, known)[0], arch)
     if problems:
         raise UserError(f'sites: {"; ".join(message for _, message in problems)}; give arguments as k=v')
     return _report({'type': arch, **arguments}, [plugin] if plugin else [])
@@ -48,6 +49,7 @@ def describe_network(name: str, settings: Sequence[str] = ()) -> str:
 def describe_options(path: str) -> str:
     """Returns the report on the backbone (or bare network) of an option file."""
     network, plugins = load_network(path)
+    register_all()
     return _report(network['backbone'] if network['type'] == 'SPTNet' else network, plugins)
 
 

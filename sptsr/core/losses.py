@@ -5,23 +5,30 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError
-from sptsr.core.registry import LOSS_REGISTRY, lookup
 
 # Losses of BasicSR whose second required argument is not the GT.
 _NOT_TARGET = {'target_is_real'}
 
 
-def find_loss(name: str) -> type[Any]:
-    """Returns the loss of this name; raises UserError when none is, or it needs more than prediction and GT."""
-    found = lookup(LOSS_REGISTRY, name)
-    needed = [p.name for p in _arguments(found) if p.default is inspect.Parameter.empty]
+def check_loss(name: str) -> None:
+    """Raises UserError when no loss has this name, or it needs more than prediction and GT."""
+    arguments = find('loss', name).parameters('forward') or {}
+    needed = [p.name for p in arguments.values() if p.default is inspect.Parameter.empty]
     if len(needed) > 2 or _NOT_TARGET & set(needed):
         raise UserError(
             f'{name} is called with ({", ".join(needed)}), and a tuning step has a prediction and a GT only; '
             'choose another loss, such as L1Loss'
         )
-    return found
+
+
+def find_loss(name: str) -> type[Any]:
+    """Returns the loss of this name; raises UserError as `check_loss` does."""
+    from sptsr.core.registry import LOSS_REGISTRY, lookup  # imports BasicSR, which a check does without
+
+    check_loss(name)
+    return lookup(LOSS_REGISTRY, name)
 
 
 def takes_target(loss: type[Any]) -> bool:

@@ -19,7 +19,8 @@ from basicsr.utils.registry import (
     Registry,
 )
 
-from sptsr.core.errors import UserError, one_of
+from sptsr.core.catalogue import BASICSR, OWN, full_name
+from sptsr.core.errors import UserError
 from sptsr.core.plugin_files import module_name
 
 T = TypeVar('T')
@@ -41,42 +42,24 @@ __all__ = [
     'register_all',
 ]
 
-_MODULES = (
-    'basicsr.archs',
-    'basicsr.data',
-    'basicsr.losses',
-    'basicsr.metrics',
-    'basicsr.models',
-    'sptsr.archs.backbones.carn_arch',
-    'sptsr.archs.backbones.denoisers_arch',
-    'sptsr.archs.backbones.imdn_arch',
-    'sptsr.archs.backbones.spandrel_arch',
-    'sptsr.archs.units',
-    'sptsr.archs.spt_arch',
-    'sptsr.data.denoising',
-    'sptsr.data.paired',
-    'sptsr.tuning.model',
-    'sptsr.priors.sources.felzenszwalb',
-    'sptsr.priors.sources.labels',
-    'sptsr.priors.sources.random_regions',
-    'sptsr.priors.sources.sam',
-)
-
 
 def register_all() -> None:
     """Imports everything that registers itself: BasicSR's parts and ours. May be called again."""
-    for name in _MODULES:
+    for name in (*BASICSR, *OWN):
         importlib.import_module(name)
 
 
-def register(registry: Registry, name: str | None = None) -> Callable[[type[T]], type[T]]:
+def register(registry: Registry, name: str | None = None, replaceable: bool = False) -> Callable[[type[T]], type[T]]:
     """Returns a class decorator that registers under the class's name, or another.
 
-    A name that is taken is an error, as in BasicSR: nothing is shadowed.
+    A name that is taken is an error, as in BasicSR. A `replaceable` class is left out instead: the one that
+    a user registered before stays.
     """
 
     def add(found: type[T]) -> type[T]:
-        registry._do_register(name or found.__name__, found)
+        key = name or found.__name__
+        if not (replaceable and key in registry):
+            registry._do_register(key, found)
         return found
 
     return add
@@ -88,13 +71,9 @@ def lookup(registry: Registry, name: str) -> Any:
     BasicSR's own `get` prints when it does the latter; this does not.
 
     Raises:
-        UserError: no such name; the nearest right one is named.
+        UserError: no such name; the message has the nearest right one.
     """
-    if name not in registry:
-        if f'{name}_basicsr' in registry:
-            return registry._obj_map[f'{name}_basicsr']
-        raise UserError(f"no {registry._name} is called '{name}'{one_of(name, registry.keys())}")
-    return registry._obj_map[name]
+    return registry._obj_map[full_name(registry._name, name, registry._obj_map)]
 
 
 def import_plugins(plugins: Sequence[str], root: str | Path = '.') -> None:

@@ -7,55 +7,64 @@ import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
+from inspect import Parameter
 from typing import Any
 
 from sptsr.core.errors import one_of
 
 
-def parameters(function: Callable[..., Any], skip: Collection[str] = ()) -> dict[str, inspect.Parameter]:
-    """Returns the parameters that can be given by name, without `self`, `*args`, `**kwargs` and `skip`."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+def parameters(function: Callable[..., Any], skip: Collection[str] = ()) -> dict[str, Parameter]:
+    """Returns the parameters that can be given by name, without `self`, `*args`, `**kwargs` and `skip`.
+
+    Their annotations are types; one that names what cannot be resolved is left out.
+    """
+    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    try:
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except (NameError, TypeError):
+        hints = {}
     found = inspect.signature(function).parameters
-    return {name: p for name, p in found.items() if p.kind in named and name not in skip and name != 'self'}
+    return {
+        name: p.replace(annotation=hints.get(name, Parameter.empty))
+        for name, p in found.items()
+        if p.kind in named and name not in skip and name != 'self'
+    }
 
 
 def argument_problems(
-    function: Callable[..., Any], arguments: Mapping[str, Any], what: str, skip: Collection[str] = ()
+    known: Mapping[str, Parameter], arguments: Mapping[str, Any], what: str
 ) -> list[tuple[str | None, str]]:
-    """Lists what is wrong with the arguments, as (argument or None, message).
+    """Lists what is wrong with the arguments of a call, as (argument or None, message).
 
-    A type is taken from the annotation, else from the default's type. A `**kwargs` of the
-    callable is not taken for leave to pass anything: a typo would vanish in it.
+    A type is taken from the annotation, else from the type of the default. An argument that only a `**kwargs`
+    would take is an error: a typing mistake would vanish in it.
 
     Args:
-        function: class or function that will be called with `**arguments`.
+        known: what the callable takes, from `parameters`.
         arguments: values as YAML gives them.
-        what: what to call the callable in a message.
-        skip: parameters that are given by the program, not by the user.
+        what: what a message calls the callable.
     """
-    known = parameters(function, skip)
     problems: list[tuple[str | None, str]] = []
     for name, value in arguments.items():
         if name not in known:
             problems.append((name, f"{what} takes no '{name}'{one_of(name, known)}"))
         else:
-            expected = expected_types(function, known[name])
+            expected = expected_types(known[name])
             if expected and not is_of(value, expected):
                 wanted = ' or '.join(sorted(type_name(t) for t in expected))
                 problems.append((name, f"'{name}' of {what} must be {wanted}, got {type_name(type(value))} {value!r}"))
     for name, parameter in known.items():
-        if parameter.default is inspect.Parameter.empty and name not in arguments:
+        if parameter.default is Parameter.empty and name not in arguments:
             problems.append((None, f"{what} needs '{name}'"))
     return problems
 
 
-def expected_types(function: Callable[..., Any], parameter: inspect.Parameter) -> tuple[type, ...]:
-    """Returns the types a parameter takes; an empty tuple means "unknown, take anything"."""
-    hint = _hint(function, parameter)
-    if hint is not None:
-        return _flatten(hint)
+def expected_types(parameter: Parameter) -> tuple[type, ...]:
+    """Returns the types that a parameter takes; an empty tuple where they are unknown, and any value is taken."""
+    if parameter.annotation is not Parameter.empty:
+        return _flatten(parameter.annotation)
     default = parameter.default
-    if default is inspect.Parameter.empty or default is None:
+    if default is Parameter.empty or default is None:
         return ()
     if isinstance(default, tuple | list):
         return (list,)
@@ -64,18 +73,9 @@ def expected_types(function: Callable[..., Any], parameter: inspect.Parameter) -
     return (type(default),) if isinstance(default, bool | str) else ()
 
 
-def _hint(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """Returns the annotation of a parameter; None where there is none, or none that can be resolved."""
-    target = function.__init__ if inspect.isclass(function) else function
-    try:
-        return typing.get_type_hints(target).get(parameter.name)
-    except (NameError, TypeError):  # a plugin's hints may name what cannot be resolved
-        return None
-
-
-def choices(function: Callable[..., Any], parameter: inspect.Parameter) -> tuple[Any, ...]:
+def choices(parameter: Parameter) -> tuple[Any, ...]:
     """Returns the values that a parameter annotated with `Literal` takes; empty where it is not."""
-    hint = _hint(function, parameter)
+    hint = parameter.annotation
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 

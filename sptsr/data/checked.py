@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sptsr.core.errors import UserError
-from sptsr.core.signatures import argument_problems
+from sptsr.core.signatures import argument_problems, parameters
 from sptsr.priors.store import PriorStore
 
 
@@ -35,7 +35,7 @@ class CheckedDataset(Dataset):
         super().__init__()
         self.opt = opt
         given = {key: value for key, value in opt.items() if key != 'type'}
-        problems = argument_problems(self.settings, given, type(self).__name__)
+        problems = argument_problems(parameters(self.settings), given, type(self).__name__)
         if problems:
             raise UserError(f'datasets: {opt.get("name")}: {problems[0][1]}')
         self.settings(**given)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sptsr.core.errors import UserError, one_of
-from sptsr.core.signatures import parameters
 
 # Keys of a network's section that are not arguments of the network.
 CALLING_KEYS = ('input', 'output', 'size_multiple')
@@ -34,14 +33,14 @@ class Calling:
     size_multiple: int = 1
 
 
-def split_calling(section: Mapping[str, Any], network: Callable[..., Any]) -> tuple[dict[str, Any], Calling]:
+def split_calling(section: Mapping[str, Any], own: Collection[str]) -> tuple[dict[str, Any], Calling]:
     """Separates the arguments of a network from what its section says of calling it.
 
     A key that the network itself has as an argument is its argument.
 
     Args:
         section: `{type: NAME, ...}`, for example with `input: {range: 255}`, `size_multiple: 8` or `output: 0`.
-        network: what NAME stands for.
+        own: names of the network's arguments.
 
     Returns:
         the arguments without `type`, and how to call the network.
@@ -49,7 +48,6 @@ def split_calling(section: Mapping[str, Any], network: Callable[..., Any]) -> tu
     Raises:
         UserError: a value that makes no sense.
     """
-    own = parameters(network)
     keys = [key for key in CALLING_KEYS if key in section and key not in own]
     arguments = {key: value for key, value in section.items() if key != 'type' and key not in keys}
     said = {key: section[key] for key in keys}

@@ -1,32 +1,18 @@
-"""`sptsr options`: an option file as it is understood, each value with where it comes from; and a JSON schema."""
+"""An option file as it is understood, each value with where it comes from: `sptsr options -opt X.yml`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from sptsr.core.optim import optimizers, schedulers
-from sptsr.core.registry import (
-    ARCH_REGISTRY,
-    DATASET_REGISTRY,
-    LOSS_REGISTRY,
-    METRIC_REGISTRY,
-    MODEL_REGISTRY,
-    UNIT_REGISTRY,
-    lookup,
-    register_all,
-)
-from sptsr.core.signatures import argument_texts, choices, expected_types, parameters
 from sptsr.core.yaml_io import KeyPath, Lines
 from sptsr.options import keys
 from sptsr.options.load import complete, read_checked
 
 _DEFAULTS = {'train': keys.TRAIN_DEFAULTS, 'val': keys.VAL_DEFAULTS, 'logger': keys.LOGGER_DEFAULTS}
-_JSON_TYPES = {int: 'integer', float: 'number', bool: 'boolean', str: 'string', list: 'array', tuple: 'array'}
-_JSON_TYPES |= {dict: 'object', type(None): 'null'}
 
 
 def resolved(path: str | os.PathLike[str], force: Sequence[str] = (), root: str | os.PathLike[str] = '.') -> str:
@@ -66,113 +52,3 @@ def _list(value: Mapping[str, Any], given: Any, lines: Lines, path: KeyPath, row
 
 def _is_default(path: KeyPath) -> bool:
     return path == ('manual_seed',) or (len(path) == 2 and path[1] in _DEFAULTS.get(path[0], {}))
-
-
-def json_schema() -> dict[str, Any]:
-    """Returns a JSON schema (draft 7) of option files, for editors: keys, types, names, arguments by `type`.
-
-    Names that a plugin registers are not in it, so an unknown `type` is left alone; `sptsr options`
-    checks those as well.
-    """
-    register_all()
-    network = _choice(ARCH_REGISTRY.keys(), lambda name: lookup(ARCH_REGISTRY, name))
-    (sptnet,) = [rule for rule in network['allOf'] if rule['if']['properties']['type']['const'] == 'SPTNet']
-    units = _choice(UNIT_REGISTRY.keys(), lambda name: lookup(UNIT_REGISTRY, name), ('channels',))
-    _refine(sptnet['then'], {'backbone': {'allOf': [{'$ref': '#/definitions/network'}]}, 'unit': units})
-    metric = _choice(METRIC_REGISTRY.keys(), lambda name: lookup(METRIC_REGISTRY, name), ('img', 'img2'), ('better',))
-    train = _object('train', keys.TRAIN, keys.TRAIN_DEFAULTS)
-    train['patternProperties'] = {'_opt$': _choice(LOSS_REGISTRY.keys(), lambda name: lookup(LOSS_REGISTRY, name))}
-    _refine(
-        train,
-        {
-            'optim_g': _choice(optimizers(), optimizers().get, ('params',)),
-            'scheduler': _choice(schedulers(), schedulers().get, ('optimizer', 'last_epoch')),
-            'precision': {'enum': list(keys.PRECISIONS)},
-        },
-    )
-    val = _object('val', keys.VAL, keys.VAL_DEFAULTS)
-    _refine(val, {'metrics': {'additionalProperties': metric}})
-    logger = _object('logger', keys.LOGGER, keys.LOGGER_DEFAULTS)
-    _refine(logger, {'wandb': _object('logger.wandb', keys.WANDB)})
-    dist = _object('dist_params', keys.DIST)
-    _refine(dist, {'backend': {'enum': list(keys.BACKENDS)}})
-    top = _object('', {**keys.TOP, 'base': (str,)})
-    sections = {'path': _object('path', keys.PATH), 'train': train, 'val': val, 'logger': logger, 'dist_params': dist}
-    _refine(
-        top,
-        {
-            'model_type': _names(MODEL_REGISTRY.keys()),
-            'datasets': {'additionalProperties': {'$ref': '#/definitions/dataset'}},
-            'network_g': {'allOf': [{'$ref': '#/definitions/network'}]},
-            **sections,
-        },
-    )
-    return {
-        '$schema': 'http://json-schema.org/draft-07/schema#',
-        'title': 'Option file of sptsr',
-        **top,
-        'definitions': {'network': network, 'dataset': _dataset()},
-    }
-
-
-def _refine(section: dict[str, Any], more: Mapping[str, Mapping[str, Any]]) -> None:
-    """Adds to what the schema of a section says of some keys; what it says already stays."""
-    properties = section['properties']
-    properties |= {key: {**schema, **properties[key]} for key, schema in more.items()}
-
-
-def _dataset() -> dict[str, Any]:
-    rules = []
-    for name in DATASET_REGISTRY.keys():  # noqa: SIM118 (a registry, not a dict)
-        settings = getattr(lookup(DATASET_REGISTRY, name), 'settings', None)
-        if settings is not None:
-            rules.append(_when(name, arguments_schema(settings, ('scale', 'phase'))))
-    return {'type': 'object', 'properties': {'type': _names(DATASET_REGISTRY.keys())}, 'allOf': rules}
-
-
-def _choice(
-    names: Collection[str], find: Callable[[str], Any], skip: tuple[str, ...] = (), more: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Returns the schema of `{type: NAME, ...}`, with the arguments of what NAME stands for."""
-    rules = [_when(name, {**arguments_schema(find(name), skip), **{key: {} for key in more}}) for name in sorted(names)]
-    return {'type': 'object', 'properties': {'type': _names(names)}, 'allOf': rules}
-
-
-def _when(name: str, properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        'if': {'properties': {'type': {'const': name}}, 'required': ['type']},
-        'then': {'properties': {'type': {}, **properties}, 'additionalProperties': False},
-    }
-
-
-def _names(names: Collection[str]) -> dict[str, Any]:
-    return {'anyOf': [{'enum': sorted(names)}, {'type': 'string'}]}
-
-
-def arguments_schema(function: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Returns the schema of each argument of a class or function: type, choices, default, and its docstring's text."""
-    found: dict[str, Any] = {}
-    texts = argument_texts(function)
-    for name, parameter in parameters(function, skip).items():
-        values = choices(function, parameter)
-        found[name] = {'enum': list(values)} if values else _typed(expected_types(function, parameter))
-        default = parameter.default
-        if isinstance(default, bool | int | float | str | list | tuple) or default is None:
-            found[name]['default'] = list(default) if isinstance(default, tuple) else default
-        if name in texts:
-            found[name]['description'] = texts[name]
-    return found
-
-
-def _typed(kinds: Collection[type]) -> dict[str, Any]:
-    names = sorted({_JSON_TYPES[kind] for kind in kinds if kind in _JSON_TYPES})
-    if not names or any(kind not in _JSON_TYPES for kind in kinds):
-        return {}
-    return {'type': names[0] if len(names) == 1 else names}
-
-
-def _object(section: str, table: Mapping[str, keys.Types], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    properties = {key: {**_typed(kinds), 'description': keys.TEXTS[section][key]} for key, kinds in table.items()}
-    for key, value in (defaults or {}).items():
-        properties[key]['default'] = value
-    return {'type': 'object', 'properties': properties, 'additionalProperties': False}

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sptsr.core.errors import UserError
 from sptsr.core.yaml_io import KeyPath, Lines, read_scalar, read_yaml
 from sptsr.options.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
+from sptsr.options.schema import check, check_network
 
 _MAX_BASES = 8
 
@@ -68,8 +67,6 @@ def read_checked(
     Returns:
         its content with `base` and `force` applied, where each key stands, and whether it is for training.
     """
-    from sptsr.options.schema import check
-
     opt, lines = _read(path, force)
     is_train = 'train' in opt if is_train is None else is_train
     problems = check(opt, is_train)
@@ -80,8 +77,6 @@ def read_checked(
 
 def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
     """Reads the checked `network_g` section of an option file, and its `plugins`; the rest is not looked at."""
-    from sptsr.options.schema import check_network
-
     opt, lines = _read(path, ())
     section = opt.get('network_g')
     if not isinstance(section, dict):
@@ -94,16 +89,17 @@ def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str
 
 def _read(path: str | os.PathLike[str], force: Sequence[str]) -> tuple[dict[str, Any], Lines]:
     """Reads a file with its `base` and `--force_yml`, and imports its plugins."""
-    from sptsr.core.registry import import_plugins, register_all
-
     opt, lines = _read_with_base(Path(path))
     for entry in force:
         _force(opt, lines, entry)
-    register_all()
     plugins = opt.get('plugins') or []
     if not isinstance(plugins, list) or not all(isinstance(plugin, str) for plugin in plugins):
         raise UserError(f'{lines.get(("plugins",), path)}: plugins must be a list of modules and .py files')
-    import_plugins(plugins)
+    if plugins:
+        from sptsr.core.registry import import_plugins, register_all
+
+        register_all()  # a plug-in that takes a name of ours is told so
+        import_plugins(plugins)
     return opt, lines
 
 
@@ -162,7 +158,12 @@ def _report(file: str, lines: Lines, problems: Sequence[tuple[KeyPath, str]]) ->
 
 
 def complete(opt: dict[str, Any], is_train: bool, root: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns checked options with BasicSR's derived keys and our defaults."""
+    """Returns checked options with BasicSR's derived keys and our defaults; imports what they may name."""
+    import torch  # seconds: not before the options are known to be right
+
+    from sptsr.core.registry import register_all
+
+    register_all()
     opt, root = deepcopy(opt), Path(root)
     name = opt['name']
     if opt.get('num_gpu', 'auto') == 'auto':

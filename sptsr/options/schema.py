@@ -8,17 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError, one_of
-from sptsr.core.losses import find_loss
-from sptsr.core.optim import find_optimizer, find_scheduler
-from sptsr.core.registry import (
-    ARCH_REGISTRY,
-    DATASET_REGISTRY,
-    METRIC_REGISTRY,
-    MODEL_REGISTRY,
-    UNIT_REGISTRY,
-    lookup,
-)
+from sptsr.core.losses import check_loss
 from sptsr.core.signatures import argument_problems, is_of, type_name
 from sptsr.core.yaml_io import KeyPath
 from sptsr.options.calling import split_calling
@@ -56,7 +48,7 @@ def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
     if isinstance(name, str) and (not name or name in ('.', '..') or os.sep in name):
         problems.append((('name',), f"'{name}' cannot be a folder's name; use letters, digits, - and _"))
     if isinstance(opt.get('model_type'), str):
-        problems += _registered(MODEL_REGISTRY, opt['model_type'], ('model_type',))
+        problems += _registered('model', opt['model_type'], ('model_type',))
     if isinstance(opt.get('num_gpu'), str) and opt['num_gpu'] != 'auto':
         problems.append((('num_gpu',), f"'{opt['num_gpu']}' is neither a number nor auto"))
     for section, checker in _SECTIONS.items():
@@ -81,9 +73,9 @@ def _keys(section: Mapping[str, Any], known: Mapping[str, Types], path: KeyPath)
     return problems
 
 
-def _registered(registry: Any, name: object, path: KeyPath) -> list[Problem]:
+def _registered(kind: str, name: object, path: KeyPath) -> list[Problem]:
     try:
-        lookup(registry, str(name))
+        find(kind, str(name))
     except UserError as error:
         return [(path, f'{".".join(path)}: {error}')]
     return []
@@ -91,27 +83,37 @@ def _registered(registry: Any, name: object, path: KeyPath) -> list[Problem]:
 
 def _call(
     section: Any,
-    find: Callable[[str], Any],
+    kind: str,
     path: KeyPath,
     skip: tuple[str, ...] = (),
     drop: tuple[str, ...] = (),
     calling: bool = False,
 ) -> list[Problem]:
-    """Checks a `{type: NAME, ...}` section against the signature of what NAME stands for."""
+    """Checks a `{type: NAME, ...}` section against the parameters of what NAME stands for.
+
+    Args:
+        section: the section; anything else passes, for whoever checks its type.
+        kind: what NAME names (see `sptsr.core.catalogue.find`).
+        path: of the section.
+        skip: parameters that the program gives.
+        drop: keys of the section that are no arguments.
+        calling: whether the section may say how to call a network (see `sptsr.options.calling`).
+    """
     if not isinstance(section, Mapping):
         return []
     if 'type' not in section:
         return [(path, f"{'.'.join(path)} needs 'type'")]
     try:
-        target = find(str(section['type']))
+        entry = find(kind, str(section['type']))
     except UserError as error:
         return [((*path, 'type'), f'{".".join(path)}: {error}')]
+    known = {name: p for name, p in (entry.parameters() or {}).items() if name not in skip}
     try:
-        arguments, _ = split_calling(section, target) if calling else (dict(section), None)
+        arguments, _ = split_calling(section, known) if calling else (dict(section), None)
     except UserError as error:
         return [(path, f'{".".join(path)}.{error}')]
     arguments = {key: value for key, value in arguments.items() if key not in ('type', *drop)}
-    found = argument_problems(target, arguments, str(section['type']), skip)
+    found = argument_problems(known, arguments, str(section['type']))
     return [((*path, key) if key else path, f'{".".join(path)}: {message}') for key, message in found]
 
 
@@ -134,25 +136,24 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
     dotted = '.'.join(path)
     if 'type' not in data:
         return [(path, f"{dotted} needs 'type'")]
-    problems = _registered(DATASET_REGISTRY, data['type'], (*path, 'type'))
+    problems = _registered('dataset', data['type'], (*path, 'type'))
     if problems:
         return problems
     if 'name' not in data:
         problems.append((path, f"{dotted} needs 'name'"))
-    dataset = lookup(DATASET_REGISTRY, data['type'])
+    dataset = find('dataset', str(data['type']))
     if 'scale' not in opt:
         problems.append(((), "'scale' is missing at the top; say 1 where LQ and GT are of one size"))
-    settings = getattr(dataset, 'settings', None)
+    settings = dataset.parameters('settings')
     if settings is not None:
-        found = argument_problems(
-            settings, {k: v for k, v in data.items() if k != 'type'}, data['type'], ('scale', 'phase')
-        )
+        known = {name: p for name, p in settings.items() if name not in ('scale', 'phase')}
+        found = argument_problems(known, {k: v for k, v in data.items() if k != 'type'}, data['type'])
         problems += [
             ((*path, key) if key else path, f'{dotted}: {message}')
             for key, message in found
             if message != f"{data['type']} needs 'name'"
         ]
-    elif dataset.__module__.startswith('basicsr.'):
+    elif dataset.module.startswith('basicsr.'):
         needed = STOCK_NEEDS if data['type'] == 'PairedImageDataset' else ()
         needed += STOCK_TRAIN_NEEDS if needed and path[1] == 'train' else ()
         problems += [(path, f"{data['type']} needs '{key}'") for key in needed if key not in data]
@@ -169,18 +170,14 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
     return problems
 
 
-def _network_named(name: str) -> Any:
-    return lookup(ARCH_REGISTRY, name)
-
-
 def check_network(section: Mapping[str, Any]) -> list[Problem]:
     """Lists the mistakes of a `network_g` section but for missing weights."""
     path = ('network_g',)
-    problems = _call(section, _network_named, path, calling=section.get('type') != 'SPTNet')
+    problems = _call(section, 'arch', path, calling=section.get('type') != 'SPTNet')
     if section.get('type') != 'SPTNet':
         return problems
-    problems += _call(section.get('backbone'), _network_named, (*path, 'backbone'), calling=True)
-    return problems + _call(section.get('unit'), lambda n: lookup(UNIT_REGISTRY, n), (*path, 'unit'), ('channels',))
+    problems += _call(section.get('backbone'), 'arch', (*path, 'backbone'), calling=True)
+    return problems + _call(section.get('unit'), 'unit', (*path, 'unit'), ('channels',))
 
 
 def _network(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
@@ -216,10 +213,11 @@ def _train(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -
     for key in ('total_iter', 'optim_g', 'scheduler', 'pixel_opt'):
         if key not in section:
             problems.append((('train',), f"train needs '{key}'"))
-    problems += _call(section.get('optim_g'), find_optimizer, ('train', 'optim_g'), ('params',))
-    problems += _call(section.get('scheduler'), find_scheduler, ('train', 'scheduler'), ('optimizer', 'last_epoch'))
+    problems += _call(section.get('optim_g'), 'optimizer', ('train', 'optim_g'), ('params',))
+    problems += _call(section.get('scheduler'), 'scheduler', ('train', 'scheduler'), ('optimizer', 'last_epoch'))
     for key in losses:
-        problems += _call(section[key], find_loss, ('train', key))
+        problems += _call(section[key], 'loss', ('train', key))
+        problems += _loss(section[key], ('train', key))
     total = section.get('total_iter')
     for key in ('total_iter', 'accumulate'):
         problems += _at_least(section, key, 1, ('train',))
@@ -242,6 +240,17 @@ def _train(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -
     return problems
 
 
+def _loss(section: Any, path: KeyPath) -> list[Problem]:
+    """Lists what makes a registered loss none for tuning."""
+    if not isinstance(section, Mapping) or 'type' not in section:
+        return []
+    try:
+        check_loss(str(section['type']))
+    except UserError as error:
+        return [((*path, 'type'), f'{".".join(path)}: {error}')]
+    return []
+
+
 def _at_least(section: Mapping[str, Any], key: str, least: int, path: KeyPath) -> list[Problem]:
     value = section.get(key)
     if isinstance(value, int) and value < least:
@@ -260,7 +269,7 @@ def _val(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> 
         if not isinstance(metric, Mapping):
             problems.append((path, f'{".".join(path)} must be a section'))
             continue
-        problems += _call(metric, lambda n: lookup(METRIC_REGISTRY, n), path, ('img', 'img2'), ('better',))
+        problems += _call(metric, 'metric', path, ('img', 'img2'), ('better',))
         if metric.get('better', 'higher') not in ('higher', 'lower'):
             problems.append(((*path, 'better'), f'{".".join(path)}.better must be higher or lower'))
     return problems

@@ -16,7 +16,7 @@ from typing import Any
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
 from sptsr.core.registry import SOURCE_REGISTRY, lookup, register_all
-from sptsr.core.signatures import argument_problems
+from sptsr.core.signatures import argument_problems, parameters
 from sptsr.core.yaml_io import read_settings
 from sptsr.images.decode import RGB
 from sptsr.images.folder import ImageFolder
@@ -182,7 +182,7 @@ def make_source(name: str, arguments: Mapping[str, Any], what: str) -> Source:
     """
     register_all()
     found = lookup(SOURCE_REGISTRY, name)
-    problems = argument_problems(found, arguments, f'source {name}')
+    problems = argument_problems(parameters(found), arguments, f'source {name}')
     if problems:
         raise UserError(f'{what}: {problems[0][1]}')
     return found(**arguments)

@@ -103,6 +103,7 @@ class Upsampling(nn.Module):
         return self.get_submodule(self.used)(x)
 
 
+@register(ARCH_REGISTRY, replaceable=True)
 class CARN(nn.Module):
     """Ahn et al., "Fast, Accurate, and Lightweight Super-Resolution with Cascading Residual Network", ECCV 2018.
 
@@ -139,6 +140,7 @@ class CARN(nn.Module):
         return self.add_mean(self.exit(self.upsample(x)))
 
 
+@register(ARCH_REGISTRY, replaceable=True)
 class CARN_M(CARN):
     """CARN-M of the same paper: grouped convolutions and shared residual blocks.
 
@@ -159,8 +161,3 @@ def _cascade(x: Tensor, blocks: Sequence[nn.Module], owner: nn.Module) -> Tensor
         collected = torch.cat([collected, block(x)], dim=1)
         x = owner.get_submodule(f'c{number}')(collected)
     return x
-
-
-for _network in (CARN, CARN_M):
-    if _network.__name__ not in ARCH_REGISTRY:  # a user's own stays theirs
-        register(ARCH_REGISTRY)(_network)

@@ -20,6 +20,7 @@ def _plain(in_channels: int, width: int, out_channels: int, depth: int, batch_no
     return nn.Sequential(*layers, nn.Conv2d(width, out_channels, 3, padding=1))
 
 
+@register(ARCH_REGISTRY, replaceable=True)
 class DnCNN(nn.Module):
     """Zhang et al., "Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising", TIP 2017.
 
@@ -46,6 +47,7 @@ class DnCNN(nn.Module):
         return lq - self.model(lq)
 
 
+@register(ARCH_REGISTRY, replaceable=True)
 class FFDNet(nn.Module):
     """Zhang et al., "FFDNet: Toward a Fast and Flexible Solution for CNN based Image Denoising", TIP 2018.
 
@@ -75,8 +77,3 @@ class FFDNet(nn.Module):
             sigma = lq.new_full((len(lq),), self.sigma / 255)
         level = sigma.to(x.dtype).view(-1, 1, 1, 1).expand(len(lq), 1, *x.shape[-2:])
         return F.pixel_shuffle(self.model(torch.cat([x, level], dim=1)), 2)[..., :height, :width]
-
-
-for _network in (DnCNN, FFDNet):
-    if _network.__name__ not in ARCH_REGISTRY:  # a user's own stays theirs
-        register(ARCH_REGISTRY)(_network)

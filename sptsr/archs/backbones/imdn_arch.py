@@ -50,6 +50,7 @@ class DistillationBlock(nn.Module):
         return self.c5(self.cca(distilled)) + x
 
 
+@register(ARCH_REGISTRY, replaceable=True)
 class IMDN(nn.Module):
     """Hui et al., "Lightweight Image Super-Resolution with Information Multi-distillation Network", ACM MM 2019.
 
@@ -83,7 +84,3 @@ class IMDN(nn.Module):
             outputs.append(self.get_submodule(f'IMDB{number}')(outputs[-1]))
         fused = self.LR_conv(self.c(torch.cat(outputs[1:], dim=1))) + first
         return self.upsampler(fused)
-
-
-if 'IMDN' not in ARCH_REGISTRY:  # a user's own IMDN stays theirs
-    register(ARCH_REGISTRY)(IMDN)
