@@ -15,6 +15,7 @@ from sptsr.commands.restore_command import add_restore
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.version import __version__
 from sptsr.options.keys import LAUNCHERS
+from sptsr.options.load import read_checked
 
 _ABOUT = """\
 Tune a frozen image-restoration network with what Segment Anything sees in the degraded image.
@@ -165,6 +166,7 @@ def _data_prepare(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    read_checked(options.opt, True, options.force_yml)  # mistakes are said before torch is imported
     from sptsr.tuning.training import train_pipeline
 
     live = sys.stderr.isatty()
@@ -175,6 +177,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
+    read_checked(options.opt, False, options.force_yml)
     from sptsr.report.tables import results_table
     from sptsr.tuning.testing import test_pipeline
 

@@ -120,7 +120,8 @@ def full_name(kind: str, name: str, known: Collection[str]) -> str:
     for candidate in (name, f'{name}_basicsr'):
         if candidate in known:
             return candidate
-    raise UserError(f"no {kind} is called '{name}'{one_of(name, known)}")
+    word = kind.replace('optimizer', 'optimiser')
+    raise UserError(f"no {word} is called '{name}'{one_of(name, known)}")
 
 
 @functools.cache

@@ -19,7 +19,7 @@ import lmdb
 
 from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader, open_reader
-from sptsr.core.signatures import argument_problems
+from sptsr.core.signatures import argument_problems, parameters
 from sptsr.images.decode import RGB, image_digest
 from sptsr.images.draws import Degradation
 from sptsr.masks.prior import Prior
@@ -306,7 +306,7 @@ def _read_header(environment: lmdb.Environment, path: str) -> StoreHeader:
         params = record.get('params')
         oracle = isinstance(params, dict) and params.get('oracle')
         record['saw_image'] = record.get('source') not in _BLIND and not oracle
-    if not isinstance(record, dict) or argument_problems(StoreHeader, record, 'a header'):
+    if not isinstance(record, dict) or argument_problems(parameters(StoreHeader), record, 'a header'):
         raise UserError(f'{path}: its header is damaged; extract the priors again')
     return StoreHeader(**record)
 
