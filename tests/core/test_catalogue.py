@@ -29,7 +29,7 @@ def _alike(read: dict[str, Parameter] | None, real: dict[str, Parameter] | None,
 @pytest.mark.parametrize('kind', KINDS)
 def test_names_and_arguments_are_those_of_the_registry(kind: str):
     real = getattr(registry, f'{kind.upper()}_REGISTRY')._obj_map
-    shipped = {n: o for n, o in real.items() if o.__module__.startswith(('basicsr.', 'sptsr.'))}
+    shipped = {n: o for n, o in real.items() if o.__module__.startswith((*registry.BASICSR, *registry.OWN))}
     read = catalogue._from_source()[kind]
     assert read.keys() == shipped.keys()
     assert len(read) >= 3
