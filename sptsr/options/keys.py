@@ -123,13 +123,13 @@ TEXTS: dict[str, dict[str, str]] = {
     'path': {
         'pretrain_network_g': 'adapter of an `SPTNet`, or weights of another network.',
         'strict_load_g': "`true`, as in BasicSR's files: weights are always loaded strictly.",
-        'param_key_g': 'entry of the weights file that holds the tensors; by default `params_ema`, else `params`.',
+        'param_key_g': 'entry of the file that holds the tensors: `params` or `params_ema` of an adapter; by default the average.',
         'resume_state': 'training state to go on from; by default the newest one of the run.',
     },
     'train': {
         'total_iter': 'iterations of the run.',
         'warmup_iter': 'the learning rate rises from zero over so many iterations; -1 for none.',
-        'ema_decay': 'decay of the moving average of the adapter, buffers included; 0 for none.',
+        'ema_decay': 'decay of the moving average of the adapter, buffers included, after a warm-up; 0 for none.',
         'optim_g': 'optimiser: `{type: NAME, lr: 1e-3, …}`, any of `torch.optim` that makes one plain step.',
         'scheduler': "learning rate: `{type: NAME, …}`, BasicSR's or any of torch whose arguments are plain values.",
         'pixel_opt': 'loss: `{type: NAME, …}`.',
@@ -152,7 +152,7 @@ TEXTS: dict[str, dict[str, str]] = {
     'logger': {
         'print_freq': 'iterations from one line of the log to the next.',
         'save_checkpoint_freq': 'iterations from one saved adapter and state to the next.',
-        'keep_last': 'keep so many states and adapters, and the adapters with the best metrics; empty keeps all.',
+        'keep_last': 'keep so many states and numbered adapters; the latest and the best stay; empty keeps all.',
         'use_tb_logger': 'write TensorBoard files below `tb_logger/`.',
         'tb_pictures': 'images of each validation set that TensorBoard shows, with their masks.',
         'wandb': 'send what TensorBoard gets to Weights & Biases, where it is installed.',

@@ -60,7 +60,7 @@ def test_weights_files_run_no_code(tmp_path: Path):
             return (Path.touch, (tmp_path / 'owned',))
 
     torch.save({'params': Evil()}, tmp_path / 'evil.pth')
-    with pytest.raises(UserError, match='not readable as weights'):
+    with pytest.raises(UserError, match='beside its tensors, and reading that may run code'):
         read_weights(tmp_path / 'evil.pth')
     assert not (tmp_path / 'owned').exists()
 
