@@ -57,7 +57,7 @@ def evaluate(
     """
     name = loader.dataset.opt['name']
     results: Results = {metric: {'mean': math.nan, 'ci95': None, 'per_image': {}} for metric in metrics or {}}
-    with bar(len(loader), name, disable=not (progress and ranks.first)) as shown:
+    with ranks.together(), bar(len(loader), name, disable=not (progress and ranks.first)) as shown:
         for number, batch in enumerate(loader):
             key = batch['key'][0] if 'key' in batch else Path(batch['lq_path'][0]).stem
             image: Any = tensor2img(restore(batch))

@@ -123,7 +123,7 @@ TEXTS: dict[str, dict[str, str]] = {
     'path': {
         'pretrain_network_g': 'adapter of an `SPTNet`, or weights of another network.',
         'strict_load_g': "`true`, as in BasicSR's files: weights are always loaded strictly.",
-        'param_key_g': 'entry of the file that holds the tensors: `params` or `params_ema` of an adapter; by default the average.',
+        'param_key_g': 'entry of the file to load, such as `params` or `params_ema`; by default the average.',
         'resume_state': 'training state to go on from; by default the newest one of the run.',
     },
     'train': {

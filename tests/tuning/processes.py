@@ -90,7 +90,8 @@ def tune_otherwise(paths: list[Path], root: Path, logs: list[Path], spoil: str =
     """`sptsr train` with a file and a log for each rank; `spoil` says what goes wrong on rank 1 at iteration 3.
 
     `nan`: its GT holds a NaN. `gradient`: its gradient does. `memory`: its forward raises. `data`: its dataset
-    raises. `write`: rank 0 cannot save.
+    raises. `write`: rank 0 cannot save. `restore`: rank 1
+    cannot read an image of the validation set.
     """
     rank = int(os.environ['RANK'])
     sys.stderr = open(logs[rank], 'a')  # noqa: SIM115 (until the process ends)
@@ -118,6 +119,8 @@ def tune_otherwise(paths: list[Path], root: Path, logs: list[Path], spoil: str =
 
     if rank == 1:
         SPTModel.feed_data, SPTModel.optimize_parameters = spoiled_feed, spoiled_step
+    if rank == 1 and spoil == 'restore':
+        SPTModel.restore = _unreadable
     if spoil == 'write':
         SPTModel.save = spoiled_save
     try:
@@ -128,6 +131,10 @@ def tune_otherwise(paths: list[Path], root: Path, logs: list[Path], spoil: str =
     except RuntimeError as error:
         print(f'{type(error).__name__}: {error}', file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def _unreadable(*_: object) -> None:
+    raise UserError('c.png: cut off')
 
 
 def _out_of_memory(*_: object) -> None:

@@ -13,7 +13,10 @@ from tests.tuning.processes import codes, start, tune_otherwise
 def options(photographs: Path, tiny_weights: Path) -> dict:
     options = base_options(photographs, trains=True)
     options['network_g']['backbone_weights'] = str(tiny_weights)
-    options['datasets']['train']['batch_size_per_gpu'] = 1
+    train = options['datasets']['train']
+    train['batch_size_per_gpu'] = 1
+    options['datasets']['val'] = {k: v for k, v in train.items() if k[:8] in ('dataroot', 'type')} | {'name': 'val'}
+    options['val']['val_freq'] = 5
     return options
 
 
@@ -42,6 +45,7 @@ def test_a_loss_that_is_no_number_on_one_rank_names_its_file(options: dict, tmp_
     [
         ('gradient', [2, 2], 'iteration 3: the gradient is not finite; lower'),
         ('data', [2, 2], 'b.png: cut off'),
+        ('restore', [2, 2], 'c.png: cut off'),
         ('memory', [2, 1], 'RuntimeError: out of memory'),
     ],
 )
