@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
 
-Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Pixels = npt.NDArray[np.unsignedinteger]  # uint8 or uint16
 
 FORMATS = ('png', 'jpg', 'webp', 'tif')
 _ORIENTATION = 0x0112  # EXIF tag
@@ -79,7 +79,8 @@ def read_any(path: str | os.PathLike[str], most_pixels: int) -> AnyImage:
     try:
         content = Path(path).read_bytes()
         image = _opened(content, path, most_pixels)
-        notes = [f'first of {image.n_frames} frames'] if getattr(image, 'n_frames', 1) > 1 else []
+        frames = getattr(image, 'n_frames', 1)
+        notes = [f'first of {frames} frames'] if frames > 1 else []
         said = int(image.getexif().get(_ORIENTATION, 1))
         image.load()
         profile = image.info.get('icc_profile')
