@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # What pip installs for torch, options of pip included: TORCH="torch torchvision --index-url URL" takes another build.
 TORCH ?= torch torchvision
+# processes that share the tests; PYTEST_ARGS="-n 0 --pdb" runs them in one
+TEST_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -27,7 +29,7 @@ demo: install
 	$(BIN)/sptsr demo
 
 test: install
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --durations=25 $(PYTEST_ARGS)
 
 # The docs site, into site/. A link that leads nowhere or an option that nothing explains fails it.
 docs: install

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Sums depend on the number of threads, and some tests compare the bytes of this process with another's. One thread
+# is also the fastest: the networks are small, and pytest-xdist has a process for each core. Before torch is imported.
+os.environ['OMP_NUM_THREADS'] = '1'
 
 import numpy as np
 import pytest
@@ -23,15 +28,30 @@ import yaml
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.commands.line import main
 from sptsr.core.logs import NAME
-from sptsr.core.registry import register_all
+from sptsr.core.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    SOURCE_REGISTRY,
+    UNIT_REGISTRY,
+    register_all,
+)
 from sptsr.images.decode import RGB, decode_rgb, write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.images.prepare import prepare
 from sptsr.priors.extract import build_source, extract
 
-# Sums depend on the number of threads, and some tests compare the bytes of this process with another's.
-os.environ['OMP_NUM_THREADS'] = '2'
-
+REGISTRIES = (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    SOURCE_REGISTRY,
+    UNIT_REGISTRY,
+)
 SHIPPED = Path(skimage.data.__file__).parent
 SCALE = 4
 
@@ -47,16 +67,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope='session', autouse=True)
 def _registered() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     register_all()
 
 
 @pytest.fixture(autouse=True)
-def _no_handlers_left() -> Iterator[None]:
-    """A command's log handlers write to the stderr of its test."""
-    logging.getLogger(NAME).handlers.clear()
+def _independent(_registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test starts alike, whatever ran before it: in an empty folder, with the same seed and registries."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    registered = [(registry, dict(registry._obj_map)) for registry in REGISTRIES]
+    modules = set(sys.modules)
+    logging.getLogger(NAME).handlers.clear()  # a command's handlers write to the stderr of its test
     yield
     logging.getLogger(NAME).handlers.clear()
+    for registry, content in registered:
+        registry._obj_map = content
+    for name in sys.modules.keys() - modules:
+        if name.startswith('sptsr.core.plugin_files.'):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope='session')

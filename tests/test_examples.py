@@ -14,7 +14,7 @@ from sptsr.archs.adapter import read_adapter
 from sptsr.commands.demo_data import make_sets
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source, extract
-from tests.conftest import base_options, run_cli, run_process, write_options
+from tests.conftest import base_options, run_cli, write_options
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,8 +71,7 @@ def _proposal(report: str) -> str:
     ],
 )  # fmt: skip
 def test_a_pasted_proposal_trains(network: str, arguments: list[str], photographs: Path, tmp_path: Path):
-    run = run_process if '.py' in network else run_cli  # another copy of the file is registered here
-    done = run('sites', network, *arguments)
+    done = run_cli('sites', network, *arguments)
     assert done.returncode == 0, done.stderr
     assert 'Proposal' in done.stdout
     options = base_options(photographs, trains=True)
@@ -80,7 +79,7 @@ def test_a_pasted_proposal_trains(network: str, arguments: list[str], photograph
     options |= {key: value for key, value in pasted.items() if key != 'network_g'}
     options['network_g'] = {**pasted['network_g'], 'unit': {'type': 'RegionUnit', 'width': 4}}
     options['train']['total_iter'] = 2
-    done = run('train', '-opt', write_options(tmp_path / 'x.yml', options), '--root', tmp_path)
+    done = run_cli('train', '-opt', write_options(tmp_path / 'x.yml', options), '--root', tmp_path)
     assert done.returncode == 0, done.stderr
     assert read_adapter(tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.safetensors').iteration == 2
 

@@ -21,7 +21,6 @@ from sptsr.restoring.tiling import restore_padded
 from tests.archs.cases import CASES, LADDER, UNITS, inputs, make_net, trained
 
 SIZES = ((37, 53), (16, 16), (9, 21))
-WALKED = []
 
 
 @torch.no_grad()
@@ -76,13 +75,11 @@ def test_every_recipe_with_every_unit(case: str, unit: str, tmp_path: Path):
     assert torch.equal(_alone(net.backbone, net, lq), _alone(alone, net, lq))  # called by itself it is what it was
     with pytest.raises(UserError, match=f'trained for {arch} .*this backbone holds others'):
         load_adapter(make_net(case, unit, seed=5), tmp_path / 'a.safetensors')
-    WALKED.append((case, unit))
 
 
-def test_all_recipes_and_units_were_walked():
+def test_every_recipe_and_every_unit_has_a_case():
     assert {arch for arch, _ in CASES.values()} == set(RECIPES)
     assert set(UNITS) == set(UNIT_REGISTRY.keys())
-    assert len(WALKED) == len(CASES) * (len(UNITS) + 1) == 84
 
 
 def test_masks_matter_to_modulation_and_not_to_plain():

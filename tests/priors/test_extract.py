@@ -80,6 +80,7 @@ def _stop(ranks: list) -> None:
             process.join()
 
 
+@pytest.mark.slow
 def test_a_rank_killed_at_random_moments(images: ImageFolder, whole: dict, tmp_path: Path):
     rng = random.Random(5)
     kills, finished, partial, number = 0, 0, 0, 0

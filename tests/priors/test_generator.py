@@ -16,9 +16,19 @@ from sptsr.priors.sources.segmenters import OfficialSam
 from tests.conftest import photograph
 from tests.priors import tiny_sam
 
-SIZES = [(40, 60), (64, 64), (30, 120), (120, 30), (150, 200), (3, 40), (1, 40), (40, 1), (1, 1)]
+# height and width of an image: masks that it has at least
+SIZES = {
+    (40, 60): 10,
+    (64, 64): 10,
+    (30, 120): 4,
+    (120, 30): 6,
+    (150, 200): 10,
+    (3, 40): 4,
+    (1, 40): 40,
+    (40, 1): 40,
+    (1, 1): 4,
+}
 THRESHOLDS = {'points_per_side': 8, 'pred_iou_thresh': 0.7, 'stability_score_thresh': 0.6}
-SEEN = []
 
 
 @pytest.fixture(scope='module')
@@ -43,16 +53,10 @@ def test_official_masks(model, size: tuple[int, int], layers: int):
     except ValueError:  # the official crops of an image of one row are empty
         assert min(size) == 1
         assert layers == 1
-        assert ours.count > 0
+        assert ours.count >= SIZES[size]
         return
     assert np.array_equal(ours.decode(), theirs.decode())  # same binary masks, same order: no difference allowed
-    SEEN.append(ours.count)
-
-
-def test_many_masks_were_compared():
-    assert len(SEEN) == 2 * len(SIZES) - 3
-    assert sum(SEEN) > 150
-    assert max(SEEN) > 20
+    assert ours.count >= SIZES[size]
 
 
 @pytest.mark.parametrize(

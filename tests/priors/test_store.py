@@ -137,6 +137,7 @@ def test_a_failing_first_image_leaves_no_store(tmp_path: Path):
     assert not (tmp_path / 's').exists()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path):
     """SIGKILL at random moments; each time the store is whole, and in the end it is the unbroken one."""
     images = tmp_path / 'in'
