@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_IMAGE = 3  # channels for which torch takes a loop of images where it has one thread, which rounds otherwise
 _SMALL = 256  # height + width; where the two are at most 128 torch takes another loop, which rounds otherwise
 
 
@@ -32,8 +33,8 @@ class Resizer:
             logits: float32 [M, h, w], without gradients.
             factor: a whole number.
         """
-        large = factor * sum(logits.shape[1:]) > _SMALL
-        if large and logits.device.type == 'cpu' and factor in (2, 4, 8) and _rounds_as_torch():
+        usual = factor * sum(logits.shape[1:]) > _SMALL and len(logits) != _IMAGE
+        if usual and logits.device.type == 'cpu' and factor in (2, 4, 8) and _rounds_as_torch():
             return self._by_rows(logits, factor)
         return self._by_torch(logits, (logits.shape[1] * factor, logits.shape[2] * factor), 'enlarged')
 
