@@ -9,11 +9,13 @@ are cached by path and closed in a forked child, which opens its own; nothing th
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import lmdb
 
 from sptsr.core.errors import UserError
+from sptsr.core.lmdb_check import DamagedError, check_lmdb
 
 _environments: dict[str, lmdb.Environment] = {}
 
@@ -22,12 +24,13 @@ def open_reader(path: str | os.PathLike[str]) -> lmdb.Environment:
     """Returns this process's read-only environment of the LMDB folder `path`.
 
     Raises:
-        UserError: the folder is missing or holds no LMDB.
+        UserError: the folder is missing or holds no LMDB, or one that is damaged.
     """
     real = os.path.realpath(path)
     if real not in _environments:
         if not (Path(real) / 'data.mdb').is_file():
             raise UserError(f'{path}: no LMDB here (data.mdb is missing); check the path')
+        check_whole(path)
         try:
             _environments[real] = lmdb.open(
                 real, readonly=True, lock=False, readahead=False, meminit=False, max_readers=512, max_dbs=4
@@ -35,6 +38,14 @@ def open_reader(path: str | os.PathLike[str]) -> lmdb.Environment:
         except lmdb.Error as error:
             raise UserError(f'{path}: not a readable LMDB ({error}); make it again') from error
     return _environments[real]
+
+
+def check_whole(path: str | os.PathLike[str]) -> None:
+    """Raises UserError when the LMDB folder `path` has a file that is cut off or changed."""
+    try:
+        check_lmdb(os.path.realpath(Path(path) / 'data.mdb'))
+    except (DamagedError, struct.error) as error:
+        raise UserError(f'{path}: not a readable LMDB (cut off or changed: {error}); copy or make it again') from error
 
 
 def close_reader(path: str | os.PathLike[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import lmdb
 
 from sptsr.core.errors import UserError
-from sptsr.core.lmdb_env import close_reader, open_reader
+from sptsr.core.lmdb_env import check_whole, close_reader, open_reader
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.images.decode import RGB, image_digest
 from sptsr.images.draws import Degradation
@@ -206,6 +206,8 @@ class PriorWriter:
     def _open(self, header: StoreHeader) -> None:
         close_reader(self.path)
         size = (self.path / 'data.mdb').stat().st_size if (self.path / 'data.mdb').exists() else 0
+        if size:
+            check_whole(self.path)
         try:
             self._env = lmdb.open(
                 str(self.path), map_size=max(_FIRST_MAP_BYTES, 2 * size), max_dbs=4, metasync=False, meminit=False
@@ -297,7 +299,7 @@ def _read_header(environment: lmdb.Environment, path: str) -> StoreHeader:
     try:
         with environment.begin(db=environment.open_db(b'header', create=False)) as transaction:
             record = json.loads(transaction.get(_HEADER_KEY) or b'')
-    except (lmdb.Error, ValueError) as error:
+    except (lmdb.Error, ValueError, RecursionError) as error:
         raise UserError(f'{path}: not a prior store (it has no header); check the path') from error
     schema = record.get('schema') if isinstance(record, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
