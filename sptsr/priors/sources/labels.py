@@ -19,6 +19,7 @@ from sptsr.images.draws import image_of
 from sptsr.images.folder import image_key
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import BoolArray, Regions, to_size
+from sptsr.masks.rle import decode_rle
 from sptsr.priors.sources.source import Source
 
 LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')
@@ -149,10 +150,6 @@ def _masks_of(maps: list[LabelMap], background: int) -> BoolArray:
 
 
 def _read_coco(path: Path) -> BoolArray:
-    from pycocotools import mask as coco_types  # only this format needs it
-
-    coco: Any = coco_types  # its stubs know fewer forms than it takes
-
     records = json.loads(path.read_text())
     if isinstance(records, dict):
         records = records.get('annotations', [])
@@ -161,7 +158,5 @@ def _read_coco(path: Path) -> BoolArray:
         rle = record['segmentation']
         if not isinstance(rle, dict):
             raise UserError(f"{path}: 'segmentation' is no RLE; write it with amg.py --convert-to-rle")
-        if isinstance(rle['counts'], list):  # decode takes compressed counts only
-            rle = coco.frPyObjects(rle, *rle['size'])
-        masks.append(coco.decode(rle).astype(np.bool_))
+        masks.append(decode_rle(rle['counts'], rle['size']))
     return np.stack(masks) if masks else np.zeros((0, 0, 0), np.bool_)
