@@ -21,6 +21,7 @@ from sptsr.core.files import sha256_tensors, write_bytes
 from sptsr.core.version import __version__
 
 _FORMAT = 'sptsr-adapter-1'
+_RECORD = {'network_g': dict, 'backbone_sha256': str, 'iteration': int, 'sptsr': str}
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,15 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         raise UserError(f'{path}: not a readable adapter ({error}); it is a .safetensors written by sptsr') from error
     if _FORMAT not in metadata:
         raise UserError(f'{path}: not an adapter of this format ({_FORMAT}); it is a .safetensors written by sptsr')
-    record = json.loads(metadata[_FORMAT])
+    record = _read_record(metadata[_FORMAT], path)
     digest = sha256_tensors(tensors)
     if record.get('sha256', digest) != digest:  # the first adapters carried none
         raise UserError(f'{path}: damaged (its tensors have another checksum); copy it again or take another')
     groups: dict[str, dict[str, Tensor]] = {'params': {}, 'params_ema': {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition('.')
+        if group not in groups:
+            raise UserError(f"{path}: not an adapter (a tensor is called '{name}'); take one written by sptsr")
         groups[group][rest] = tensor
     return Adapter(
         params=groups['params'],
@@ -135,6 +138,20 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         untrained=record.get('untrained'),
         trained_with=record.get('trained_with') or {},
     )
+
+
+def _read_record(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the record of an adapter's metadata; raises UserError where it lacks something."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: damaged (its metadata is no JSON); copy it again or take another') from error
+    if not isinstance(record, dict):
+        raise UserError(f'{path}: damaged (its metadata is no JSON object); copy it again or take another')
+    for name, kind in _RECORD.items():
+        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
+            raise UserError(f"{path}: damaged (its metadata has no usable '{name}'); copy it again or take another")
+    return record
 
 
 def load_adapter(net: SPTNet, path: str | os.PathLike[str], key: str | None = None) -> Adapter:
@@ -150,7 +167,8 @@ def load_adapter(net: SPTNet, path: str | os.PathLike[str], key: str | None = No
     """
     adapter = read_adapter(path)
     if not is_backbone_of(net, adapter.backbone_sha256):
-        was = adapter.network_g.get('backbone', {}).get('type', 'unknown')
+        backbone = adapter.network_g.get('backbone')
+        was = backbone.get('type') if isinstance(backbone, dict) else 'another network'
         weights = adapter.network_g.get('backbone_weights')
         raise UserError(
             f'{path}: the adapter was trained for {was} with the weights {weights}, and this backbone holds others; '

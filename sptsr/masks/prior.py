@@ -18,6 +18,7 @@ MAX_MASKS = 64
 _HEADER = struct.Struct('<4sBBHIII')  # magic, version, bytes of an index, masks, palette size, height, width
 _MAGIC = b'SPTP'
 _VERSION = 1
+_LARGEST = 1 << 30  # bytes of an unpacked prior: 16384 x 16384 pixels of four bytes
 _STORED = {1: '<u1', 2: '<u2', 4: '<u4'}  # types of an index map by bytes a pixel
 
 
@@ -129,9 +130,11 @@ class Prior:
     def from_bytes(cls, content: bytes) -> Prior:
         """Reads what `to_bytes` wrote; raises UserError when it is damaged or of a newer version."""
         try:
+            if not 0 <= zstandard.frame_content_size(content) <= _LARGEST:
+                raise UserError('damaged entry (no prior is so large); extract the priors again')
             raw = _ZSTD.decompressor.decompress(content)
             magic, version, itemsize, count, codes, height, width = _HEADER.unpack_from(raw)
-        except (zstandard.ZstdError, struct.error) as error:
+        except (zstandard.ZstdError, struct.error, MemoryError) as error:
             raise UserError(f'damaged entry ({error}); extract the priors again') from error
         if magic != _MAGIC or itemsize not in _STORED or count > MAX_MASKS:
             raise UserError('not a prior; extract the priors again')

@@ -33,6 +33,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not look at them again
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError('it is compressed, and no state is')  # it may unpack to any size
             broken = archive.testzip()
         if broken:
             raise ValueError(f'{broken} has another checksum')
