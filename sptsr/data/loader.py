@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -138,3 +141,12 @@ def _start_worker(_worker: int) -> None:
     # leaves with 0 does not. SIGTERM must end it: that is how Python gets rid of it at exit.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """Ends this worker as soon as its parent has ended, by SIGKILL too; torch looks every five seconds only."""
+    wait([sentinel])
+    os._exit(0)
