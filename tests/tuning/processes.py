@@ -22,8 +22,8 @@ from sptsr.tuning.testing import test_pipeline as evaluate
 from sptsr.tuning.training import train_pipeline
 
 register_all()
-_CONTEXT = multiprocessing.get_context('forkserver')
-_CONTEXT.set_forkserver_preload([__name__])
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload([__name__, 'tests.readers'])
 
 
 def start(target, *arguments, world: int = 1, **settings) -> list:
@@ -35,7 +35,7 @@ def start(target, *arguments, world: int = 1, **settings) -> list:
     ranks = []
     for rank in range(world):
         environment = {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)} if world > 1 else {}
-        ranks.append(_CONTEXT.Process(target=_enter, args=(environment, target, arguments, settings)))
+        ranks.append(CONTEXT.Process(target=_enter, args=(environment, target, arguments, settings)))
     for process in ranks:
         process.start()
     return ranks
@@ -65,7 +65,7 @@ def _enter(environment: dict[str, str], target, arguments, settings) -> None:
 
 def tune(path: Path, root: Path, log: Path | None = None, **settings) -> None:
     """`sptsr train`; what it writes to stderr goes to `log`."""
-    sys.stderr = open(log or os.devnull, 'a')  # noqa: SIM115 (until the process ends)
+    sys.stderr = open(log or os.devnull, 'a', buffering=1)  # noqa: SIM115 (until the process ends)
     train_pipeline(path, root, **settings)
     sys.stderr.flush()
 
