@@ -72,9 +72,10 @@ def _registered() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _independent(_registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _independent(_registered: None, tmp_path: Path) -> Iterator[None]:
     """Every test starts alike, whatever ran before it: in an empty folder, with the same seed and registries."""
-    monkeypatch.chdir(tmp_path)
+    folder = Path.cwd()
+    os.chdir(tmp_path)
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
@@ -82,6 +83,7 @@ def _independent(_registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     modules = set(sys.modules)
     logging.getLogger(NAME).handlers.clear()  # a command's handlers write to the stderr of its test
     yield
+    os.chdir(folder)
     logging.getLogger(NAME).handlers.clear()
     for registry, content in registered:
         registry._obj_map = content

@@ -12,6 +12,7 @@ import torchvision
 from sptsr.core.errors import UserError
 from sptsr.images.folder import ImageFolder
 from sptsr.images.prepare import prepare
+from sptsr.masks.batch import PriorBatch
 
 HAS_FUNCTIONAL_TENSOR = tuple(int(n) for n in torchvision.__version__.split('.')[:2]) < (0, 17)
 
@@ -101,3 +102,11 @@ def test_swinir_can_checkpoint_its_activations():
         gradients.append(net.units[0].out.bias.grad)
     assert torch.equal(*gradients)
     assert gradients[0].abs().max() > 0
+
+
+def test_an_old_name_is_handed_on_with_a_warning_that_fails_tests():
+    with pytest.raises(DeprecationWarning, match=r'^sptsr\.codes\.MaskCodes is sptsr\.masks\.batch\.PriorBatch since'):
+        from sptsr.codes import MaskCodes  # noqa: F401
+    with pytest.warns(DeprecationWarning, match='since sptsr 0.2'):
+        from sptsr.codes import MaskCodes as OldName
+    assert OldName is PriorBatch
