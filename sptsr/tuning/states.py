@@ -42,7 +42,8 @@ def read_state(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict) or not state.keys() >= _KEYS:
             raise ValueError('not a state of this version of sptsr')
     except Exception as error:  # zipfile and torch raise many kinds for a truncated or foreign file
-        raise UserError(f'{path}: not a readable training state ({error}); use an older one') from error
+        reason = str(error).partition('\n')[0]
+        raise UserError(f'{path}: not a readable training state ({reason}); use an older one') from error
     return {**state, 'path': str(path)}
 
 
