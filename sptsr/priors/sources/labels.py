@@ -104,7 +104,8 @@ class LabelsSource(Source):
         except UserError:
             raise
         except Exception as error:  # four libraries read these files, each with errors of its own
-            raise UserError(f'{path}: not a readable label file ({error}); see sptsr prior extract --help') from error
+            reason = str(error).partition('\n')[0]
+            raise UserError(f'{path}: not a readable label file ({reason}); see sptsr prior extract --help') from error
         return to_size(masks, size, self.params['scale'], path)
 
     def versions(self) -> dict[str, str]:
