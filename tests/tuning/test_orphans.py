@@ -26,7 +26,7 @@ def options(photographs: Path, tiny_weights: Path) -> dict:
     train['num_worker_per_gpu'] = WORKERS
     options['datasets']['val'] = {k: v for k, v in train.items() if k[:8] in ('dataroot', 'type')} | {'name': 'holdout'}
     options['val']['val_freq'] = 3
-    options['logger'] |= {'use_tb_logger': True, 'print_freq': 1}
+    options['logger'] |= {'use_tb_logger': True, 'print_freq': 1, 'save_checkpoint_freq': 1000}
     return options
 
 
