@@ -144,7 +144,7 @@ def optimisers_page() -> str:
             own = kind.__module__.startswith('torch.')
             parts.append(f'### {name}')
             parts.append(f'[torch.optim.{name}]({place}.{name}.html)' if own else _summary(kind))
-            parts.append(_table(arguments_schema(kind, skip), name, strict=False))
+            parts.append(_table(arguments_schema(kind, skip), name, False, 'needed'))
     return _joined(parts)
 
 
@@ -171,7 +171,7 @@ def api_page() -> str:
     for name in sptsr.__all__:
         found = getattr(sptsr, name)
         if inspect.isclass(found) or inspect.isfunction(found):
-            parts.append(f'::: {found.__module__}.{found.__qualname__}')
+            parts.append(f'::: {found.__module__}.{name}\n    options: {{heading: sptsr.{name}, toc_label: {name}}}')
     return _joined(parts)
 
 
@@ -244,7 +244,7 @@ def _one(name: str, arguments: Schema, registry: Any, level: int) -> Iterator[st
     found = lookup(registry, name)
     yield f'{"#" * level} {name}'
     yield _summary(found)
-    yield _table({k: v for k, v in arguments.items() if k not in ('type', 'better')}, name, _is_ours(found))
+    yield _table({k: v for k, v in arguments.items() if k not in ('type', 'better')}, name, _is_ours(found), 'needed')
 
 
 def _is_ours(found: Any) -> bool:
@@ -260,8 +260,14 @@ def _summary(found: Any) -> str:
     return _prose(' '.join(doc.split('\n\n')[0].split()))
 
 
-def _table(arguments: Schema, where: str, strict: bool = True) -> str:
+def _table(arguments: Schema, where: str, strict: bool = True, needed: str = '') -> str:
     """Returns a table of keys: type or choices, default, text.
+
+    Args:
+        arguments: schema of each key.
+        where: what the keys belong to, for the message.
+        strict: whether each key must have a text; else texts are others', written for Sphinx.
+        needed: what to say for a default where there is none.
 
     Raises:
         MissingTextError: a key has no text, and `strict` asks for one.
@@ -273,7 +279,7 @@ def _table(arguments: Schema, where: str, strict: bool = True) -> str:
         text = schema.get('description', '')
         if strict and not text:
             raise MissingTextError(f'{where}: nothing explains the key {key}')
-        default = f'`{_yaml(schema["default"])}`' if 'default' in schema else ''
+        default = f'`{_yaml(schema["default"])}`' if 'default' in schema else needed
         rows.append(f'| `{key}` | {_value(schema)} | {default} | {_cell(_prose(text) if not strict else text)} |')
     return '\n'.join(rows)
 
@@ -306,12 +312,10 @@ def _cell(text: str) -> str:
 
 def _prose(text: str) -> str:
     """Returns text that others wrote for Sphinx as Markdown that shows it as it stands."""
-    text = re.sub(r':\w+:`~?([^`]*)`', r'`\1`', text).replace('``', '`')
-    return ''.join(
-        part if number % 2 else re.sub(r'([*_<\[\]])', r'\\\1', part)
-        for number, part in enumerate(text.split('`'))
-        for part in [f'`{part}`' if number % 2 else part]
-    )
+    text = re.sub(r':\w+:`~?([^`<]*)(<[^`]*>)?`', r'`\1`', text).replace('``', '`')
+    # Odd parts stand between backquotes.
+    parts = text.split('`')
+    return '`'.join(part if n % 2 else re.sub(r'([*_<\[\]])', r'\\\1', part) for n, part in enumerate(parts))
 
 
 def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
