@@ -1,10 +1,10 @@
-"""How far the gradient of an adapter is from the one of fp32: all of the network in bf16, and with its ends in fp32.
+"""The gradient of an adapter in bf16 against the one in fp32: the whole network in bf16, and with its ends in fp32.
 
     python benchmarks/half_precision.py -opt options/train/SPT_IMDN_x4_BSDS400.yml [--force_yml KEY=VALUE ...] \
         [--adapter ADAPTER.safetensors] [--batches 24]
 
-The mean over the first batches of the option file's data, the same ones each time. Prints the mean loss, the cosine of
-the two mean gradients and the size of their difference over that of fp32's; last one line of JSON.
+Gradients are means over the first batches of the option file's data, the same ones each time. Prints the mean loss, the
+cosine of the two gradients, and the norm of their difference over the norm of the one in fp32; then one line of JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('-opt', required=True)
     parser.add_argument('--force_yml', nargs='+', default=[])
-    parser.add_argument('--adapter', help='the adapter to look at; without it, a fresh one')
+    parser.add_argument('--adapter', help='adapter file; without one, an untrained adapter')
     parser.add_argument('--batches', type=int, default=24)
     options = parser.parse_args()
     register_all()

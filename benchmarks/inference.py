@@ -3,7 +3,7 @@
     python benchmarks/inference.py [--unit ModulationUnit] [--size 64 96] [--rounds 15] [--only IMDN EDSR]
 
 Both run in one process on the same image, alternated; a ratio is the median over the rounds. Memory is the peak of
-what the forward pass allocates, its output included. Prints a table, and last one line of JSON.
+what the forward pass allocates, its output included. Prints a table, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Returns times, ratios and parameter counts of one network with the arguments of a usual one."""
+    """Returns times, ratios and parameter counts of one network, built with its recipe's usual arguments."""
     record = RECIPES[name].resolve(name, RECIPES[name].usual)
     height, width = (round_up(side, record.sizes.multiple) for side in options.size)
     net = SPTNet({'type': name, **RECIPES[name].usual}, unit={'type': options.unit}).to(options.device).eval()

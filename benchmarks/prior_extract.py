@@ -3,11 +3,12 @@
     python benchmarks/prior_extract.py --image PHOTO.jpg [--model vit_b] [--device cpu] [--rounds 3] [--points 32]
     python benchmarks/prior_extract.py --image PHOTO.jpg --device cuda --precision bf16 --model vit_h
 
-Weights are random (or --checkpoint): the time does not depend on them but for how many masks survive and how ragged
-they are. So the thresholds are set between the scores of this model on this image, --survive of the masks pass the IoU
-threshold, --stable of those the stability threshold; what the decoder upscales is smoothed and its logits are spread,
-for both generators: masks of noise would cost the official one's run-length coding minutes that masks of things do not.
-Memory is what the process grows by during a run (on CUDA, what torch allocates). Prints a table, and last one line of
+Weights are random unless --checkpoint is given: the time depends on them only through the number of masks that survive
+and the length of their outlines. So the thresholds are set between the scores of this model on this image: --survive
+is the share of masks that pass the IoU threshold, --stable the share of those that pass the stability threshold. For
+both generators the decoder's features are smoothed and its logits spread, because the official one would take minutes
+to encode the outlines of noise.
+Memory is what the process grows by during a run (on CUDA, what torch allocates). Prints a table, then one line of
 JSON.
 """
 
@@ -64,8 +65,12 @@ def main() -> None:
     model.to(options.device)
     picture = decode_rgb(options.image.read_bytes(), str(options.image), to_rgb=True)
     result: dict[str, Any] = {
-        **{'model': options.model, 'device': options.device, 'precision': options.precision, 'points': options.points},
-        **{'threads': torch.get_num_threads(), 'torch': torch.__version__},
+        'model': options.model,
+        'device': options.device,
+        'precision': options.precision,
+        'points': options.points,
+        'threads': torch.get_num_threads(),
+        'torch': torch.__version__,
     }
     rows = []
     for number in options.sizes:
@@ -95,11 +100,8 @@ def compare(model: Any, image: RGB, options: argparse.Namespace) -> dict[str, An
     fp32 = OfficialSam(model, options.device)
     ours = OfficialSam(model, options.device, options.precision)
     thresholds = between_scores(fp32, image, options)
-    settings = {
-        'points_per_side': options.points,
-        **thresholds,
-        'box_nms_thresh': 1.0,
-    }  # random masks all fill the image
+    # Random masks all fill the image: no box is dropped for its overlap.
+    settings = {'points_per_side': options.points, 'box_nms_thresh': 1.0, **thresholds}
     generator = SamAutomaticMaskGenerator(model, **settings)
     runs = {
         'official': (lambda: generator.generate(image), model.image_encoder, model.mask_decoder, 'forward'),
@@ -120,10 +122,11 @@ def compare(model: Any, image: RGB, options: argparse.Namespace) -> dict[str, An
             timed[name].append(tuple(times))
             print(f'{image.shape[1]}x{image.shape[0]} round {number} {name}: {times[0]:.1f} s', file=sys.stderr)
     for name in runs:
-        total, encoder, decoder = (statistics.median(row[n] for row in timed[name]) for n in range(3))
-        rest = statistics.median(t - e - d for t, e, d in timed[name])
         record[name] = {
-            **{'seconds': total, 'encoder_seconds': encoder, 'decoder_seconds': decoder, 'rest_seconds': rest},
+            'seconds': statistics.median(total for total, _, _ in timed[name]),
+            'encoder_seconds': statistics.median(encoding for _, encoding, _ in timed[name]),
+            'decoder_seconds': statistics.median(decoding for _, _, decoding in timed[name]),
+            'rest_seconds': statistics.median(total - encoding - decoding for total, encoding, decoding in timed[name]),
             'peak_bytes': max(peaks[name]),
         }
     theirs = [r['segmentation'] for r in results['official']]
@@ -148,7 +151,7 @@ class Scale(torch.nn.Module):
 
 
 class Smooth(torch.nn.Module):
-    """Blurs what the decoder makes of the image, [B, C, 64, 64]."""
+    """Blurs the image features of the decoder, [B, C, 64, 64]."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         small = torch.nn.functional.avg_pool2d(x, 8)
@@ -156,7 +159,7 @@ class Smooth(torch.nn.Module):
 
 
 def make_smooth(decoder: Any) -> None:
-    """Makes the masks of a random model those of things, not of noise, at next to no cost."""
+    """Gives the masks of a random model smooth outlines, as those of things are, at almost no cost."""
     with torch.no_grad():
         for layer in decoder.output_upscaling:
             if isinstance(layer, torch.nn.ConvTranspose2d):  # random taps would weave a pattern of single pixels

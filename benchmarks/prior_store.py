@@ -1,10 +1,11 @@
-"""How small and how quick a stored prior is: ours, COCO RLE (pycocotools), packed bits + zstd.
+"""Size and speed of a stored prior: ours, COCO RLE (pycocotools), packed bits + zstd.
 
     python benchmarks/prior_store.py --segmentations datasets/BSDS500/segmentations [--full 100] [--rounds 5]
 
 Human masks of BSDS500 at LR x4 (all images) and at full size (the first 100). Times are medians over images of the best
-of some rounds, in one process, the formats alternated: encoding, and from stored bytes to a [64, 48, 48] crop and to
-what our dataset hands on (index map and palette of the crop). Prints a table, and last one line of JSON.
+of some rounds, in one process, the formats alternated: encoding; from stored bytes to a dense [64, 48, 48] crop; and
+from stored bytes to what our dataset returns (index map and palette of the crop). Prints a table, then one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def load(folder: Path, limit: int, downscale: int) -> list[np.ndarray]:
         content = scipy.io.loadmat(str(path))
         height, width = content['groundTruth'][0][0]['Segmentation'][0, 0].shape
         size = (height // downscale, width // downscale)
-        image = np.zeros((*size, 3), np.uint8)  # labels are what is read; the picture plays no part
+        image = np.zeros((*size, 3), np.uint8)  # the source reads labels; of the image it needs the size only
         priors.append(source(image, path.relative_to(folder).with_suffix('').as_posix(), 64).decode())
     return priors
 

@@ -3,7 +3,7 @@
     python benchmarks/tuning_step.py [--only IMDN EDSR] [--batch 4] [--size 48] [--rounds 11] [--precision fp32]
 
 The same backbone, batch and loss (L1), Adam, no moving average; one process, the three alternated; a ratio is the
-median over the rounds. Memory is the peak of what a step allocates. Prints a table, and last one line of JSON.
+median over the rounds. Memory is the peak of what a step allocates. Prints a table, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,12 +29,24 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'IMDN': {'type': 'IMDN', 'upscale': 4},
     'EDSR': {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 64, 'num_block': 16, 'upscale': 4},
     'RCAN-small': {
-        **{'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 64, 'num_group': 4, 'num_block': 4},
+        'type': 'RCAN',
+        'num_in_ch': 3,
+        'num_out_ch': 3,
+        'num_feat': 64,
+        'num_group': 4,
+        'num_block': 4,
         'upscale': 4,
     },
     'SwinIR-light': {
-        **{'type': 'SwinIR', 'upscale': 4, 'img_size': 48, 'window_size': 8, 'embed_dim': 60, 'mlp_ratio': 2},
-        **{'depths': [6, 6, 6, 6], 'num_heads': [6, 6, 6, 6], 'upsampler': 'pixelshuffledirect'},
+        'type': 'SwinIR',
+        'upscale': 4,
+        'img_size': 48,
+        'window_size': 8,
+        'embed_dim': 60,
+        'mlp_ratio': 2,
+        'depths': [6, 6, 6, 6],
+        'num_heads': [6, 6, 6, 6],
+        'upsampler': 'pixelshuffledirect',
     },
 }
 
@@ -68,7 +80,7 @@ def main() -> None:
 
 
 def measure(backbone: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Returns times, peaks and ratios of one backbone."""
+    """Returns time and peak of memory of a stock step, and the ratios of our steps to it."""
     lq = torch.rand(options.batch, 3, options.size, options.size)
     gt = torch.rand(options.batch, 3, 4 * options.size, 4 * options.size)
     masks = torch.cat([rectangles(64, options.size, options.size) for _ in range(options.batch)])
@@ -103,7 +115,7 @@ def measure(backbone: dict[str, Any], options: argparse.Namespace) -> dict[str, 
 
 
 def build(kind: str, network: dict[str, Any], options: argparse.Namespace) -> Any:
-    """Returns a model of BasicSR's or ours, with the same options but for what only ours knows."""
+    """Returns BasicSR's model or ours with the same options; to ours those are added that only it knows."""
     from basicsr.models import build_model
 
     torch.manual_seed(0)
@@ -119,9 +131,20 @@ def build(kind: str, network: dict[str, Any], options: argparse.Namespace) -> An
     return build_model(
         copy.deepcopy(
             {
-                **{'model_type': kind, 'network_g': network, 'train': train, 'scale': 4, 'is_train': True},
-                **{'num_gpu': 0 if options.device == 'cpu' else 1, 'dist': False, 'rank': 0, 'world_size': 1},
-                **{'path': {}, 'datasets': {}, 'val': VAL_DEFAULTS, 'logger': LOGGER_DEFAULTS, 'name': kind},
+                'name': kind,
+                'model_type': kind,
+                'scale': 4,
+                'num_gpu': 0 if options.device == 'cpu' else 1,
+                'is_train': True,
+                'dist': False,
+                'rank': 0,
+                'world_size': 1,
+                'path': {},
+                'datasets': {},
+                'network_g': network,
+                'train': train,
+                'val': VAL_DEFAULTS,
+                'logger': LOGGER_DEFAULTS,
             }
         )
     )

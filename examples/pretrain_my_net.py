@@ -1,6 +1,6 @@
-"""Pretrains MyNet for a moment on the photographs of `sptsr demo`, so that there is something to freeze.
+"""Trains MyNet for a minute on the photographs of `sptsr demo`, so that it has weights to freeze.
 
-Stands for whatever trained your own network: all it leaves is a state dict.
+This stands for the training of your own network; its only result is a state dict.
 
     python examples/pretrain_my_net.py results/demo/data/train weights/my_net.pth
 """

@@ -18,7 +18,7 @@ for step in 'noise 15' 'noise 25' 'noise 50' 'blur 1' 'blur 2' 'jpeg 40' 'jpeg 1
     extract "$out/images/$kind$amount" "$kind$amount"
 done
 sptsr prior extract "${images[@]}" -o "$out/human" --source labels --set dir=datasets/BSDS500/segmentations
-# what chance gives: regions that mean nothing, and the priors of other images
+# what chance gives: random regions, and the priors of other images
 sptsr prior extract "${images[@]}" -o "$out/random" --source random --set like="$out/clean"
 [ -d "$out/shuffled" ] || sptsr prior shuffle "$out/clean" -o "$out/shuffled"
 stores=()

@@ -2,8 +2,8 @@
 
     python scripts/pretrain_demo_net.py            # photographs that scikit-image ships; about 20 minutes on two cores
 
-An IMDN of a quarter of the usual width's cost (32 features, 4 blocks, x4), L1 loss, Adam, cosine
-schedule, moving average; stored as 16-bit floats. The demo's test photographs are not used.
+A small IMDN (32 features, 4 blocks, x4), L1 loss, Adam, cosine schedule; the moving average of its weights is
+stored as 16-bit floats. The demo's test photographs are not used.
 """
 
 from __future__ import annotations
