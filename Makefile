@@ -22,7 +22,7 @@ $(STAMP): setup.py pyproject.toml scripts/build_basicsr.py
 	$(BIN)/python -m pip uninstall -qqq --yes tb-nightly
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python scripts/build_basicsr.py -o $(VENV)/wheels
-	$(BIN)/python -m pip install --quiet $(VENV)/wheels/basicsr-*.whl --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet $(VENV)/wheels/basicsr-*.whl --editable ".[dev,docs]"
 	@touch $@
 
 demo: install
@@ -33,7 +33,6 @@ test: install
 
 # The docs site, into site/. A link that leads nowhere or an option that nothing explains fails it.
 docs: install
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	$(BIN)/python scripts/docs_pages.py
 
 # The wheel of sptsr, in dist/, after a look at what is in it and at how it runs away from the checkout.

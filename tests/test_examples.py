@@ -34,11 +34,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_from_a_network_to_an_adapter(clone: Path):
     page = (ROOT / 'docs' / 'plug-in.md').read_text()
     commands = [line for block in re.findall(r'```sh\n(.*?)```', page, re.DOTALL) for line in block.splitlines()]
-    assert [command.split()[0] for command in commands] == ['python', 'sptsr', 'sptsr', 'sptsr']
+    assert [command.split()[0] for command in commands] == ['python'] + ['sptsr'] * 6
     outputs = []
     for command in commands:
         words = shlex.split(command)
-        if 'train' in words:  # as written but for the length
+        if 'train' in words:  # as written, except for its length
             if '--force_yml' not in words:
                 words.append('--force_yml')
             words += ['train:total_iter=20', 'train:scheduler:periods=[20]', 'logger:save_checkpoint_freq=20']
@@ -48,9 +48,13 @@ def test_the_page_from_a_network_to_an_adapter(clone: Path):
             done = subprocess.run([sys.executable, *words[1:]], cwd=clone, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
-    pasted = re.findall(r'```yaml\n(.*?)```', page, re.DOTALL)[0]
+    (pasted,) = [text for text in re.findall(r'```yaml\n(.*?)```', page, re.DOTALL) if 'MyNet' in text]
     assert yaml.safe_load(pasted) == yaml.safe_load(_proposal(outputs[1]))
-    for name, unit in (('SPT_MyNet', 'ModulationUnit'), ('Plain_MyNet', 'PlainUnit')):
+    for name, unit in (
+        ('SPT_MyNet', 'ModulationUnit'),
+        ('Shuffled_MyNet', 'ModulationUnit'),
+        ('Plain_MyNet', 'PlainUnit'),
+    ):
         adapter = read_adapter(clone / 'experiments' / name / 'models' / 'net_g_latest.safetensors')
         assert adapter.iteration == 20
         assert adapter.network_g['unit']['type'] == unit
