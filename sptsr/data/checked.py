@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from basicsr.data import build_dataset
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sptsr.core.errors import UserError
+from sptsr.core.registry import DATASET_REGISTRY
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.priors.store import PriorStore
 
@@ -39,6 +41,24 @@ class CheckedDataset(Dataset):
         if problems:
             raise UserError(f'datasets: {opt.get("name")}: {problems[0][1]}')
         self.settings(**given)
+
+
+def open_dataset(section: dict[str, Any]) -> Any:
+    """Builds the dataset of a section by its `type`; an error of one of BasicSR's becomes a UserError."""
+    try:
+        return build_dataset(section)
+    except UserError:
+        raise
+    except Exception as error:  # folders of different length: AssertionError; others raise what they like
+        if not DATASET_REGISTRY.get(section['type']).__module__.startswith('basicsr.'):
+            raise
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise UserError(f'datasets: {section.get("name")}: {section["type"]} refuses it ({reason})') from error
+
+
+def channels(section: Mapping[str, Any]) -> int:
+    """Returns the channels of the images that a dataset of BasicSR's keys gives: 1 for `gray` or `color: y`, else 3."""
+    return 1 if section.get('gray') or section.get('color') == 'y' else 3
 
 
 def must_hold(store: PriorStore, keys: Iterable[str]) -> None:

@@ -182,7 +182,7 @@ class PriorDenoisingDataset(CheckedDataset):
         lq = add_noise_to_window(gt, top, left, clean.shape[1], level, fixed_rng(key, noise.seed, draw))
         return augment(Sample(lq, gt, crop.prior), self.use_hflip, self.use_rot, rng), level
 
-    def _channels(self, image: RGB) -> npt.NDArray[np.uint8]:
+    def _channels(self, image: Any) -> npt.NDArray[np.uint8]:
         return luminance(image) if self.gray else image
 
     def _prior(self, key: str, clean: RGB, draw: int) -> Prior | None:

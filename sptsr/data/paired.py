@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import DATASET_REGISTRY, register
+from sptsr.core.template import check_template, fill_template
 from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
-from sptsr.data.transforms import Sample, augment, random_crop
-from sptsr.images.folder import ImageFolder, image_key
+from sptsr.data.transforms import Pixels, Sample, augment, random_crop
+from sptsr.images.decode import RGB, luminance
+from sptsr.images.folder import IMAGE_SUFFIXES, ImageFolder, image_key, list_lines, listed_name
 from sptsr.priors.store import PriorStore
 
 
@@ -26,8 +30,8 @@ class PriorPairedImageDataset(CheckedDataset):
     Args:
         opt: the dataset section; `settings` documents its keys.
 
-    Items: `lq` float32 [3, h, w] and `gt` float32 [3, scale h, scale w], RGB in 0..1; `prior`
-    (`Prior` or None); `key`, `lq_path`, `gt_path`.
+    Items: `lq` float32 [C, h, w] and `gt` float32 [C, scale h, scale w] in 0..1, C is 3 (RGB), or 1 with `gray` or
+    `color: y`; `prior` (`Prior` or None); `key`, `lq_path`, `gt_path`.
     """
 
     def settings(
@@ -42,6 +46,8 @@ class PriorPairedImageDataset(CheckedDataset):
         filename_tmpl: str = '{}',
         meta_info_file: str | None = None,
         to_rgb: bool = False,
+        gray: bool = False,
+        color: Literal['y'] | None = None,
         gt_size: int | None = None,
         use_hflip: bool = False,
         use_rot: bool = False,
@@ -63,8 +69,11 @@ class PriorPairedImageDataset(CheckedDataset):
             dataroot_prior: prior store of the LQ images; only units without masks do without.
             io_backend: `{type: disk}` or `{type: lmdb}`; by default what the folders' names say.
             filename_tmpl: name of an LQ image made from its GT's, such as `{}x4`.
-            meta_info_file: text file whose lines begin with the GT names to use.
+            meta_info_file: text file with the GT images to use: lines of `name.png`, `name.png (h,w,c)`, or
+                `gt.png, lq.png`.
             to_rgb: convert gray, RGBA and 16-bit images instead of refusing them.
+            gray: give one channel, the luminance (ITU-R BT.601, 0..255), rounded to 8 bits.
+            color: `y` gives one channel, Y of YCbCr as MATLAB makes it (16..235), not rounded: BasicSR's `color: y`.
             gt_size: side of a training crop, in GT pixels.
             use_hflip: flip horizontally at random.
             use_rot: rotate by quarters at random.
@@ -76,13 +85,17 @@ class PriorPairedImageDataset(CheckedDataset):
         del pin_memory, persistent_workers
         self.name, self.scale, self.train = name, scale, phase == 'train'
         self.use_hflip, self.use_rot = use_hflip, use_rot
-        self.gt = ImageFolder(dataroot_gt, to_rgb)
-        self.lq = ImageFolder(dataroot_lq, to_rgb)
+        if gray and color:
+            raise UserError(f'datasets: {name}: gray: true and color: {color} are two ways to one channel; choose one')
+        self.convert: Callable[[Any], Pixels] | None = luminance if gray else _y_channel if color else None
+        self.gt = ImageFolder(dataroot_gt, to_rgb or self.convert is not None)
+        self.lq = ImageFolder(dataroot_lq, to_rgb or self.convert is not None)
         _check_backend(name, io_backend, self.gt, self.lq)
         if Path(dataroot_gt).resolve() == Path(dataroot_lq).resolve():
             raise UserError(f'datasets: {name}: dataroot_gt and dataroot_lq are one folder ({dataroot_gt}); give two')
-        names = _meta_keys(meta_info_file) if meta_info_file else self.gt.keys
-        self.pairs = _pair(names, self.gt, self.lq, filename_tmpl, complete=not meta_info_file)
+        check_template(filename_tmpl, f'datasets: {name}: filename_tmpl')
+        listed = _listed(meta_info_file, self.gt) if meta_info_file else [(key, None) for key in self.gt.keys]
+        self.pairs = _pair(listed, self.gt, self.lq, filename_tmpl, complete=not meta_info_file)
         self.prior = PriorStore(dataroot_prior) if dataroot_prior is not None else None
         if self.prior is not None:
             must_hold(self.prior, [lq_key for _, lq_key in self.pairs])
@@ -103,6 +116,8 @@ class PriorPairedImageDataset(CheckedDataset):
             rng = np.random.default_rng(seed)
             sample = random_crop(sample, self.lq_size, self.scale, rng)
             sample = augment(sample, self.use_hflip, self.use_rot, rng)
+        if self.convert is not None:
+            sample = replace(sample, lq=self.convert(sample.lq), gt=self.convert(sample.gt))
         return {
             'lq': to_tensor(sample.lq),
             'gt': to_tensor(sample.gt),
@@ -131,6 +146,12 @@ class PriorPairedImageDataset(CheckedDataset):
         return Sample(lq, gt[:height, :width], prior)
 
 
+def _y_channel(image: RGB) -> npt.NDArray[np.float32]:
+    """Returns Y of YCbCr (ITU-R BT.601, 16..235) of RGB [H, W, 3], of 0..1, float32 [H, W, 1]: MATLAB's `rgb2ycbcr`."""
+    weights = np.array([[65.481], [128.553], [24.966]], np.float32)
+    return np.asarray(((image.astype(np.float32) / 255) @ weights + 16) / 255, np.float32)
+
+
 def _check_backend(name: str, io_backend: dict[str, Any] | None, *folders: ImageFolder) -> None:
     wanted = (io_backend or {}).get('type')
     if wanted not in (None, 'disk', 'lmdb'):
@@ -142,24 +163,46 @@ def _check_backend(name: str, io_backend: dict[str, Any] | None, *folders: Image
             )
 
 
-def _meta_keys(path: str) -> list[str]:
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError as error:
-        raise UserError(f'meta_info_file: {path}: cannot read it ({error.strerror}); check the path') from error
-    return [image_key(line.split(' (')[0].strip()) for line in lines if line.strip()]
+def _listed(path: str, gt: ImageFolder) -> list[tuple[str, str | None]]:
+    """Returns GT key, and LQ key where the line names both, of each line of a list of images.
+
+    A line is `name.png`, `name.png (h,w,c)` as BasicSR writes it, or `gt.png, lq.png`.
+    """
+    listed: list[tuple[str, str | None]] = []
+    for line in list_lines(path):
+        name = listed_name(line)
+        first, comma, second = name.partition(',')
+        if comma and image_key(name) not in gt and first.strip().lower().endswith(IMAGE_SUFFIXES):
+            listed.append((_listed_key(first), _listed_key(listed_name(second.strip()))))
+        else:
+            listed.append((_listed_key(name), None))
+    return listed
+
+
+def _listed_key(name: str) -> str:
+    return image_key(name.strip().replace('\\', '/'))  # lists from Windows
 
 
 def _pair(
-    names: Sequence[str], gt: ImageFolder, lq: ImageFolder, template: str, complete: bool
+    listed: Iterable[tuple[str, str | None]], gt: ImageFolder, lq: ImageFolder, template: str, complete: bool
 ) -> list[tuple[str, str]]:
-    """Returns (GT key, LQ key) in sorted order; every GT must have its LQ and, if `complete`, the other way round."""
+    """Returns (GT key, LQ key) in sorted order.
+
+    Args:
+        listed: GT keys; with an LQ key of their own, or None to make it by the template.
+        gt, lq: the images.
+        template: name of an LQ image made from its GT's.
+        complete: whether every LQ image must have its GT as well.
+
+    Raises:
+        UserError: an image without its partner.
+    """
     pairs = []
-    for key in sorted(names):
+    for key, partner in sorted(listed):
         if key not in gt:
             raise UserError(f"{gt.root}: no GT image '{key}'{nearest(key, gt.keys)}; correct meta_info_file")
         folder, slash, base = key.rpartition('/')
-        lq_key = folder + slash + template.format(base)
+        lq_key = partner or folder + slash + fill_template(template, base)
         if lq_key not in lq:
             raise UserError(
                 f"{lq.root}: no LQ image '{lq_key}' for GT {gt.name(key)} ({len(gt)} GT and {len(lq)} LQ images)"

@@ -9,19 +9,21 @@ import numpy.typing as npt
 
 from sptsr.masks.prior import Prior
 
+Pixels = npt.NDArray[np.generic]
+
 
 @dataclass(frozen=True)
 class Sample:
     """One aligned training or test example.
 
     Attributes:
-        lq: [h, w, C]: uint8, or float32 of 0..1 plus noise.
-        gt: uint8 [scale h, scale w, C].
+        lq: [h, w, C]: uint8, or float32 of 0..1 (plus noise).
+        gt: [scale h, scale w, C], likewise.
         prior: of `lq`, [h, w]; None where no prior is used.
     """
 
-    lq: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-    gt: npt.NDArray[np.uint8]
+    lq: Pixels
+    gt: Pixels
     prior: Prior | None
 
     def crop(self, top: int, left: int, height: int, width: int, scale: int) -> Sample:

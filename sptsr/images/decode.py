@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
+from sptsr.images.headers import check_pixels, read_header
 
 RGB = npt.NDArray[np.uint8]
 
@@ -22,7 +23,7 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
     """Decodes an image file to RGB.
 
     Args:
-        content: the bytes of a PNG, JPEG, BMP, TIFF, WebP or PPM file. EXIF rotation of a JPEG is applied.
+        content: the bytes of a PNG, JPEG, BMP, TIFF, WebP or PPM file. EXIF's orientation is applied.
         name: what to call it in a message.
         to_rgb: convert what is not 8-bit RGB: gray is repeated, alpha is dropped,
             16 bit becomes round(value / 257).
@@ -31,14 +32,17 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
         uint8 [H, W, 3], RGB, 0..255.
 
     Raises:
-        UserError: empty or corrupt, or not 8-bit RGB while `to_rgb` is false.
+        UserError: empty, cut off or corrupt, of too many pixels (see `check_pixels`), or not 8-bit RGB while
+            `to_rgb` is false.
     """
     if not content:
         raise UserError(f'{name}: the file is empty; copy or make it again')
-    if _is_cut_off(content):
+    header = read_header(content)
+    if not header.is_whole:  # OpenCV fills the rest of such a JPEG with gray and says nothing
         raise UserError(f'{name}: not a readable image (cut off); copy or make it again')
-    # JPEG has neither alpha nor 16 bit; ANYCOLOR keeps gray apart and applies EXIF, which UNCHANGED does not.
-    flag = cv2.IMREAD_ANYCOLOR if content[:2] == b'\xff\xd8' else cv2.IMREAD_UNCHANGED
+    check_pixels(header, name)
+    # UNCHANGED keeps alpha and 16 bits, and never turns. A JPEG has neither; ANYCOLOR converts its CMYK.
+    flag = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION if header.is_jpeg else cv2.IMREAD_UNCHANGED
     try:
         image: Any = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
     except cv2.error:
@@ -47,6 +51,7 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
         raise UserError(f'{name}: not a readable image (corrupt); copy or make it again')
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
+    image = _turned(image, header.orientation)
     if not to_rgb:
         kind = _unusual_kind(image)
         if kind:
@@ -64,12 +69,16 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
     return np.ascontiguousarray(image[:, :, 2::-1])
 
 
-def _is_cut_off(content: bytes) -> bool:
-    """Whether a PNG or JPEG lacks its end. OpenCV fills the rest of such a JPEG with gray and says nothing."""
-    tail = content[-4096:]
-    if content[:8] == b'\x89PNG\r\n\x1a\n':
-        return b'IEND' not in tail
-    return content[:2] == b'\xff\xd8' and b'\xff\xd9' not in tail
+def _turned(image: Any, orientation: int) -> Any:
+    """Returns the image as EXIF's orientation (1..8) says that it is meant, as Pillow's `exif_transpose` does."""
+    if orientation >= 5:  # rows and columns exchanged
+        image = image.swapaxes(0, 1)
+    # Which axes of the outcome run backwards.
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image if orientation == 1 else np.ascontiguousarray(image)
 
 
 def _unusual_kind(image: npt.NDArray[np.generic]) -> str:

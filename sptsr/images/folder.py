@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -13,14 +16,18 @@ from sptsr.images.decode import RGB, decode_rgb
 from sptsr.images.draws import read_degradation
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+_KINDS = {stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket', stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
+# What BasicSR's lists say after a name: `(h,w,c)`, and in an LMDB the compression level after that.
+_SIZE = re.compile(r'\s+\(\s*\d+\s*(,\s*\d+\s*)*\)(\s+\d+)?$')
 
 
 def image_key(relative: str | os.PathLike[str]) -> str:
-    """Returns the key of an image: its path relative to the folder, without the last suffix.
+    """Returns the key of an image: its path relative to the folder, without the last suffix, in Unicode's form NFC.
 
-    `a.0.png` has the key `a.0`; a name is never cut at its first dot.
+    `a.0.png` has the key `a.0`; a name is never cut at its first dot. Names that look equal have equal keys,
+    whether `é` is stored as one character (Linux, Windows) or as two (NFD, macOS).
     """
-    return PurePosixPath(Path(relative).as_posix()).with_suffix('').as_posix()
+    return normalised(_without_suffix(Path(relative).as_posix()))
 
 
 class ImageFolder:
@@ -36,7 +43,8 @@ class ImageFolder:
         degradation: what `sptsr prior degrade` did to these images; None where it did not make them.
 
     Raises:
-        UserError: missing or empty, two images of one key, or no key matches.
+        UserError: missing or empty, two images of one key, no key matches, or an entry that is no regular file or
+            whose name is not UTF-8.
     """
 
     def __init__(self, root: str | os.PathLike[str], to_rgb: bool = False, include: Sequence[str] = ()) -> None:
@@ -73,7 +81,7 @@ class ImageFolder:
             raise UserError(f"{self.root}: no image '{key}'; copy or make it again")
         if self.is_lmdb:
             with open_reader(self.root).begin() as transaction:
-                content = transaction.get(key.encode())
+                content = transaction.get(_without_suffix(self._files[key]).encode())
             if content is None:
                 raise UserError(f"{self.root}: no entry '{key}' though meta_info.txt lists it; make the LMDB again")
             return content
@@ -90,15 +98,11 @@ class ImageFolder:
         meta = self.root / 'meta_info.txt'
         if not meta.is_file():
             raise UserError(f'{self.root}: meta_info.txt is missing, so the LMDB is unfinished; make it again')
-        # A line is `name.png (h,w,c) level`; names may hold blanks and dots.
-        names = [line.rsplit(' (', 1)[0] for line in meta.read_text().splitlines() if line.strip()]
-        if not names:
-            raise UserError(f'{meta}: lists no images; make the LMDB again')
-        return {image_key(name): name for name in names}
+        return {image_key(name): name for name in (listed_name(line) for line in list_lines(meta))}
 
     def _scan_disk(self) -> dict[str, str]:
         files: dict[str, str] = {}
-        for relative in _walk(self.root):
+        for relative in sorted(_images_below(str(self.root), '', set())):
             key = image_key(relative)
             if key in files:
                 raise UserError(f"{self.root}: '{files[key]}' and '{relative}' share the key '{key}'; rename one")
@@ -108,17 +112,70 @@ class ImageFolder:
         return files
 
 
-def _walk(root: Path) -> list[str]:
-    """Lists images below `root`, POSIX-relative; follows links, but no folder twice."""
-    found, seen = [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):
-                found.append((Path(folder) / name).relative_to(root).as_posix())
-    return found
+def list_lines(path: str | os.PathLike[str]) -> list[str]:
+    """Returns the lines of a list of images, without blanks around them and without empty ones.
+
+    Raises:
+        UserError: no regular file, not UTF-8 (a byte order mark may begin it), or empty.
+    """
+    must_be_regular(path)
+    try:
+        text = Path(path).read_text(encoding='utf-8-sig')
+    except OSError as error:
+        raise UserError(f'{path}: cannot read it ({error.strerror}); check the path') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: is not UTF-8 (byte {error.start}); save it as UTF-8') from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f'{path}: lists no images; write one name a line')
+    return lines
+
+
+def listed_name(line: str) -> str:
+    """Returns the image's name of a line of BasicSR's lists: `photo (1).png (480,320,3) 1` gives `photo (1).png`."""
+    return _SIZE.sub('', line)
+
+
+def must_be_regular(path: str | os.PathLike[str]) -> None:
+    """Raises UserError for a FIFO, a socket or a device, which may never end; other things that cannot be read pass."""
+    try:
+        kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
+    except (OSError, ValueError):
+        return
+    if kind is not None:
+        raise UserError(f'{path}: is {kind}, not a file; remove it, or give another path')
+
+
+def normalised(name: str) -> str:
+    """Returns a name in Unicode's form NFC, in which names that look equal are equal."""
+    return unicodedata.normalize('NFC', name)
+
+
+def _without_suffix(path: str) -> str:
+    pure = PurePosixPath(path)
+    return (pure.with_suffix('') if pure.name else pure).as_posix()
+
+
+def _images_below(folder: str, prefix: str, seen: set[str]) -> Iterator[str]:
+    """Yields the images below a folder as `prefix` and their path in it, POSIX; follows links, enters none twice."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f'{folder}: cannot read it ({error.strerror}); check the folder') from error
+    for entry in entries:
+        if entry.is_dir():
+            yield from _images_below(entry.path, f'{prefix}{entry.name}/', seen)
+        elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith('.'):
+            if not entry.is_file():  # not asked of the others: the folder's entry tells, a path costs a system call
+                must_be_regular(entry.path)
+            try:
+                entry.path.encode()
+            except UnicodeEncodeError as error:
+                shown = os.fsencode(entry.path).decode(errors='backslashreplace')
+                raise UserError(f'{shown}: its name is not UTF-8; rename it') from error
+            yield prefix + entry.name

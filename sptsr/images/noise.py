@@ -16,7 +16,7 @@ def fixed_rng(key: str, seed: int, draw: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, *hashlib.sha256(key.encode()).digest(), *([draw] if draw else [])])
 
 
-def add_noise(image: npt.NDArray[np.uint8], sigma: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def add_noise(image: npt.NDArray[np.generic], sigma: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Adds white Gaussian noise to an image.
 
     Args:
@@ -57,7 +57,7 @@ def noisy_image(image: RGB, key: str, sigma: float, seed: int, draw: int = 0) ->
     return to_8_bit(add_noise(image, sigma, fixed_rng(key, seed, draw)))
 
 
-def _sum(image: npt.NDArray[np.uint8], sigma: float, noise: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _sum(image: npt.NDArray[np.generic], sigma: float, noise: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     noise *= np.float32(sigma / 255)
     noise += image.astype(np.float32) / np.float32(255)
     return noise

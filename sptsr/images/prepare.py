@@ -17,6 +17,7 @@ from sptsr.images.decode import RGB, decode_rgb, encode_png, image_digest, write
 from sptsr.images.folder import ImageFolder
 
 _FIRST_MAP_BYTES = 1 << 26
+_MAX_KEY_BYTES = 511  # what LMDB is built with
 
 
 def prepare(
@@ -55,6 +56,8 @@ def prepare(
             'sub-image and step must be multiples of the scale'
         )
     _check_sizes(images, scale, mod_crop, sub_image)
+    if as_lmdb:
+        _check_keys(images, '_s00000' if sub_image else '')
     suffix = '.lmdb' if as_lmdb else ''
     writer = _LmdbFolder if as_lmdb else DiskFolder
     gt, lr = (writer(Path(out) / f'{kind}x{scale}{suffix}') for kind in ('GT', 'LR'))
@@ -88,6 +91,16 @@ def _check_sizes(images: ImageFolder, scale: int, mod_crop: bool, sub_image: int
             )
         if min(height, width) < max(scale, sub_image):
             raise UserError(f'{images.name(key)}: {height}x{width} is smaller than {max(scale, sub_image)}; remove it')
+
+
+def _check_keys(images: ImageFolder, ending: str) -> None:
+    for key in images.keys:
+        length = len((key + ending).encode())
+        if length > _MAX_KEY_BYTES:
+            raise UserError(
+                f'{images.name(key)}: a key of {length} bytes, LMDB takes {_MAX_KEY_BYTES}; shorten the path, or write '
+                'folders (without --lmdb)'
+            )
 
 
 def _cuts(key: str, image: RGB, scale: int, sub_image: int, step: int) -> Iterator[tuple[str, RGB]]:

@@ -148,7 +148,8 @@ def to_size(masks: BoolArray, size: tuple[int, int], scale: int, name: object) -
     """Brings masks [N, sH.., sW..] to [N, H, W] by majority of each s x s block.
 
     Args:
-        masks: bool, at the size or a whole multiple of it; up to s - 1 pixels more are cut off.
+        masks: bool, at the size or a whole multiple of it; up to s - 1 pixels more are cut off at the right and
+            bottom. So are those of the uncut image, when the image was cut to a multiple of 2 to 8 pixels.
         size: height and width to bring them to.
         scale: s; 0 finds it.
         name: what to call the masks in a message.
@@ -161,7 +162,11 @@ def to_size(masks: BoolArray, size: tuple[int, int], scale: int, name: object) -
     height, width = size
     full_height, full_width = masks.shape[1:]
     factor = scale or full_height // height
-    if factor < 1 or full_height // factor != height or full_width // factor != width:
+    fits = factor >= 1 and any(
+        (full_height // factor // cut * cut, full_width // factor // cut * cut) == (height, width)
+        for cut in range(1, 9)
+    )
+    if not fits:
         raise UserError(
             f'{name}: labels of {full_height}x{full_width} do not belong to an image of {height}x{width} '
             '(height x width); give labels of its size or of a whole multiple of it'

@@ -12,6 +12,7 @@ from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError, one_of
 from sptsr.core.losses import check_loss
 from sptsr.core.signatures import argument_problems, is_of, type_name
+from sptsr.core.template import check_template
 from sptsr.core.yaml_io import KeyPath
 from sptsr.options.calling import split_calling
 from sptsr.options.keys import (
@@ -162,6 +163,11 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
             for key in data
             if key not in STOCK_DATASET
         ]
+    if isinstance(data.get('filename_tmpl'), str):  # BasicSR's datasets would look up attributes in it
+        try:
+            check_template(data['filename_tmpl'], f'{dotted}.filename_tmpl')
+        except UserError as error:
+            problems.append(((*path, 'filename_tmpl'), str(error)))
     for key in ('dataroot_gt', 'dataroot_lq', 'dataroot_prior'):
         if isinstance(data.get(key), str) and not Path(data[key]).expanduser().is_dir():
             problems.append(((*path, key), f'{dotted}.{key}: {data[key]}: no such folder; see datasets/README.md'))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ class PriorStore:
 
     def __contains__(self, key: str) -> bool:
         with self._begin() as transaction:
-            return transaction.get(key.encode()) is not None
+            return _value(transaction, key) is not None
 
     def keys(self) -> Iterator[str]:
         """Yields the keys in byte order."""
@@ -126,7 +127,7 @@ class PriorStore:
             UserError: missing, damaged, or made from another image; names store and key.
         """
         with self._begin() as transaction:
-            value = transaction.get(key.encode())
+            value = _value(transaction, key)
         if value is None:
             raise UserError(f"{self.path}: no prior of '{key}'; run sptsr prior extract again, it adds what is missing")
         value = bytes(value)
@@ -154,7 +155,7 @@ class PriorStore:
     def raw(self, key: str) -> tuple[bytes, bytes]:
         """Returns the digest of an entry's image, and its prior as `Prior.to_bytes` made it; both empty if missing."""
         with self._begin() as transaction:
-            value = bytes(transaction.get(key.encode()) or b'')
+            value = bytes(_value(transaction, key) or b'')
         return value[:_DIGEST_BYTES], value[_DIGEST_BYTES:]
 
     def made_from(self, key: str, image: RGB) -> bool:
@@ -287,6 +288,13 @@ def has_header(path: str | os.PathLike[str]) -> bool:
         close_reader(path)
         return False
     return True
+
+
+def _value(transaction: lmdb.Transaction, key: str) -> Any:
+    value = transaction.get(key.encode())
+    if value is None and not key.isascii():  # 0.1 kept names as the disk had them: decomposed on macOS
+        value = transaction.get(unicodedata.normalize('NFD', key).encode())
+    return value
 
 
 def _made_from(digest: bytes, image: RGB, path: object, key: str) -> bool:

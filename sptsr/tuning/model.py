@@ -24,7 +24,8 @@ from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
-from sptsr.core.registry import MODEL_REGISTRY, register
+from sptsr.core.registry import DATASET_REGISTRY, MODEL_REGISTRY, lookup, register
+from sptsr.data.checked import channels
 from sptsr.evaluation.evaluate import Results, evaluate, rgb_of
 from sptsr.masks.batch import PriorBatch
 from sptsr.priors.store import PriorStore
@@ -162,7 +163,7 @@ class SPTModel(BaseModel):
         return restore_padded(forward, self.lq, self.masks, rules, scale)
 
     def _check_sizes(self) -> None:
-        """Raises UserError unless the network's scale is the options', and it takes a training crop."""
+        """Raises UserError unless the network's scale is the options', and it takes the images and a training crop."""
         net = self.net_g
         if not isinstance(net, SPTNet):
             return
@@ -170,6 +171,15 @@ class SPTModel(BaseModel):
         name = type(net.backbone).__name__
         if net.scale != scale:
             raise UserError(f'scale: {scale}, but {name} as configured gives x{net.scale}; make them agree')
+        for phase, data in self.opt['datasets'].items():
+            if lookup(DATASET_REGISTRY, data['type']).__module__.startswith(('basicsr.', 'sptsr.')):
+                given = channels(data)
+                if given != net.in_channels:
+                    remedy = 'set gray: true' if given > 1 else 'leave out gray and color'
+                    raise UserError(
+                        f'datasets.{phase}: its images have {given} channels, but {name} takes {net.in_channels}; '
+                        f'{remedy}'
+                    )
         crop = self.opt['datasets'].get('train', {}).get('gt_size') if self.is_train else None
         if crop and any(net.sizes.padding(crop // scale, crop // scale)):
             raise UserError(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.data import build_dataset
 from basicsr.models import build_model
 from basicsr.utils import get_time_str, set_random_seed
 from torch.utils.data import DataLoader
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks, start_ranks
 from sptsr.core.errors import UserError, unwrapped
+from sptsr.data.checked import open_dataset
 from sptsr.data.loader import eval_loader
 from sptsr.options.load import Options, load_options
 from sptsr.tuning.model import SPTModel
@@ -81,7 +81,7 @@ def _tell_others(error: UserError, launcher: str) -> None:
 def eval_loaders(opt: dict[str, Any], ranks: Ranks) -> list[DataLoader]:
     """Returns the loaders of all sets of complete options, without the training set of a training run."""
     sections = [data for phase, data in opt['datasets'].items() if not (opt['is_train'] and phase == 'train')]
-    return [eval_loader(build_dataset(data), ranks) for data in sections]
+    return [eval_loader(open_dataset(data), ranks) for data in sections]
 
 
 def build_spt_model(opt: dict[str, Any]) -> SPTModel:

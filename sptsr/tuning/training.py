@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 import yaml
-from basicsr.data import build_dataset
 from basicsr.utils import AvgTimer, MessageLogger, get_time_str
 
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.files import remove_temporaries, write_text
 from sptsr.core.progress import bar
+from sptsr.data.checked import open_dataset
 from sptsr.data.loader import TrainStream, train_loader
 from sptsr.options.load import Options
 from sptsr.report.boards import Boards
@@ -112,7 +112,7 @@ class _Loaders:
     def __init__(self, opt: dict[str, Any], start: int, ranks: Ranks) -> None:
         data = opt['datasets']['train']
         self.batch = int(data['batch_size_per_gpu']) * int(opt['train']['accumulate'])
-        dataset = build_dataset(data)
+        dataset = open_dataset(data)
         self.images = len(dataset)
         total = int(opt['train']['total_iter'])
         self.stream = TrainStream(self.images, self.batch, opt['manual_seed'], start, total, ranks)

@@ -77,11 +77,11 @@ def test_background_and_majority(tmp_path: Path):
 
 
 def test_label_mistakes_are_named(tmp_path: Path):
-    np.save(tmp_path / 'a.npy', np.ones((24, 31), np.int32))
+    np.save(tmp_path / 'a.npy', np.ones((24, 40), np.int32))
     source = _labels(tmp_path)
     with pytest.raises(UserError, match=r"no labels for 'b'"):
         source.check(['a', 'b'])
-    with pytest.raises(UserError, match=r'a\.npy: labels of 24x31 do not belong to an image of 24x30'):
+    with pytest.raises(UserError, match=r'a\.npy: labels of 24x40 do not belong to an image of 24x30'):
         source(IMAGE, 'a', 64)
     (tmp_path / 'c.json').write_text('{"annotations": [{"segmentation": [[1, 2]]}]}')
     (tmp_path / 'd.mat').write_bytes(b'junk')

@@ -13,7 +13,7 @@ from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import Regions
-from sptsr.priors.sources.source import Source
+from sptsr.priors.sources.source import Source, must_lie_in
 
 
 @register(SOURCE_REGISTRY, 'felzenszwalb')
@@ -38,8 +38,13 @@ class FelzenszwalbSource(Source):
         min_size: int = 20,
         max_iou: float = 0.9,
     ) -> None:
-        if not scales or any(scale <= 0 for scale in scales):
-            raise UserError('felzenszwalb: scales must be positive numbers, such as scales=[25,50,100,200]')
+        if not 1 <= len(scales) <= 32:
+            raise UserError('felzenszwalb: scales must be 1 to 32 numbers, such as scales=[25,50,100,200]')
+        for scale in scales:
+            must_lie_in(self.name, {'scales': (scale, 1e-6, 1e9)})
+        must_lie_in(
+            self.name, {'sigma': (sigma, 0, 100), 'min_size': (min_size, 0, 1 << 31), 'max_iou': (max_iou, 0, 1)}
+        )
         self.params = {
             'scales': [float(scale) for scale in scales],
             'sigma': float(sigma),

@@ -16,13 +16,16 @@ from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.images.draws import image_of
-from sptsr.images.folder import image_key
+from sptsr.images.folder import image_key, must_be_regular, normalised
+from sptsr.images.headers import Header, check_pixels, read_header
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import BoolArray, Regions, to_size
 from sptsr.masks.rle import decode_rle
-from sptsr.priors.sources.source import Source
+from sptsr.priors.sources.source import Source, must_lie_in
 
 LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')
+_MOST_REGIONS = 10_000
+_MASK_BYTES = 1 << 31  # a mask takes a byte a pixel
 LabelMap = npt.NDArray[np.int64]
 
 
@@ -52,16 +55,23 @@ class LabelsSource(Source):
     sees_image = False
 
     def __init__(self, dir: str, names: str = '', background: int = 0, scale: int = 0, max_iou: float = 0.9) -> None:
+        must_lie_in(
+            self.name,
+            {'background': (background, -1, (1 << 48) - 1), 'scale': (scale, 0, 64), 'max_iou': (max_iou, 0, 1)},
+        )
         self.dir = Path(dir)
         if not self.dir.is_dir():
             raise UserError(f'labels: {dir}: no such folder; give it with --set dir=FOLDER')
         self.files: dict[str, list[Path]] = {}
         for path in sorted(self.dir.rglob('*')):
+            if path.name == 'metadata.csv' and path.parent != self.dir:  # amg.py writes it, also when it found no mask
+                self.files.setdefault(normalised(path.parent.relative_to(self.dir).as_posix()), [])
             if path.suffix.lower() in LABEL_SUFFIXES:
+                must_be_regular(path)
                 relative = path.relative_to(self.dir)
                 self.files.setdefault(image_key(relative), []).append(path)
                 if relative.parent != Path('.'):
-                    self.files.setdefault(relative.parent.as_posix(), []).append(path)
+                    self.files.setdefault(normalised(relative.parent.as_posix()), []).append(path)
         if not self.files:
             raise UserError(f'labels: {dir}: no label files ({" ".join(LABEL_SUFFIXES)}) here; check the folder')
         self.names = _read_names(names) if names else {}
@@ -100,7 +110,7 @@ class LabelsSource(Source):
             if path.suffix.lower() == '.json':
                 masks = _read_coco(path)
             else:
-                masks = _masks_of(_read_label_maps(path), self.params['background'])
+                masks = _masks_of(_read_label_maps(path), self.params['background'], path)
         except UserError:
             raise
         except Exception as error:  # four libraries read these files, each with errors of its own
@@ -113,8 +123,9 @@ class LabelsSource(Source):
 
 
 def _read_names(path: str) -> dict[str, str]:
+    must_be_regular(path)
     try:
-        table = json.loads(Path(path).read_text())
+        table = json.loads(Path(path).read_text(encoding='utf-8-sig'))
     except (OSError, ValueError) as error:
         raise UserError(f'labels: names={path}: not a readable JSON file ({error})') from error
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
@@ -130,11 +141,15 @@ def _read_label_maps(path: Path) -> list[LabelMap]:
             raise UserError(f"{path}: no 'groundTruth' inside, so not a BSDS segmentation; use .npy or .png")
         return [entry['Segmentation'][0, 0].astype(np.int64) for entry in content['groundTruth'][0]]
     if suffix == '.npy':
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode='r', allow_pickle=False)  # its size is known before it is read
         if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):
             raise UserError(f'{path}: {array.dtype} {list(array.shape)}; integers [H, W] or [S, H, W] are needed')
+        if array.size:
+            check_pixels(Header(array.shape[-1], array.size // array.shape[-1]), path)
         return [layer.astype(np.int64) for layer in (array[None] if array.ndim == 2 else array)]
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
+    encoded = path.read_bytes()
+    check_pixels(read_header(encoded), path)
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
     if image is None:
         raise UserError(f'{path}: not a readable PNG; copy or make it again')
     if image.ndim == 3:  # a colour is a label: blue, green and red become one number
@@ -143,11 +158,25 @@ def _read_label_maps(path: Path) -> list[LabelMap]:
     return [image.astype(np.int64)]
 
 
-def _masks_of(maps: list[LabelMap], background: int) -> BoolArray:
+def _masks_of(maps: list[LabelMap], background: int, path: Path) -> BoolArray:
+    if not maps:
+        return np.zeros((0, 0, 0), np.bool_)
     sizes = {labels.shape for labels in maps}
     if len(sizes) != 1:
-        raise UserError(f'its segmentations differ in size: {sorted(sizes)}')
+        raise UserError(f'{path}: its segmentations differ in size: {sorted(sizes)}')
+    regions = sum(len(np.unique(labels)) for labels in maps)
+    _check_count(regions, maps[0].size, path)
     return Regions.from_label_maps(maps, None if background < 0 else background).masks()
+
+
+def _check_count(regions: int, pixels: int, path: Path) -> None:
+    """Raises UserError for more regions than a segmentation has, before a mask of each is made."""
+    most = min(_MOST_REGIONS, max(64, _MASK_BYTES // max(1, pixels)))
+    if regions > most:
+        raise UserError(
+            f'{path}: {regions} regions, at most {most} of this size are read; a label file has one value a region '
+            '(is it a photograph?)'
+        )
 
 
 def _read_coco(path: Path) -> BoolArray:
@@ -159,5 +188,8 @@ def _read_coco(path: Path) -> BoolArray:
         rle = record['segmentation']
         if not isinstance(rle, dict):
             raise UserError(f"{path}: 'segmentation' is no RLE; write it with amg.py --convert-to-rle")
-        masks.append(decode_rle(rle['counts'], rle['size']))
+        height, width = rle['size']
+        check_pixels(Header(width, height), path)
+        _check_count(len(records), height * width, path)
+        masks.append(decode_rle(rle['counts'], (height, width)))
     return np.stack(masks) if masks else np.zeros((0, 0, 0), np.bool_)

@@ -12,7 +12,7 @@ from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import Regions
-from sptsr.priors.sources.source import Source
+from sptsr.priors.sources.source import Source, must_lie_in
 from sptsr.priors.store import PriorStore
 
 _CELLS = 600
@@ -35,6 +35,7 @@ class RandomSource(Source):
     sees_image = False
 
     def __init__(self, like: str, seed: int = 0) -> None:
+        must_lie_in(self.name, {'seed': (seed, 0, (1 << 63) - 1)})
         self.like = PriorStore(like)
         self.keys = list(self.like.keys())
         if not self.keys:

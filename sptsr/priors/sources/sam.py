@@ -20,7 +20,7 @@ from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
 from sptsr.priors.sources.generator import GridSettings, Segmenter, make_prior
-from sptsr.priors.sources.source import Source
+from sptsr.priors.sources.source import Source, must_lie_in
 
 # Width of the image encoder, which tells the checkpoints apart.
 _FAMILIES = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
@@ -37,8 +37,7 @@ class _SegmenterSource(Source):
         self, family: str, precision: str, images_per_batch: int, device: str, max_side: int, settings: GridSettings
     ) -> str:
         """Notes what decides the masks, and returns the device."""
-        if max_side < 1:
-            raise UserError(f'{self.name}: max_side={max_side} must be at least 1')
+        must_lie_in(self.name, {'max_side': (max_side, 1, 1 << 16), 'images_per_batch': (images_per_batch, 0, 1 << 12)})
         self.settings, self.max_side = settings, max_side
         # points_per_batch decides memory, not masks
         decisive = {key: value for key, value in asdict(settings).items() if key != 'points_per_batch'}
@@ -170,8 +169,17 @@ class TransformersSource(_SegmenterSource):
 def _settings(arguments: dict[str, Any]) -> GridSettings:
     names = GridSettings.__dataclass_fields__
     settings = GridSettings(**{name: value for name, value in arguments.items() if name in names})
-    if settings.points_per_side < 1 or settings.points_per_batch < 1 or settings.crop_n_layers < 0:
-        raise UserError('sam: points_per_side and points_per_batch must be at least 1, crop_n_layers at least 0')
+    limits = {
+        'points_per_side': (1, 512),
+        'points_per_batch': (1, 1 << 18),
+        'pred_iou_thresh': (-1e9, 1e9),  # a network's guess; untrained ones leave 0..1
+        'stability_score_thresh': (-1e9, 1e9),
+        'box_nms_thresh': (0, 1),
+        'crop_n_layers': (0, 4),
+        'crop_n_points_downscale_factor': (1, 512),
+        'min_mask_region_area': (0, 1 << 31),
+    }
+    must_lie_in('sam', {name: (getattr(settings, name), *limit) for name, limit in limits.items()})
     if settings.points_per_side < settings.crop_n_points_downscale_factor**settings.crop_n_layers:
         raise UserError('sam: the deepest crop layer has no points; lower crop_n_points_downscale_factor')
     return settings

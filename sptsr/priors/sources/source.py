@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from sptsr.core.errors import UserError
 from sptsr.core.version import __version__
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
 from sptsr.priors.store import StoreHeader
+
+
+def must_lie_in(source: str, ranges: Mapping[str, tuple[object, float, float]]) -> None:
+    """Raises UserError for the first parameter of a source that is no number in its range.
+
+    Args:
+        source: its name.
+        ranges: value, lowest and highest of each parameter, by name.
+    """
+    for name, (value, low, high) in ranges.items():
+        if not isinstance(value, int | float) or not low <= value <= high:
+            raise UserError(f'{source}: {name}={value} must be a number in {low:g}..{high:g}')
 
 
 class Source(ABC):

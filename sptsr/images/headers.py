@@ -1,0 +1,150 @@
+"""What an encoded image says of itself before it is decoded: its size, how it is turned, whether its end is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from dataclasses import dataclass
+
+from sptsr.core.errors import UserError
+
+_DEFAULT_MAX_PIXELS = 1 << 27
+_VARIABLE = 'SPTSR_MAX_PIXELS'
+_PNG = b'\x89PNG\r\n\x1a\n'
+_PPM = re.compile(rb'P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s')
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an encoded image.
+
+    Attributes:
+        width, height: in pixels, before it is turned; 0 where the file does not tell.
+        orientation: EXIF's, 1..8 (1: as stored). Always 1 for TIFF, which OpenCV turns itself.
+        is_jpeg: whether it is a JPEG.
+        is_whole: whether the end of a PNG or JPEG is there; what follows it (motion photos) does not matter.
+            True for other formats, whose decoder notices.
+    """
+
+    width: int = 0
+    height: int = 0
+    orientation: int = 1
+    is_jpeg: bool = False
+    is_whole: bool = True
+
+
+def read_header(content: bytes) -> Header:
+    """Returns what an encoded image says of itself; damaged parts count as not there."""
+    try:
+        if content[:8] == _PNG:
+            return _png(content)
+        if content[:2] == b'\xff\xd8':
+            return _jpeg(content)
+        if content[:4] == b'RIFF' and content[8:12] == b'WEBP':
+            return _webp(content)
+        if content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+            tags = _tiff_tags(content)
+            return Header(tags.get(256, 0), tags.get(257, 0))
+        if content[:2] == b'BM' and struct.unpack_from('<I', content, 14)[0] >= 40:
+            width, height = struct.unpack_from('<ii', content, 18)
+            return Header(abs(width), abs(height))
+        if match := _PPM.match(content):
+            return Header(int(match[1]), int(match[2]))
+    except struct.error:
+        return Header(is_jpeg=content[:2] == b'\xff\xd8', is_whole=False)
+    return Header()
+
+
+def check_pixels(header: Header, name: object) -> None:
+    """Raises UserError for an image of more pixels than the bound, before memory is taken for them."""
+    text = os.environ.get(_VARIABLE, '')
+    bound = int(text) if text.isdecimal() else _DEFAULT_MAX_PIXELS
+    if header.width * header.height > bound:
+        raise UserError(
+            f'{name}: {header.height}x{header.width} (height x width) are more than {bound} pixels; make it smaller, '
+            f'or set {_VARIABLE}={header.width * header.height} in the environment'
+        )
+
+
+def _png(content: bytes) -> Header:
+    width, height = struct.unpack_from('>II', content, 16)
+    orientation, at = 1, 8
+    while at + 12 <= len(content):
+        length, kind = struct.unpack_from('>I4s', content, at)
+        if kind == b'eXIf':
+            orientation = _orientation(content[at + 8 : at + 8 + length])
+        at += 12 + length
+        if kind == b'IEND':
+            return Header(width, height, orientation, is_whole=at <= len(content))
+    return Header(width, height, orientation, is_whole=False)
+
+
+def _jpeg(content: bytes) -> Header:
+    width = height = 0
+    orientation, at = 1, 2
+    while at + 4 <= len(content):
+        mark, marker, length = struct.unpack_from('>BBH', content, at)
+        if mark != 0xFF:  # not where a segment begins: damaged
+            break
+        if marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # padding, and markers without content
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker == 0xDA:  # the pixels, in which FF is followed by 00 or a restart marker: the next FF D9 is the end
+            is_whole = content.find(b'\xff\xd9', at + 2 + length) >= 0
+            return Header(width, height, orientation, is_jpeg=True, is_whole=is_whole)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame, not tables
+            height, width = struct.unpack_from('>HH', content, at + 5)
+        elif marker == 0xE1 and content[at + 4 : at + 10] == b'Exif\0\0':
+            orientation = _orientation(content[at + 10 : at + 2 + length])
+        at += 2 + length
+    return Header(width, height, orientation, is_jpeg=True, is_whole=False)
+
+
+def _webp(content: bytes) -> Header:
+    width = height = 0
+    orientation, at = 1, 12
+    while at + 8 <= len(content):
+        kind, length = struct.unpack_from('<4sI', content, at)
+        body = at + 8
+        if kind == b'VP8X':
+            sides = struct.unpack_from('<IHB', content, body + 4)
+            wide, high = sides[0] & 0xFFFFFF, (sides[0] >> 24) | (sides[1] << 8)
+            width, height = wide + 1, (high & 0xFFFFFF) + 1
+        elif kind == b'VP8 ' and not width:
+            width, height = (side & 0x3FFF for side in struct.unpack_from('<HH', content, body + 6))
+        elif kind == b'VP8L' and not width:
+            bits = struct.unpack_from('<I', content, body + 1)[0]
+            width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+        elif kind == b'EXIF':
+            exif = content[body : body + length]
+            orientation = _orientation(exif.removeprefix(b'Exif\0\0'))
+        at = body + length + length % 2
+    return Header(width, height, orientation)
+
+
+def _orientation(exif: bytes) -> int:
+    try:
+        found = _tiff_tags(exif).get(274, 1)
+    except struct.error:
+        return 1
+    return found if 1 <= found <= 8 else 1
+
+
+def _tiff_tags(content: bytes) -> dict[int, int]:
+    """Returns the tags of the first directory of a TIFF that hold one whole number (16 or 32 bits)."""
+    order = '<' if content[:2] == b'II' else '>'
+    if content[2:4] in (b'+\0', b'\0+'):  # BigTIFF: 64-bit offsets
+        offset = struct.unpack_from(order + 'Q', content, 8)[0]
+        count = struct.unpack_from(order + 'Q', content, offset)[0]
+        first, entry, value_at = offset + 8, 20, 12
+    else:
+        offset = struct.unpack_from(order + 'I', content, 4)[0]
+        count = struct.unpack_from(order + 'H', content, offset)[0]
+        first, entry, value_at = offset + 2, 12, 8
+    tags: dict[int, int] = {}
+    for at in range(first, min(first + count * entry, len(content) - entry + 1), entry):
+        tag, kind = struct.unpack_from(order + 'HH', content, at)
+        if kind in (3, 4):
+            tags[tag] = struct.unpack_from(order + ('H' if kind == 3 else 'I'), content, at + value_at)[0]
+    return tags
