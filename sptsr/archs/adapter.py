@@ -90,7 +90,7 @@ def save_adapter(
     tensors = {f'params.{name}': value for name, value in net.adapter_state().items()}
     if params_ema is not None:
         tensors |= {f'params_ema.{name}': value for name, value in params_ema.items()}
-    # clone: safetensors refuses tensors that share storage, and channels-last ones must become plain
+    # safetensors refuses tensors that share storage, and channels-last ones must be contiguous
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     record = {
         'network_g': dict(network_g),
@@ -103,7 +103,7 @@ def save_adapter(
     }
     # One metadata key: safetensors writes several in a random order, and equal runs must give equal bytes.
     metadata = {_FORMAT: json.dumps(record, sort_keys=True)}
-    write_bytes(path, serialize(plain, metadata))  # its own writer has errors of its own for a full disk
+    write_bytes(path, serialize(plain, metadata))  # the writer of safetensors reports a full disk in its own way
 
 
 def read_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -120,7 +120,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         raise UserError(f'{path}: not an adapter of this format ({_FORMAT}); it is a .safetensors written by sptsr')
     record = _read_record(metadata[_FORMAT], path)
     digest = sha256_tensors(tensors)
-    if record.get('sha256', digest) != digest:  # the first adapters carried none
+    if record.get('sha256', digest) != digest:  # the first adapters have none
         raise UserError(f'{path}: damaged (its tensors have another checksum); copy it again or take another')
     groups: dict[str, dict[str, Tensor]] = {'params': {}, 'params_ema': {}}
     for name, tensor in tensors.items():

@@ -24,7 +24,7 @@ _T = TypeVar('_T')
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run. With one process every method is for free.
+    """This process among those of a run. With one process no method exchanges anything.
 
     Attributes:
         rank: number of this process, 0..world - 1.

@@ -105,12 +105,11 @@ class SPTModel(BaseModel):
         self.schedulers = [self.tuner.scheduler]
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Sets the learning rate of an iteration, counted from 1; `warmup_iter` stands in the options."""
-        del warmup_iter
+        """Sets the learning rate of an iteration, counted from 1; `warmup_iter` is BasicSR's and not used."""
         self.tuner.set_rates(current_iter)
 
     def feed_data(self, data: dict[str, Any]) -> None:
-        """Moves a batch to the device; its masks go there as codes."""
+        """Moves a batch to the device, its masks as codes; raises UserError when the unit needs masks and has none."""
         self.lq_paths = data.get('lq_path', [])
         self.lq = data['lq'].to(self.device, non_blocking=True)
         self.gt = data['gt'].to(self.device, non_blocking=True) if 'gt' in data else None
@@ -133,7 +132,7 @@ class SPTModel(BaseModel):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within it the network has the moving average of its adapter, if there is one."""
+        """Within the context the network has the moving average, if there is one; after it, its own adapter again."""
         average = self.tuner.average if self.is_train else None
         if average is None:
             yield
@@ -278,7 +277,7 @@ class SPTModel(BaseModel):
         save_adapter(target, self.net, self.opt['network_g'], current_iter, tensors, untrained, trained_with(self.opt))
 
     def training_state(self) -> dict[str, Any]:
-        """Returns all that training needs to go on, as plain values and tensors."""
+        """Returns all that a run needs to continue, as plain values and tensors."""
         return {
             **self.tuner.state(),
             'best_metric_results': self.best_metric_results,

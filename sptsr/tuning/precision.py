@@ -1,4 +1,4 @@
-"""Autocast that leaves the ends of a backbone in fp32, so that an adapter learns what fp32 would teach it."""
+"""Autocast with the first and last layers of a backbone in fp32, so that an adapter gets gradients close to fp32's."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sptsr.archs.spt_arch import SPTNet
 def keep_ends_exact(net: SPTNet) -> list[str]:
     """Makes the first and the last layers of a backbone compute in fp32 within `torch.autocast`.
 
-    Those that see the image's own channels or make them: the first up to the one that makes features of the image,
-    and the last from the one that makes an image of the features. A pretrained network is close to a minimum, so the
-    gradient that an adapter gets is small, and what half precision does to the features from end to end is as large.
-    With exact ends the sum that the blocks add to (the residual stream) is one of fp32, and most of that is gone:
-    figures in docs/results/tuning.md.
+    The first layers are those up to the one that turns the image's channels into features, the last ones those from
+    the one that turns features into an image. A pretrained network is close to a minimum, so the gradient that an
+    adapter gets is small, and the error that half precision makes along the whole network is about as large. With
+    these layers in fp32 the sum that the blocks add to (the residual stream) is in fp32 too, and most of that error is
+    gone: figures in docs/results/tuning.md.
 
     Returns:
         paths of the layers in the backbone, in the order in which they run.
@@ -41,7 +41,7 @@ def keep_ends_exact(net: SPTNet) -> list[str]:
     finally:
         for handle in handles:
             handle.remove()
-    # the innermost only: neither a whole network nor a block is one layer for knowing its channels
+    # the innermost only: a block or a network that states its channels is not a layer
     order = [path for path in order if not any(other.startswith(f'{path}.') for other in order)]
     first = _until(order, lambda path: _width(layers[path], 'out') > net.in_channels)  # type: ignore[operator]
     last = _until(order[::-1], lambda path: _width(layers[path], 'in') > made)  # type: ignore[operator]
@@ -52,13 +52,13 @@ def keep_ends_exact(net: SPTNet) -> list[str]:
 
 
 def _width(layer: nn.Module, side: str) -> int | None:
-    """Returns the channels of one side (`in`, `out`) of a module that says them, such as a convolution; else None."""
+    """Returns the channels that a module states for a side (`in`, `out`), as a convolution does; else None."""
     width = getattr(layer, f'{side}_channels', getattr(layer, f'{side}_features', None))
     return width if isinstance(width, int) else None
 
 
 def _until(paths: list[str], stop: Callable[[str], bool]) -> list[str]:
-    """Returns the paths up to and including the first that `stop` says yes to."""
+    """Returns the paths up to and including the first for which `stop` is true; all where there is none."""
     for number, path in enumerate(paths, 1):
         if stop(path):
             return paths[:number]

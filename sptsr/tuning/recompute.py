@@ -1,4 +1,4 @@
-"""Activation checkpointing: blocks between sites are run again in the backward pass instead of remembered."""
+"""Activation checkpointing: blocks between sites keep only their input, and run again in the backward pass."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sptsr.archs.spt_arch import SPTNet
 
 
 def recompute_blocks(net: SPTNet) -> int:
-    """Makes the blocks of a backbone remember nothing but their input while a gradient is wanted.
+    """Makes the blocks of a backbone keep only their input for the backward pass.
 
-    Which blocks: the modules at the sites, and their neighbours in the same container that are of the
-    same class; not single layers, whose output is as large as what they keep. Results do not change; a step
-    takes up to one more forward pass of them, and less memory.
+    The blocks are the modules at the sites, and the modules of the same class in the same container. Single layers
+    are left out: their output is as large as what they keep. Results do not change; a step takes less memory, and
+    up to one more forward pass of the blocks.
 
     Returns:
         number of blocks.
@@ -31,7 +31,7 @@ def recompute_blocks(net: SPTNet) -> int:
             if type(child) is type(block) and any(child.children()):
                 chosen[f'{parent}.{name}'] = child
     for path, block in chosen.items():
-        if not any(path.startswith(f'{other}.') for other in chosen):  # not twice, one inside another
+        if not any(path.startswith(f'{other}.') for other in chosen):  # else the inner one runs once more
             block.forward = functools.partial(_recomputed, block.forward)
     return len(chosen)
 

@@ -1,4 +1,4 @@
-"""Training states: written whole, checked when read, the newest good one found, old ones removed."""
+"""Training states: written atomically, checked when read; the newest readable one is found, old ones are removed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _KEYS = {'iter', 'options_sha256', 'backbone_sha256', 'params', 'optimizer', 'sc
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes a training state atomically; raises UserError when there is no room."""
-    buffer = io.BytesIO()  # a few times the adapter; torch turns a full disk into errors of many kinds
+    # In memory first, a few times the size of the adapter: torch raises errors of many kinds on a full disk.
+    buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_bytes(path, buffer.getvalue())
 
@@ -48,13 +49,13 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def find_state(folder: Path, sha256: str, total: int, auto_resume: bool) -> dict[str, Any] | None:
-    """Returns the newest good state that a run goes on from; None to start anew.
+    """Returns the newest readable state if the run continues from it; None starts a new run.
 
     Args:
         folder: of the states.
         sha256: of the options; a state of others counts with `auto_resume` only.
-        total: iterations asked for; a finished run is none to go on from without `auto_resume`.
-        auto_resume: see above.
+        total: iterations asked for; a state of a finished run counts with `auto_resume` only.
+        auto_resume: continue also with other options or a finished run.
     """
     for path in sorted(folder.glob('*.state'), key=_number, reverse=True):
         try:

@@ -30,7 +30,7 @@ from sptsr.tuning.states import find_state, prune, read_state, write_state
 
 
 class _Stop:
-    """Turns SIGINT and SIGTERM into a wish that the loop asks for; a second one is obeyed at once."""
+    """Notes SIGINT and SIGTERM in `asked`, which the loop looks at; a second signal raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -60,21 +60,21 @@ def train_pipeline(
     launcher: str = 'none',
     quiet: bool = False,
 ) -> SPTModel:
-    """Tunes an adapter as an option file says; a run that was cut off goes on.
+    """Tunes an adapter as an option file says, and continues a run that was interrupted.
 
-    The newest whole training state of `experiments/<name>` is taken up when the options are the
-    ones it was made with, or with `auto_resume` whatever they are. A finished run, or one of other
-    options, is put aside as `<name>_archived_<time>`, as BasicSR does.
+    A run continues from the newest readable training state of `experiments/<name>` when that was made with the
+    same options; with `auto_resume`, also when it was made with others. A finished run, or one of other
+    options, is renamed to `<name>_archived_<time>`, as BasicSR does.
 
     Args:
         path: the option file.
         root: where `experiments/` and `tb_logger/` go.
-        auto_resume: go on also when the options changed (a longer `total_iter`, say).
-        fresh: put an unfinished run aside as well.
+        auto_resume: continue also when the options have changed, for example to a longer `total_iter`.
+        fresh: rename an unfinished run as well, and start a new one.
         force: `--force_yml` entries.
         progress: show a live line; what is logged every `print_freq` then goes to the log file only.
         launcher: `none`, `pytorch` or `slurm` (see `sptsr.core.distributed.start_ranks`).
-        quiet: no log lines but warnings on stderr; the log file still gets all.
+        quiet: only warnings go to stderr; the log file gets all lines.
 
     Returns:
         the model after its last iteration.
@@ -203,13 +203,13 @@ def _until_stopped(loader: Any, model: SPTModel, stop: _Stop) -> Iterator[None]:
 
 
 def _seed_step(seed: int, rank: int, iteration: int) -> None:
-    """Makes what a step draws (a unit with dropout, say) a function of seed, rank and iteration."""
+    """Seeds the random numbers of a step (of a unit with dropout, for example) from seed, rank and iteration."""
     digest = hashlib.blake2b(f'{seed} {rank} {iteration}'.encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, 'little') >> 1)
 
 
 def _show(shown: Any, model: SPTModel, iter_timer: AvgTimer, data_timer: AvgTimer, images: int) -> None:
-    """Brings the live line up to date; `images` is how many a step sees."""
+    """Updates the live line; `images` is the number of images of a step, on all ranks."""
     if sys.stderr.isatty():  # elsewhere lines are as wide as the bar alone
         step, wait = iter_timer.get_current_time(), data_timer.get_current_time()
         losses = ', '.join(f'{name} {value:.4g}' for name, value in model.get_current_log().items())
@@ -221,7 +221,7 @@ def _show(shown: Any, model: SPTModel, iter_timer: AvgTimer, data_timer: AvgTime
 
 
 def _save(options: Options, model: SPTModel, iteration: int) -> None:
-    """Writes the adapter, then the state that refers to it; each is whole or not there."""
+    """Writes the adapter, then the state that belongs to it; each file is complete or absent."""
     with model.ranks.together():
         if not model.ranks.first:
             return

@@ -166,13 +166,19 @@ def test_every_optimiser_makes_a_step_and_goes_on_from_its_state():
     assert walked >= 10
 
 
-ARGUMENTS = {
-    **{'MultiStepLR': {'milestones': [4, 7]}, 'MultiStepRestartLR': {'milestones': [4]}, 'StepLR': {'step_size': 3}},
-    **{'CosineAnnealingRestartLR': {'periods': [9, 9], 'restart_weights': [1, 0.5]}},
-    **{'ConstantLR': {}, 'LinearLR': {}, 'PolynomialLR': {}},
-    **{'ExponentialLR': {'gamma': 0.9}, 'CosineAnnealingLR': {'T_max': 9}, 'CosineAnnealingWarmRestarts': {'T_0': 4}},
-    **{'CyclicLR': {'base_lr': 1e-4, 'max_lr': 1e-2, 'cycle_momentum': False}},
-    **{'OneCycleLR': {'max_lr': 1e-2, 'total_steps': 20}},
+ARGUMENTS: dict[str, dict] = {
+    'MultiStepLR': {'milestones': [4, 7]},
+    'MultiStepRestartLR': {'milestones': [4]},
+    'StepLR': {'step_size': 3},
+    'CosineAnnealingRestartLR': {'periods': [9, 9], 'restart_weights': [1, 0.5]},
+    'ConstantLR': {},
+    'LinearLR': {},
+    'PolynomialLR': {},
+    'ExponentialLR': {'gamma': 0.9},
+    'CosineAnnealingLR': {'T_max': 9},
+    'CosineAnnealingWarmRestarts': {'T_0': 4},
+    'CyclicLR': {'base_lr': 1e-4, 'max_lr': 1e-2, 'cycle_momentum': False},
+    'OneCycleLR': {'max_lr': 1e-2, 'total_steps': 20},
 }
 
 
