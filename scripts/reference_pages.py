@@ -25,7 +25,9 @@ from sptsr.core.registry import (
     SOURCE_REGISTRY,
     UNIT_REGISTRY,
     lookup,
+    register_all,
 )
+from sptsr.options import keys
 from sptsr.options.json_schema import arguments_schema, json_schema
 
 Schema = Mapping[str, Any]
@@ -91,13 +93,16 @@ def options_page() -> str:
 
 def networks_page() -> str:
     """Returns the page of all networks: those with a recipe first."""
-    networks = _by_name(json_schema()['definitions']['network'])
-    del networks['SPTNet']
+    register_all()
+    networks = {name: arguments_schema(found) for name, found in ARCH_REGISTRY if name != 'SPTNet'}
     known = {name for name in networks if find_recipe(name) is not None}
     parts = [
         '# Networks',
         'What `network_g: {type: NAME, …}` and `backbone: {type: NAME, …}` may name. `sptsr sites NAME` shows where '
         'units can go; a network of your own joins by [a plug-in](../plug-in.md). Made from the code.',
+        '## Keys of every network',
+        'Beside its arguments, for a network that was not written for sptsr. An argument of the same name comes first.',
+        _table({key: {'description': text} for key, text in keys.TEXTS['network'].items()}, 'network'),
         '## Networks with a recipe',
         '`sites: auto` works for these.',
     ]

@@ -31,6 +31,10 @@ def json_schema() -> dict[str, Any]:
     """
     register_all()
     network = _choice(ARCH_REGISTRY.keys(), lambda name: lookup(ARCH_REGISTRY, name))
+    calling = {key: {'description': text} for key, text in keys.TEXTS['network'].items()}
+    for rule in network['allOf']:
+        if rule['if']['properties']['type']['const'] != 'SPTNet':
+            rule['then']['properties'] = {**calling, **rule['then']['properties']}
     (sptnet,) = [rule for rule in network['allOf'] if rule['if']['properties']['type']['const'] == 'SPTNet']
     units = _choice(UNIT_REGISTRY.keys(), lambda name: lookup(UNIT_REGISTRY, name), ('channels',))
     _refine(sptnet['then'], {'backbone': {'allOf': [{'$ref': '#/definitions/network'}]}, 'unit': units})

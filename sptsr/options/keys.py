@@ -120,6 +120,12 @@ TEXTS: dict[str, dict[str, str]] = {
         'dist_params': 'how several processes talk to each other.',
         'find_unused_parameters': "accepted from BasicSR's files and not needed.",
     },
+    # Of a network that was not written for sptsr, beside its own arguments (see `sptsr.options.calling`).
+    'network': {
+        'input': '`{range: 255, mean: [r, g, b]}`: white of its images, and what it subtracts from them itself.',
+        'output': 'which entry of the list or tuple that it returns is the image, counted from 0.',
+        'size_multiple': 'height and width of its input must be multiples of this; images are padded and cut back.',
+    },
     'path': {
         'pretrain_network_g': 'adapter of an `SPTNet`, or weights of another network.',
         'strict_load_g': "`true`, as in BasicSR's files: weights are always loaded strictly.",

@@ -101,6 +101,12 @@ def test_the_schema_knows_right_from_wrong(photographs: Path, schema: dict):
         assert list(validator.iter_errors(options)), keys
 
 
+def test_a_network_may_say_how_it_is_called(photographs: Path, schema: dict):
+    options = base_options(photographs, trains=True)
+    options['network_g']['backbone'] |= {'input': {'range': 255}, 'output': 0, 'size_multiple': 4}
+    assert list(jsonschema.Draft7Validator(schema).iter_errors(options)) == []
+
+
 @pytest.mark.parametrize('name', ['MyOwnNet', 'SomeUnit'])
 def test_names_of_plugins_are_left_alone(photographs: Path, schema: dict, name: str):
     options = base_options(photographs, trains=True)
