@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -91,9 +92,11 @@ def import_plugins(plugins: Sequence[str], root: str | Path = '.') -> None:
         if plugin.endswith('.py'):
             _import_file((Path(root) / plugin).resolve(), plugin)
             continue
+        if not re.fullmatch(r'[^\W\d]\w*(\.[^\W\d]\w*)*', plugin) or plugin == '__main__':
+            raise UserError(f"plugins: '{plugin}' is neither a module's name nor the path of a .py file")
         try:
             found = importlib.util.find_spec(plugin) is not None
-        except ModuleNotFoundError:
+        except (ImportError, ValueError):  # its package is missing, or was not imported as one
             found = False
         if not found:
             raise UserError(f"plugins: no module '{plugin}'; install it, or give the path of a .py file")

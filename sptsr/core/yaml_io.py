@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,37 @@ from sptsr.core.errors import UserError
 KeyPath = tuple[str, ...]
 Lines = dict[KeyPath, str]  # 'file:line' of each key
 
-_MAX_NODES = 100_000  # far above any option file; aliases of aliases can name millions
+_MAX_BYTES = 1 << 20
+_MAX_DEPTH = 50
+_MAX_NODES = 20_000  # far above any option file; Python reads so many in about a second
+_MAX_VALUES = 100_000  # aliases of aliases can name millions
+_PLAIN = {f'tag:yaml.org,2002:{kind}' for kind in ('str', 'int', 'float', 'bool', 'null')}
+_NOT_TEXT = re.compile('[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]')
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also takes 1e-4 for a number, as YAML 1.2 does and YAML 1.1 does not."""
+    """SafeLoader with bounds, that also takes 1e-4 for a number, as YAML 1.2 does, and a date for text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (declared so by yaml)
+        first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(':')[2] not in ('timestamp', 'value')]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = self.nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.nodes += 1
+        self.depth += 1
+        if self.nodes > _MAX_NODES or self.depth > _MAX_DEPTH:
+            what = (
+                f'more than {_MAX_NODES} values' if self.nodes > _MAX_NODES else f'nested more than {_MAX_DEPTH} deep'
+            )
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -28,43 +56,53 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Lines]:
-    """Reads one YAML file.
+    """Reads one YAML file of at most 1 MB.
 
     Returns:
         its mapping, and for each key path the 'file:line' where it stands.
 
     Raises:
-        UserError: missing file, bad syntax, a tag such as `!!python/object`, a duplicate key, or
-            no mapping at the top; names file and line.
+        UserError: a file that is missing, special (a pipe, a device) or too large; bad syntax; a tag such as
+            `!!python/object`; a duplicate key; a value that is none of YAML's plain ones; or no mapping at the
+            top. Names file and line.
     """
     try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else 'not UTF-8'
+        information = os.stat(path)
+        if not stat.S_ISREG(information.st_mode):
+            raise UserError(f'{path}: not a file but a folder, pipe or device; check the path')
+        if information.st_size > _MAX_BYTES:
+            raise UserError(f'{path}: {information.st_size:,} bytes; a YAML file here has at most {_MAX_BYTES:,}')
+        text = Path(path).read_text(encoding='utf-8')
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a NUL
+        reason = error.strerror if isinstance(error, OSError) else 'not UTF-8' if '\0' not in str(path) else 'NUL'
         raise UserError(f'{path}: cannot read it ({reason}); check the path') from error
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise UserError(f'{path}: holds no "key: value" lines; see options/ for examples')
-        reader = _Reader(loader, str(path))
-        return reader.mapping(node, ()), reader.lines
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f'{path}:{mark.line + 1}' if mark else str(path)
-        raise UserError(f'{where}: {error.problem or error}; correct the YAML') from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f'{path}: not readable as YAML ({str(error).splitlines()[0]}); correct it') from error
-    finally:
-        loader.dispose()
+    value, lines = _parse(text, str(path))
+    if not isinstance(value, dict):
+        raise UserError(f'{path}: holds no "key: value" lines; see options/ for examples')
+    return value, lines
 
 
 def read_scalar(text: str) -> Any:
-    """Reads one value as YAML does: `0.9`, `1e-4`, `true`, `~`, `[1, 2]`, text. Tags are refused."""
+    """Reads one value as YAML does: `0.9`, `1e-4`, `true`, `~`, `[1, 2]`, text. Raises UserError for others."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"'{text}': not readable as a YAML value; quote it") from error
+        return _parse(text, 'value')[0]
+    except UserError as error:
+        shown = ascii(text if len(text) <= 60 else f'{text[:60]}...')
+        raise UserError(f'{shown}: not readable as a YAML value; quote it') from error
+
+
+def _parse(text: str, name: str) -> tuple[Any, Lines]:
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        reader = _Reader(loader, name)
+        return (None if node is None else reader.value(node, ())), reader.lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f'{name}:{mark.line + 1}' if mark else name
+        raise UserError(f'{where}: {error.problem or error}; correct the YAML') from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f'{name}: not readable as YAML ({str(error).splitlines()[0]}); correct it') from error
 
 
 def read_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
@@ -91,7 +129,7 @@ class _Reader:
         seen: dict[str, int] = {}
         for key_node, _ in node.value:
             line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(key_node, yaml.ScalarNode) or _NOT_TEXT.search(key_node.value):
                 raise UserError(f'{self.name}:{line}: a key must be text')
             if key_node.value in seen:
                 raise UserError(
@@ -109,14 +147,29 @@ class _Reader:
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         self.count += 1
-        if id(node) in self.open or self.count > _MAX_NODES:
-            raise UserError(f'{self.name}:{node.start_mark.line + 1}: an alias that contains itself; write it out')
+        where = f'{self.name}:{node.start_mark.line + 1}'
+        if id(node) in self.open or self.count > _MAX_VALUES:
+            raise UserError(f'{where}: an alias that contains itself; write it out')
         self.open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode) and node.tag == 'tag:yaml.org,2002:map':
                 return self.mapping(node, path)
             if isinstance(node, yaml.SequenceNode) and node.tag == 'tag:yaml.org,2002:seq':
                 return [self.value(item, (*path, str(number))) for number, item in enumerate(node.value)]
-            return self.loader.construct_object(node, deep=True)
+            if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN:
+                self.loader.construct_undefined(node)  # raises
+            return self.scalar(node, where)
         finally:
             self.open.discard(id(node))
+
+    def scalar(self, node: yaml.Node, where: str) -> Any:
+        if node.tag.endswith(':int') and len(node.value) > 70:
+            raise UserError(f'{where}: a number of {len(node.value)} digits; numbers have at most 64 bits')
+        value = self.loader.construct_object(node)
+        if isinstance(value, int) and abs(value) >= 1 << 63:
+            raise UserError(f'{where}: {value} is too large; whole numbers have at most 64 bits')
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f'{where}: {node.value} is no number')
+        if isinstance(value, str) and _NOT_TEXT.search(value):
+            raise UserError(f'{where}: {value[:60]!a} holds control characters; remove them')
+        return value

@@ -1,0 +1,66 @@
+"""YAML from strangers: bounded in depth, size and time, and plain values only."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sptsr.core.errors import UserError
+from sptsr.core.yaml_io import read_scalar, read_yaml
+
+BAD = {
+    'deep lists': 'a: ' + '[' * 5000 + ']' * 5000,
+    'deep sections': 'a: ' + '{b: ' * 5000 + '1' + '}' * 5000,
+    'many values': 'a: [' + '1, ' * 100_000 + '1]',
+    'large': '# ' + 'x' * 3_000_000 + '\na: 1',
+    'huge number': 'a: ' + '9' * 6000,
+    'more than 64 bits': 'a: 9223372036854775808',
+    'no number': 'a: .nan',
+    'NUL': 'a: "x\\0y"',
+    'control character': 'a: "x\\x07y"',
+    'raw control character': 'a: x\x01y',
+    'surrogate': 'a: "\\ud800"',
+    'key with NUL': '"a\\0": 1',
+    'key that is a list': '? [1, 2]\n: 3',
+    'binary': 'a: !!binary aGVsbG8=',
+    'set': 'a: !!set {b, c}',
+    'date tag': 'a: !!timestamp 2001-99-99',
+    'self-containing list': 'a: &a [*a, 1]',
+    'self-containing section': 'a: &a {b: *a}',
+}
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_a_bad_value_is_one_line(tmp_path: Path, case: str):
+    path = tmp_path / 'x.yml'
+    path.write_text(BAD[case])
+    with pytest.raises(UserError, match=r'x\.yml') as caught:
+        read_yaml(path)
+    assert '\n' not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize('case', sorted(set(BAD) - {'large', 'many values', 'key that is a list', 'key with NUL'}))
+def test_a_bad_value_of_the_command_line_is_one_line(case: str):
+    with pytest.raises(UserError, match='not readable as a YAML value') as caught:
+        read_scalar(BAD[case].removeprefix('a: '))
+    assert len(str(caught.value)) < 300
+
+
+def test_dates_and_signs_are_text(tmp_path: Path):
+    path = tmp_path / 'x.yml'
+    path.write_text('a: 2001-99-99\nb: 2001-12-14\nc: =\n1: d\n')
+    assert read_yaml(path)[0] == {'a': '2001-99-99', 'b': '2001-12-14', 'c': '=', '1': 'd'}
+    assert read_scalar('{1: {}}') == {'1': {}}
+
+
+def test_files_that_are_no_files(tmp_path: Path):
+    os.mkfifo(tmp_path / 'pipe.yml')
+    (tmp_path / 'bytes.yml').write_bytes(b'a: \xff\xfe')
+    for path in (tmp_path / 'pipe.yml', tmp_path, '/dev/zero', '/dev/stdin'):
+        with pytest.raises(UserError, match='not a file|cannot read it'):
+            read_yaml(path)
+    with pytest.raises(UserError, match='not UTF-8'):
+        read_yaml(tmp_path / 'bytes.yml')
+    with pytest.raises(UserError, match='NUL'):
+        read_yaml('a\0b')
