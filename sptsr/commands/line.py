@@ -6,9 +6,12 @@ import argparse
 import json
 import os
 import sys
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from sptsr.commands.prior_command import add_prior, add_reading
 from sptsr.commands.restore_command import add_restore
@@ -31,6 +34,15 @@ A real run:   sptsr data prepare    LR images, sub-images, LMDB
 class _Parser(argparse.ArgumentParser):
     """Ends a mistake in one line on stderr, with the nearest right command, and exit code 2."""
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.add_argument(
+            '--debug',
+            action='store_true',
+            default=argparse.SUPPRESS,  # else a command's default would hide what stands before the command
+            help='print the traceback of a mistake as well; SPTSR_DEBUG=1 does the same',
+        )
+
     def error(self, message: str) -> NoReturn:
         if 'invalid choice' in message and self._subparsers is not None:
             wrong = message.split("invalid choice: '", 1)[-1].split("'", 1)[0]
@@ -40,7 +52,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 done, 1 found something wrong, 2 a mistake of the user."""
+    """Runs one command and returns the exit code.
+
+    0: done. 1: done, and something is wrong with what was looked at. 2: a mistake of the user, in one line.
+    3: an error that sptsr does not know, of its own or of a user's network or plug-in, with its traceback.
+    """
     parser = build_parser()
     options = parser.parse_args(arguments)
     # What libraries say to their own authors is no news to a user.
@@ -49,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except UserError as error:
+        if getattr(options, 'debug', False) or os.environ.get('SPTSR_DEBUG', '0') not in ('', '0'):
+            traceback.print_exception(error)
         print(f'sptsr: {error}', file=sys.stderr)
         return 2
     except BrokenPipeError:  # `sptsr ... | head`
@@ -56,13 +74,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.filename is None:
-            raise
+            return _unexpected(error)
         what = f'{error.filename}: {error.strerror}'
         print(f'sptsr: {what}; check the path, its rights and the free space', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('sptsr: interrupted; the same command goes on where it stopped', file=sys.stderr)
         return 130
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    """Prints whose error it seems to be, in one line, and its traceback; returns the exit code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values(), str(Path(os.__file__).parent))
+    theirs = [frame for frame in frames if frame.filename.endswith('.py') and not frame.filename.startswith(libraries)]
+    if theirs:
+        whose = f'it comes from {theirs[-1].filename}:{theirs[-1].lineno}, which is not part of sptsr'
+    else:
+        whose = 'this looks like a fault of sptsr; please report it with all of this'
+    print(f'sptsr: {type(error).__name__}: {(str(error).splitlines() or [""])[0]} ({whose})', file=sys.stderr)
+    traceback.print_exception(error)
+    return 3
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -95,3 +95,39 @@ def test_to_rgb_takes_what_is_refused_otherwise(here: Path, capsys: pytest.Captu
     _one_line(capsys, 'gray, but 8-bit RGB is needed')
     assert main(['data', 'prepare', '-i', 'set/GTx4', '-o', 'out', '--scale', '4', '--to-rgb']) == 0
     assert len(ImageFolder(here / 'out' / 'GTx4')) == 4
+
+
+def test_debug_prints_the_traceback_of_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = run_cli('options', '-opt', 'none.yml', cwd=here)
+    assert (plain.returncode, plain.stderr.count('\n')) == (2, 1)
+    monkeypatch.setenv('SPTSR_DEBUG', '0')
+    assert run_cli('options', '-opt', 'none.yml', cwd=here).stderr == plain.stderr
+    before = run_cli('--debug', 'options', '-opt', 'none.yml', cwd=here)
+    behind = run_cli('options', '-opt', 'none.yml', '--debug', cwd=here)
+    monkeypatch.setenv('SPTSR_DEBUG', '1')
+    for done in (before, behind, run_cli('options', '-opt', 'none.yml', cwd=here)):
+        assert done.returncode == 2
+        assert 'FileNotFoundError' in done.stderr  # the cause as well
+        assert done.stderr.endswith(plain.stderr)
+
+
+def test_an_unexpected_error_is_said_to_be_whose_it_is(here: Path, monkeypatch: pytest.MonkeyPatch):
+    (here / 'my_net.py').write_text(
+        'from torch import nn\n'
+        'from sptsr.registry import ARCH_REGISTRY, register\n\n'
+        '@register(ARCH_REGISTRY)\n'
+        'class BrokenNet(nn.Module):\n'
+        '    def __init__(self):\n'
+        "        raise KeyError('no such layer')\n"
+    )
+    forced = ['plugins=[my_net.py]', 'network_g={type: BrokenNet}']
+    done = run_cli('test', '-opt', 'test.yml', '--force_yml', *forced, cwd=here)
+    assert done.returncode == 3
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("sptsr: KeyError: 'no such layer' (it comes from ")
+    assert 'my_net.py:7, which is not part of sptsr' in first
+    assert rest[0].startswith('Traceback')
+    monkeypatch.setattr('sptsr.options.listing.resolved', list.index)  # an error within no file of a user's
+    done = run_cli('options', '-opt', 'test.yml', cwd=here)
+    assert done.returncode == 3
+    assert 'this looks like a fault of sptsr' in done.stderr.splitlines()[0]
