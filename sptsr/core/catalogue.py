@@ -192,6 +192,8 @@ def _arguments(module: str, name: str, method: str) -> dict[str, Parameter] | No
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef) and inner.name == method:
                     return dict(_parameters(inner.args))
+            if method == '__init__' and any('dataclass' in ast.unparse(entry) for entry in node.decorator_list):
+                return _fields(module, node)
             found = (_arguments(module, base.id, method) for base in node.bases if isinstance(base, ast.Name))
             return next((arguments for arguments in found if arguments is not None), None)
         if isinstance(node, ast.ImportFrom):
@@ -199,6 +201,20 @@ def _arguments(module: str, name: str, method: str) -> dict[str, Parameter] | No
                 if (alias.asname or alias.name) == name:
                     return _arguments(origin, alias.name, method) if (origin := _origin(module, node)) else None
     return None
+
+
+def _fields(module: str, node: ast.ClassDef) -> dict[str, Parameter]:
+    """Returns the parameters of a dataclass's `__init__`: its own fields, then those of its bases (keyword-only)."""
+    found = {}
+    for inner in node.body:
+        if isinstance(inner, ast.AnnAssign) and 'init=False' not in ast.unparse(inner):
+            name = ast.unparse(inner.target)
+            value = Parameter.empty if inner.value is None else _literal(inner.value)
+            found[name] = Parameter(name, Parameter.KEYWORD_ONLY, default=value, annotation=_hint(inner.annotation))
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            found |= _arguments(module, base.id, '__init__') or {}
+    return found
 
 
 def _origin(module: str, node: ast.ImportFrom) -> str | None:

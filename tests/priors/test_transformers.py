@@ -189,8 +189,8 @@ def test_transformers_holds_the_same_sam(model, tmp_path: Path):
     other.save_pretrained(tmp_path / 'sam')
     source = build_source('transformers', [f'model={tmp_path / "sam"}', *(f'{k}={v}' for k, v in THRESHOLDS.items())])
     assert source.params['model_type'] == 'sam'
-    for layer in source.model.model.modules():
-        if isinstance(layer, torch.nn.LayerNorm) and layer not in list(source.model.model.vision_encoder.modules()):
+    for layer in source.segmenter.model.modules():
+        if isinstance(layer, torch.nn.LayerNorm) and layer not in list(source.segmenter.model.vision_encoder.modules()):
             layer.eps = 1e-5
     image = photograph('coffee.png', 64, 90)
     ours, theirs = source(image, 'x', 64), official_prior(model, image, **THRESHOLDS)

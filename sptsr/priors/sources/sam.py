@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -27,57 +27,14 @@ _FAMILIES = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
 _INSTALL = "pip install 'sptsr[transformers]'"
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _SegmenterSource(Source):
-    """The masks of a model, made by the one loop of `sptsr.priors.sources.generator`."""
+    """The masks of a model, made by the loop of `sptsr.priors.sources.generator` and ordered by area.
 
-    model: Segmenter
-    settings: GridSettings
-
-    def _start(
-        self, family: str, precision: str, images_per_batch: int, device: str, max_side: int, settings: GridSettings
-    ) -> str:
-        """Notes what decides the masks, and returns the device."""
-        must_lie_in(self.name, {'max_side': (max_side, 1, 1 << 16), 'images_per_batch': (images_per_batch, 0, 1 << 12)})
-        self.settings, self.max_side = settings, max_side
-        # points_per_batch decides memory, not masks
-        decisive = {key: value for key, value in asdict(settings).items() if key != 'points_per_batch'}
-        self.params = {'model_type': family, 'precision': precision, 'max_side': max_side, **decisive}
-        if device == 'auto':
-            device = f'cuda:{os.environ.get("LOCAL_RANK", "0")}' if torch.cuda.is_available() else 'cpu'
-        self.group = images_per_batch or (8 if device.startswith('cuda') else 1)
-        return device
-
-    def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
-        return next(self.several([image], [key], max_masks))
-
-    def several(self, images: Sequence[RGB], keys: Sequence[str], max_masks: int) -> Iterator[Prior]:
-        bounded = [_bounded(image, self.max_side) for image in images]
-        with torch.inference_mode():
-            embedded = self.model.embed(bounded)
-        for image, small, one in zip(images, bounded, embedded, strict=True):
-            prior = make_prior(self.model, small, self.settings, max_masks, one)
-            yield prior if small is image else prior.resized(*image.shape[:2])
-
-
-def _bounded(image: RGB, max_side: int) -> RGB:
-    """Returns the image, or a smaller one whose longer side is `max_side`."""
-    height, width = image.shape[:2]
-    if max(height, width) <= max_side:
-        return image
-    factor = max_side / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-
-
-@register(SOURCE_REGISTRY, 'sam')
-class SamSource(_SegmenterSource):
-    """The masks of `SamAutomaticMaskGenerator`, ordered by area.
-
-    Kirillov et al., "Segment Anything", ICCV 2023. Defaults are the generator's own.
+    Its fields are the parameters that all models share. A subclass adds those that name the model, and loads it.
+    Defaults of the grid and of the thresholds are those of `SamAutomaticMaskGenerator`.
 
     Args:
-        checkpoint: official checkpoint (`sam_vit_b_01ec64.pth`, ...), read with `weights_only=True`.
-        model_type: family of the checkpoint; `auto` reads it from its tensors.
         device: `auto` takes a GPU when there is one.
         precision: of encoder and decoder; fp32 gives the official masks.
         compile: compile the encoder with torch.compile; worth its minute on a GPU and many images.
@@ -93,74 +50,109 @@ class SamSource(_SegmenterSource):
         min_mask_region_area: holes and islands smaller than this are removed, in pixels.
     """
 
-    name = 'sam'
+    device: str = 'auto'
+    precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
+    compile: bool = False
+    images_per_batch: int = 0
+    max_side: int = 4096
+    points_per_side: int = GridSettings.points_per_side
+    points_per_batch: int = GridSettings.points_per_batch
+    pred_iou_thresh: float = GridSettings.pred_iou_thresh
+    stability_score_thresh: float = GridSettings.stability_score_thresh
+    box_nms_thresh: float = GridSettings.box_nms_thresh
+    crop_n_layers: int = GridSettings.crop_n_layers
+    crop_n_points_downscale_factor: int = GridSettings.crop_n_points_downscale_factor
+    min_mask_region_area: int = GridSettings.min_mask_region_area
+    settings: GridSettings = field(init=False)
+    segmenter: Segmenter = field(init=False)
 
-    def __init__(
-        self,
-        checkpoint: str,
-        model_type: Literal['auto', 'vit_h', 'vit_l', 'vit_b'] = 'auto',
-        device: str = 'auto',
-        precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32',
-        compile: bool = False,
-        images_per_batch: int = 0,
-        max_side: int = 4096,
-        points_per_side: int = 32,
-        points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
-        box_nms_thresh: float = 0.7,
-        crop_n_layers: int = 0,
-        crop_n_points_downscale_factor: int = 1,
-        min_mask_region_area: int = 0,
-    ) -> None:
+    def __post_init__(self) -> None:
+        must_lie_in(
+            self.name,
+            {'max_side': (self.max_side, 1, 1 << 16), 'images_per_batch': (self.images_per_batch, 0, 1 << 12)},
+        )
+        self.settings = _settings(vars(self))
+
+    def _take(self, model: Any, family: str, segmenter: Callable[..., Segmenter]) -> None:
+        """Puts a loaded model on its device, and notes what decides the masks."""
+        # points_per_batch decides memory, not masks
+        decisive = {key: value for key, value in asdict(self.settings).items() if key != 'points_per_batch'}
+        self.params = {'model_type': family, 'precision': self.precision, 'max_side': self.max_side, **decisive}
+        if self.device == 'auto':
+            self.device = f'cuda:{os.environ.get("LOCAL_RANK", "0")}' if torch.cuda.is_available() else 'cpu'
+        self.group = self.images_per_batch or (8 if self.device.startswith('cuda') else 1)
+        self.segmenter = segmenter(model, self.device, self.precision, self.compile)
+
+    def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
+        return next(self.several([image], [key], max_masks))
+
+    def several(self, images: Sequence[RGB], keys: Sequence[str], max_masks: int) -> Iterator[Prior]:
+        bounded = [_bounded(image, self.max_side) for image in images]
+        with torch.inference_mode():
+            embedded = self.segmenter.embed(bounded)
+        for image, small, one in zip(images, bounded, embedded, strict=True):
+            prior = make_prior(self.segmenter, small, self.settings, max_masks, one)
+            yield prior if small is image else prior.resized(*image.shape[:2])
+
+
+def _bounded(image: RGB, max_side: int) -> RGB:
+    """Returns the image, or a smaller one whose longer side is `max_side`."""
+    height, width = image.shape[:2]
+    if max(height, width) <= max_side:
+        return image
+    factor = max_side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+@register(SOURCE_REGISTRY, 'sam')
+@dataclass(eq=False, repr=False)
+class SamSource(_SegmenterSource):
+    """The masks of `SamAutomaticMaskGenerator`, ordered by area.
+
+    Kirillov et al., "Segment Anything", ICCV 2023.
+
+    Args:
+        checkpoint: official checkpoint (`sam_vit_b_01ec64.pth`, ...), read with `weights_only=True`.
+        model_type: family of the checkpoint; `auto` reads it from its tensors.
+    """
+
+    name = 'sam'
+    checkpoint: str
+    model_type: Literal['auto', 'vit_h', 'vit_l', 'vit_b'] = 'auto'
+
+    def __post_init__(self) -> None:
         from sptsr.priors.sources.segmenters import OfficialSam
 
-        settings = _settings(locals())
-        self.weights_sha256 = sha256_file(checkpoint)
-        model, family = load_sam(checkpoint, model_type)
-        device = self._start(family, precision, images_per_batch, device, max_side, settings)
-        self.model = OfficialSam(model, device, precision, compile)
+        super().__post_init__()
+        self.weights_sha256 = sha256_file(self.checkpoint)
+        model, family = load_sam(self.checkpoint, self.model_type)
+        self._take(model, family, OfficialSam)
 
     def versions(self) -> dict[str, str]:
         return {'segment-anything': version('segment-anything'), 'torch': torch.__version__}
 
 
 @register(SOURCE_REGISTRY, 'transformers')
+@dataclass(eq=False, repr=False)
 class TransformersSource(_SegmenterSource):
-    """SAM, SAM-HQ, SAM2 and SAM2.1 as Hugging Face's transformers hold them.
+    """The masks of SAM, SAM-HQ, SAM2 or SAM2.1 as Hugging Face's transformers hold them, ordered by area.
 
     Args:
         model: folder of the model (`config.json`, `model.safetensors`), or the name of one on the
             hub, which is downloaded where the network allows.
-        device, precision, compile, images_per_batch, max_side, points_per_side, points_per_batch, pred_iou_thresh,
-        stability_score_thresh, box_nms_thresh, crop_n_layers, crop_n_points_downscale_factor,
-        min_mask_region_area: as for the source `sam`.
     """
 
     name = 'transformers'
+    model: str
 
-    def __init__(
-        self,
-        model: str,
-        device: str = 'auto',
-        precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32',
-        compile: bool = False,
-        images_per_batch: int = 0,
-        max_side: int = 4096,
-        points_per_side: int = 32,
-        points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
-        box_nms_thresh: float = 0.7,
-        crop_n_layers: int = 0,
-        crop_n_points_downscale_factor: int = 1,
-        min_mask_region_area: int = 0,
-    ) -> None:
-        settings = _settings(locals())
-        loaded, family = load_transformers(model)
+    def __post_init__(self) -> None:
+        from sptsr.priors.sources.segmenters import HuggingFaceSam, HuggingFaceSam2
+
+        super().__post_init__()
+        loaded, family = load_transformers(self.model)
         self.weights_sha256 = sha256_tensors(loaded.state_dict())
-        device = self._start(family, precision, images_per_batch, device, max_side, settings)
-        self.model = _wrapper(family)(loaded, device, precision, compile)
+        self._take(loaded, family, HuggingFaceSam2 if family == 'sam2' else HuggingFaceSam)
 
     def versions(self) -> dict[str, str]:
         return {'transformers': version('transformers'), 'torch': torch.__version__}
@@ -258,9 +250,3 @@ def load_transformers(model: str) -> tuple[Any, str]:
     if missing:
         raise UserError(f'{model}: its weights lack {len(missing)} tensors, such as {missing[0]}; download it again')
     return loaded.eval().requires_grad_(False), family
-
-
-def _wrapper(family: str) -> Any:
-    from sptsr.priors.sources.segmenters import HuggingFaceSam, HuggingFaceSam2
-
-    return HuggingFaceSam2 if family == 'sam2' else HuggingFaceSam
