@@ -1,1 +1,1 @@
-"""Priors: what a source sees in the LQ image, stored and expanded to masks."""
+"""Sources of masks, and the stores that keep the masks of a folder of images."""

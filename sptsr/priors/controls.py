@@ -1,4 +1,4 @@
-"""Priors that answer questions: of other images (shuffle), and of what the LQ image cannot show (oracle)."""
+"""Control priors: masks of other images (shuffle), and masks of what the LQ image cannot show (oracle)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
 
 
 class FromOtherImages(Source):
-    """A source that looks at other images of the same keys, such as GT: the oracle.
+    """Makes the masks of an image from another image of the same key, such as its GT (the oracle).
 
-    Its masks are brought to the LQ image's size: an LQ pixel is inside where at least half of its block is.
+    The masks are reduced to the LQ image's size: an LQ pixel is inside where at least half of its block is.
 
     Args:
         source: makes the masks.
-        others: the images it looks at, of the LQ images' size or a whole multiple of it.
+        others: the images that the source gets, of the LQ images' size or a whole multiple of it.
     """
 
     def __init__(self, source: Source, others: ImageFolder) -> None:
@@ -35,9 +35,9 @@ class FromOtherImages(Source):
         self.weights_sha256 = source.weights_sha256
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
-        other = self.others.read(self._other(key))
-        masks = self.source(other, key, 64).decode()
-        small = to_size(masks, image.shape[:2], 0, self.others.name(self._other(key)))
+        other = self._other(key)
+        masks = self.source(self.others.read(other), key, 64).decode()
+        small = to_size(masks, image.shape[:2], 0, self.others.name(other))
         return Prior.from_regions(Regions.from_masks(small).select(max_masks))
 
     def check(self, keys: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ class FromOtherImages(Source):
                 raise UserError(f"{self.others.root}: no image '{key}' for --oracle; give a folder with all of them")
 
     def _other(self, key: str) -> str:
-        """Returns the key of the image to look at: for a noisy draw, the image itself."""
+        """Returns the key of the image that the source gets: for a noisy draw, the key of its image."""
         return key if key in self.others else image_of(key)
 
     def header(self, max_masks: int) -> StoreHeader:
@@ -57,9 +57,9 @@ class FromOtherImages(Source):
 def shuffle(store: PriorStore, out: str | os.PathLike[str], seed: int = 0) -> int:
     """Writes a store in which each image has another image's prior, resized to its own.
 
-    The masks are as many and as large as real ones, and mean nothing: what a unit gains with them
-    it does not gain from regions. No image keeps its own; the choice depends on the seed only. Where
-    the store holds several noisy draws of an image, draw n gets the prior of draw n of another image.
+    Numbers and areas of the masks stay those of real ones, but no mask fits its image: a gain with them does not
+    come from the image's regions. No image keeps its own prior; the choice depends on the seed only. Where the
+    store holds several noisy draws of an image, draw n gets the prior of draw n of another image.
 
     Returns:
         number of entries.
@@ -74,7 +74,7 @@ def shuffle(store: PriorStore, out: str | os.PathLike[str], seed: int = 0) -> in
     if len(images) < 2:
         raise UserError(f'{store.path}: holds priors of {len(images)} images; shuffling needs two')
     order = np.random.default_rng([seed, len(images)]).permutation(len(images))
-    # One ring, so no image gets its own.
+    # A single cycle through all images, so that none gets its own prior.
     donors = {images[a]: images[b] for a, b in zip(order, np.roll(order, 1), strict=True)}
     header = replace(store.header, params={**store.header.params, 'shuffled': seed})
     with PriorWriter(out, header) as writer, bar(len(keys), 'shuffle') as progress:

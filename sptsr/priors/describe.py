@@ -1,4 +1,4 @@
-"""Checking and describing prior stores."""
+"""Checks and describes prior stores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def verify(images: ImageFolder, store: PriorStore, sample: int = 0) -> Iterator[
     Args:
         images: the LQ images.
         store: of their priors.
-        sample: look at this many, spread evenly over the sorted images; 0 for all.
+        sample: number of images to check, spread evenly over the sorted images; 0 for all.
     """
     keys = images.keys
     if 0 < sample < len(keys):
@@ -35,7 +35,14 @@ def verify(images: ImageFolder, store: PriorStore, sample: int = 0) -> Iterator[
 
 @dataclass(frozen=True)
 class StoreStatistics:
-    """Figures over a store; each array has one value an image."""
+    """Figures of a store; each array is float64 [images].
+
+    Attributes:
+        masks: number of masks.
+        codes: number of sets of masks that occur together at a pixel.
+        coverage: share of the pixels that are inside at least one mask, 0..1.
+        entry_bytes: size of the entry.
+    """
 
     masks: np.ndarray
     codes: np.ndarray
@@ -54,7 +61,7 @@ def statistics(store: PriorStore) -> StoreStatistics:
 
 
 def describe(store: PriorStore) -> list[str]:
-    """Returns header and statistics of a store as lines for people."""
+    """Returns header and statistics of a store as lines of text."""
     header, figures = store.header, statistics(store)
     params = ', '.join(f'{key}={value}' for key, value in header.params.items())
     made_from = str(store.degradation) if store.degradation else 'not known'

@@ -1,4 +1,4 @@
-"""Filling a prior store, by one process or as one of several."""
+"""Fills a prior store, alone or as one of several processes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ from sptsr.images.folder import ImageFolder
 from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
 
-_WAITING = 8  # priors that may wait to be packed and written
+_WAITING = 8  # at most this many priors wait to be packed and written
 
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """How many priors were made now, and how many were there before."""
+    """Counts of an extraction.
+
+    Attributes:
+        made: priors that this run made.
+        kept: priors that were there before.
+    """
 
     made: int
     kept: int
@@ -43,11 +48,11 @@ def extract(
     world: int = 1,
     on_prior: Callable[[int], object] | None = None,
 ) -> ExtractReport:
-    """Fills the store at `path` with the prior of each image; what is there is kept.
+    """Fills the store at `path` with the prior of each image; existing entries are kept.
 
-    With several ranks each takes a stride of the sorted images and writes a shard of its own,
-    `PATH.shards/RANK`; `merge` joins them when all are done. A rank that dies loses its current image
-    only, and shards of a run that was cut off count as done, whatever the number of ranks was.
+    With several ranks each takes every `world`-th of the sorted images and writes a shard of its own,
+    `PATH.shards/RANK`; `merge` joins them when all are done. A rank that is killed loses at most the images it
+    works on. Entries in shards of an interrupted run are not made again, whatever its number of ranks was.
 
     Args:
         images: the LQ images.
@@ -55,11 +60,12 @@ def extract(
         source: makes the priors.
         max_masks: at most this many masks an image, 1..64.
         rank, world: this process, and the number of processes.
-        on_prior: is given the number of priors that are there now and were not counted before; else a bar is.
+        on_prior: called with the number of priors that were made or found since its last call; without it, a
+            progress bar shows them.
 
     Raises:
         UserError: an unreadable image, or whatever the source or the store refuses. What was
-            written before stays whole.
+            written before stays valid.
     """
     if not 1 <= max_masks <= 64:
         raise UserError(f'--max-masks {max_masks}: must be 1..64')
@@ -75,7 +81,7 @@ def extract(
                 made, kept = _fill(images, keys, writer, others, source, max_masks, on_prior or shown.update)
         except UserError:
             if created and writer.entries() == 0:
-                shutil.rmtree(target)  # nothing came of it, so nothing stays
+                shutil.rmtree(target)  # it would stay without an entry
             raise
     return ExtractReport(made, kept)
 
@@ -120,7 +126,7 @@ def _fill(
         except BaseException:
             if ahead is not None:
                 ahead.cancel()
-            wait(written)  # what was made is kept
+            wait(written)  # priors that are already made are still written
             raise
     return made, kept
 
@@ -136,7 +142,7 @@ def header_of(images: ImageFolder, source: Source, max_masks: int) -> StoreHeade
 
 
 class _Others:
-    """The merged store and the shards of other ranks: what they hold need not be made again."""
+    """The merged store and the shards of other ranks, whose entries are not made again."""
 
     def __init__(self, path: str | os.PathLike[str], own: Path, header: StoreHeader) -> None:
         self.stores = []
@@ -161,7 +167,7 @@ def shards_of(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def build_source(name: str, settings: Sequence[str] = ()) -> Source:
-    """Makes a source from its name and `k=v` texts, checked against its signature.
+    """Returns a source built from its name and `k=v` texts, checked against its signature.
 
     Raises:
         UserError: no such source, no such parameter, or a value of another type.
@@ -170,7 +176,7 @@ def build_source(name: str, settings: Sequence[str] = ()) -> Source:
 
 
 def make_source(name: str, arguments: Mapping[str, Any], what: str) -> Source:
-    """Makes a source from its name and arguments, checked against its signature.
+    """Returns a source built from its name and arguments, checked against its signature.
 
     Args:
         name: in `SOURCE_REGISTRY`.

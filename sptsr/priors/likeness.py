@@ -1,4 +1,4 @@
-"""How alike two sets of priors are: for the claim that masks survive degradation."""
+"""Compares priors of the same images, such as those of clean and of degraded ones."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from sptsr.masks.prior import Prior
 from sptsr.masks.regions import Regions
 from sptsr.priors.store import PriorStore
 
-# Distance at which a boundary still counts as met, of the image's diagonal: BSDS500's benchmark (Arbelaez et
+# Largest distance of boundary pixels that match, as a share of the image's diagonal: BSDS500's benchmark (Arbelaez et
 # al., "Contour Detection and Hierarchical Image Segmentation", PAMI 2011).
 _TOLERANCE = 0.0075
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How much of a reference prior another one has.
+    """How well another prior of an image agrees with a reference prior.
 
     Attributes:
         iou: for each mask of the reference the best IoU with a mask of the other, averaged over masks, 0..1.
-        iou_weighted: the same, averaged by area.
-        boundary_f: harmonic mean of the shares of boundary pixels of either that lie near one of the other, 0..1.
+        iou_weighted: the same, weighted by the area of the reference's masks.
+        boundary_f: harmonic mean of precision and recall of boundary pixels, 0..1.
         coverage: share of the pixels that the other prior covers, 0..1.
         coverage_reference: share that the reference covers, 0..1.
-        masks: of the other prior.
-        masks_reference: of the reference.
+        masks: number of masks of the other prior.
+        masks_reference: number of masks of the reference.
     """
 
     iou: float
@@ -48,7 +48,7 @@ class Likeness:
 
 
 def likeness_of(reference: Prior, other: Prior) -> Likeness:
-    """Compares two priors of one image; where their sizes differ, the other is brought to the reference's."""
+    """Returns the likeness of two priors of one image; where sizes differ, the other is resized to the reference's."""
     if other.size != reference.size:
         other = other.resized(*reference.size)
     first, second = reference.count, other.count
@@ -93,8 +93,8 @@ def compare_stores(
     """Compares two stores key by key.
 
     Args:
-        reference: the store that is held for right.
-        other: must have its keys.
+        reference: the store that the other one is measured against.
+        other: must have the keys.
         keys: only these; all of the reference by default.
 
     Returns:
@@ -119,7 +119,7 @@ def compare_stores(
 
 
 def mean_of(rows: Sequence[Likeness]) -> Likeness:
-    """Returns the mean of each figure over images; an image without a reference mask has no IoU to count."""
+    """Returns the mean of each figure over images, nan left out: an image without a reference mask has no IoU."""
     means = {}
     for field in fields(Likeness):
         values = [getattr(row, field.name) for row in rows if not math.isnan(getattr(row, field.name))]

@@ -1,4 +1,4 @@
-"""Several processes that fill one prior store: a shard each, merged at the end; and how far they all are."""
+"""Fills one prior store with several processes: each writes a shard, and the shards are merged at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
 
 
 def merge(path: str | os.PathLike[str], header: StoreHeader) -> int:
-    """Moves all shards into the store at `path` and removes them; may be cut off and run again.
+    """Moves all shards into the store at `path` and removes them; may be interrupted and run again.
 
     Returns:
         number of entries in the store.
@@ -50,10 +50,10 @@ def extract_distributed(
     """
     rank, world = int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
     if world == 1:
-        if any(map(has_header, shards_of(path))):  # of a run with several ranks that was cut off
+        if any(map(has_header, shards_of(path))):  # left by an interrupted run of several ranks
             merge(path, header_of(images, source, max_masks))
         return extract(images, path, source, max_masks)
-    enter_group('gloo', timedelta(minutes=30))  # nothing but waiting for each other goes through it
+    enter_group('gloo', timedelta(minutes=30))  # for barriers and small reports only
     try:
         with _Watch(path, len(images), rank, world) as watch:
             mine = extract(images, path, source, max_masks, rank, world, watch.count)
@@ -70,11 +70,11 @@ def extract_distributed(
 
 
 class _Watch:
-    """Shows how far all ranks are, on the first one: it looks into the shards of the others every second.
+    """Shows the progress of all ranks on rank 0, which counts the entries of the other shards every second.
 
     Args:
         path: the store.
-        total: images in all.
+        total: number of images of all ranks.
         rank, world: this process, and the number of processes.
     """
 
@@ -83,7 +83,7 @@ class _Watch:
         self.own = 0
         self.total = total
         merged = len(PriorStore(path)) if rank == 0 and has_header(path) else 0
-        self.before = merged * (world - 1) // world  # what other ranks find there
+        self.before = merged * (world - 1) // world  # the share of the other ranks
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
 
@@ -116,6 +116,6 @@ class _Watch:
         for shard in shards_of(self.path):
             try:
                 count += len(PriorStore(shard)) if shard != own and has_header(shard) else 0
-            except (lmdb.Error, UserError):  # caught in the middle of a write; the next look will do
+            except (lmdb.Error, UserError):  # its writer is at work; the next look counts it
                 continue
         return count

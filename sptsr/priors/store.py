@@ -1,4 +1,4 @@
-"""The prior store: an LMDB with the priors of a folder of images.
+"""Reads and writes prior stores: an LMDB with the priors of a folder of images.
 
 Two named databases. `header` holds one JSON record: schema, source, its parameters, the
 sha256 of its weights, versions, max masks. `entries` maps the image's key (see
@@ -44,8 +44,8 @@ class StoreHeader:
         versions: of the packages that decide the masks.
         schema: version of this format.
         saw_image: whether the source looked at the image that an entry belongs to. Labels, random regions and
-            the oracle did not; so their masks know nothing of its noise.
-        degradation: what the images were degraded by (see `Degradation.record`); None when that is not known.
+            the oracle did not, so their masks do not depend on its noise.
+        degradation: how the images were degraded (see `Degradation.record`); None when that is not known.
     """
 
     source: str
@@ -58,7 +58,7 @@ class StoreHeader:
     degradation: dict[str, Any] | None = None
 
     def differences(self, other: StoreHeader) -> list[str]:
-        """Lists what would make masks of another kind: `name: ours != theirs`. Versions do not count."""
+        """Lists what makes masks differ, as `name: ours != theirs`; versions are not compared."""
         mine, theirs = asdict(self), asdict(other)
         found = []
         for key in ('source', 'weights_sha256', 'max_masks'):
@@ -68,7 +68,7 @@ class StoreHeader:
             left, right = mine['params'].get(key), theirs['params'].get(key)
             if left != right:
                 found.append(f'{key}: {left} != {right}')
-        # A store of 0.1, or of images that `prior degrade` did not make, may grow; its digests tell the images.
+        # A store of 0.1, or of images that `prior degrade` did not make, may grow: the digests tell images apart.
         if None not in (self.degradation, other.degradation) and self.degradation != other.degradation:
             found.append(f'degradation: {self.degradation} != {other.degradation}')
         return found
@@ -88,7 +88,7 @@ class PriorStore:
 
     Attributes:
         header: what made the store.
-        degradation: what the images were degraded by that the masks were made from; None when that is not known.
+        degradation: how the images that the masks were made from were degraded; None when that is not known.
 
     Raises:
         UserError: no store here, or of a newer schema.
@@ -170,11 +170,11 @@ class PriorStore:
 class PriorWriter:
     """Writes a prior store, one committed entry at a time; use it as a context manager.
 
-    What is there is kept. A kill loses at most the entry being written. One writer a store.
+    Existing entries are kept. A kill loses at most the entry being written. A store has one writer at a time.
 
     Args:
         path: folder of the LMDB; made when missing.
-        header: what will make the entries; must agree with the one that is there.
+        header: what makes the entries; must agree with the header of a store that is there.
 
     Raises:
         UserError: another writer, another source or parameters, or a folder with other things in it.
@@ -279,7 +279,7 @@ class PriorWriter:
 
 
 def has_header(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a store is there; one that its writer has only begun, or was killed in beginning, is not."""
+    """Returns whether a store with a header is there; its writer commits the header before any entry."""
     if not (Path(path) / 'data.mdb').is_file():
         return False
     try:

@@ -1,1 +1,1 @@
-"""What makes a prior; each source registers itself in `SOURCE_REGISTRY`."""
+"""Sources: each makes priors of images and registers itself in `SOURCE_REGISTRY`."""

@@ -1,4 +1,4 @@
-"""Attention of the official image encoder, one head after the other: the same values in a fraction of the memory."""
+"""Runs attention of the official image encoder one head after the other: the same values in less memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def attention_by_heads(encoder: nn.Module) -> Iterator[None]:
-    """Within it the attention modules of an encoder run head by head.
+    """Makes the attention modules of an encoder run head by head inside the `with` block.
 
-    A global attention of ViT-B looks at 4096 x 4096 pairs for each of 12 heads: 0.8 GB, and twice that again
-    for the positions and the softmax. On a GPU there is no need: its kernels are better off with all at once.
+    A global attention of ViT-B scores 4096 x 4096 pairs for each of 12 heads: 0.8 GB, and twice that again
+    for the positions and the softmax. It is for a CPU; on a GPU all heads at once are faster.
     """
     modules = [module for module in encoder.modules() if isinstance(module, Attention)]
     for module in modules:

@@ -1,4 +1,4 @@
-"""Masks from graph-based segmentation: no weights, deterministic, the embedded default."""
+"""Masks from graph-based segmentation: deterministic, without weights; the default of the demo."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class FelzenszwalbSource(Source):
         }
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
-        if min(image.shape[:2]) < 2:  # no graph to cut; scikit-image fails on one row
+        if min(image.shape[:2]) < 2:  # scikit-image fails on one row or column
             return Prior.encode(np.ones((1, *image.shape[:2]), np.bool_))
         maps = [
             felzenszwalb(image, scale=scale, sigma=self.params['sigma'], min_size=self.params['min_size'])

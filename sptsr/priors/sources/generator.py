@@ -1,16 +1,16 @@
-"""One loop that makes masks of a whole image from a grid of point prompts, for every SAM family.
+"""Makes masks of a whole image from a grid of point prompts, by one loop for every SAM family.
 
 It gives what `SamAutomaticMaskGenerator` of segment_anything gives (Kirillov et al., "Segment Anything",
 ICCV 2023, appendix B), in another order of work: masks are filtered by predicted IoU **before** they are
-brought to the image's size, and between their filtering and the final image only the decoder's small
-logits are kept. The masks that remain are then written into the palette codes one after the other, so
-memory does not grow with masks times pixels.
+enlarged to the image's size, and until the end only the decoder's small logits of a mask are kept. The
+masks that remain are written into the codes of the prior one after the other, so memory does not grow with
+masks times pixels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,8 +24,8 @@ from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
 from sptsr.priors.sources.grid import crop_boxes, point_grid
 
-_CPU_POINTS = 4  # prompts decoded together on a CPU: their values stay in its caches, and in memory that malloc keeps
-_GPU_BYTES = 1 << 27  # of logits at the image's size at a time; on a CPU one mask at a time stays in its caches
+_CPU_POINTS = 4  # prompts decoded together on a CPU; values of more leave its caches and the memory that malloc reuses
+_GPU_BYTES = 1 << 27  # of logits at the image's size together; a CPU takes one mask at a time, for its caches
 _EDGE = 20.0  # pixels; a mask this near to the edge of a crop, and not of the image, is dropped
 
 
@@ -90,11 +90,11 @@ class Segmenter(Protocol):
 class _Masks:
     """Masks that passed the filters, without their pixels."""
 
-    logits: list[Tensor]  # M of [h, w]: never copied into one, which would take the memory twice
+    logits: list[Tensor]  # M tensors [h, w], never concatenated: that would take their memory twice
     iou: Tensor  # [M]
     boxes: Tensor  # [M, 4], x0 y0 x1 y1 in the image
     areas: Tensor  # [M], pixels
-    crop: Tensor  # [M], which crop
+    crop: Tensor  # [M], number of the crop
 
     def take(self, numbers: Tensor) -> _Masks:
         logits = [self.logits[n] for n in numbers.tolist()]
@@ -116,7 +116,7 @@ def make_prior(
         image: uint8 RGB [H, W, 3].
         settings: of the generator.
         max_masks: 1..64; the largest are kept. Of equal areas the better one (NMS order) comes first.
-        embedded: `model.embed([image])[0]` where that was done before, in a batch.
+        embedded: `model.embed([image])[0]`, where a batch was embedded before.
     """
     with torch.inference_mode():
         height, width = image.shape[:2]
@@ -125,8 +125,9 @@ def make_prior(
         for number, (box, layer) in enumerate(zip(boxes, layers, strict=True)):
             x0, y0, x1, y1 = box
             first = embedded if number == 0 and embedded is not None else model.embed([image[y0:y1, x0:x1]])[0]
-            parts += _process_crop(model, first, settings, layer, number, box, (height, width))
             frames.append(first[1])
+            if (part := _process_crop(model, first, settings, layer, number, box, (height, width))) is not None:
+                parts.append(part)
         if not parts:
             return Prior.encode(np.zeros((0, height, width), np.bool_))
         masks = _Masks.concatenate(parts)
@@ -152,8 +153,8 @@ def _process_crop(
     number: int,
     box: tuple[int, int, int, int],
     size: tuple[int, int],
-) -> list[_Masks]:
-    """Returns what remains of a crop after NMS: a list of one, or of none."""
+) -> _Masks | None:
+    """Returns the masks of a crop that remain after NMS; None for no masks."""
     embedding, frame = embedded
     side = int(settings.points_per_side / settings.crop_n_points_downscale_factor**layer)
     points = point_grid(side) * np.array([frame.size[1], frame.size[0]], np.float64)
@@ -167,11 +168,13 @@ def _process_crop(
         ]
         logits, iou = zip(*decoded, strict=True)
         if any(map(len, iou)):
-            found += _measure(model, logits, torch.cat(iou), frame, settings, number, box, size)
+            measured = _measure(model, logits, torch.cat(iou), frame, settings, number, box, size)
+            if measured is not None:
+                found.append(measured)
     if not found:
-        return []
+        return None
     masks = _Masks.concatenate(found)
-    return [masks.take(_nms(masks.boxes, masks.iou, settings.box_nms_thresh))]
+    return masks.take(_nms(masks.boxes, masks.iou, settings.box_nms_thresh))
 
 
 def _measure(
@@ -183,8 +186,15 @@ def _measure(
     number: int,
     box: tuple[int, int, int, int],
     size: tuple[int, int],
-) -> list[_Masks]:
-    """Filters masks, given in parts, by stability and the crop's edge; keeps boxes and areas of them, no pixels."""
+) -> _Masks | None:
+    """Returns the masks that are stable and away from the crop's edge, without pixels; None for no masks.
+
+    Args:
+        logits: parts of [M, h, w].
+        iou: predicted IoU of all parts, [M].
+        number, box: of the crop.
+        size: height and width of the image.
+    """
     chunk = 1
     if iou.device.type != 'cpu':
         chunk = max(1, _GPU_BYTES // (4 * (math.prod(frame.size) + math.prod(logits[0].shape[1:]) * 16)))
@@ -200,18 +210,22 @@ def _measure(
     boxes = _boxes(torch.cat(rows), torch.cat(columns)) + torch.tensor([box[0], box[1]] * 2, device=iou.device)
     keep &= ~_near_edge(boxes, box, size)
     if not bool(keep.any()):
-        return []
+        return None
     crop = torch.full_like(areas, number)
     kept = [
         one for piece, k in zip(pieces, keep.split(list(map(len, pieces))), strict=True) for one in piece[k].unbind()
     ]
-    return [_Masks(kept, iou[keep], boxes[keep], areas[keep], crop[keep])]
+    return _Masks(kept, iou[keep], boxes[keep], areas[keep], crop[keep])
 
 
 def _look(full: Tensor, limits: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns of logits [M, H, W]: how many are above each limit, int64 [limits, M]; rows and columns above the first.
+    """Returns counts and extent of masks, given as logits [M, H, W].
 
-    Rows are bool [M, H], columns bool [M, W]. NumPy counts bits many times faster than torch does on a CPU.
+    On a CPU NumPy does it, whose counting is many times faster than torch's.
+
+    Returns:
+        number of pixels above each limit, int64 [limits, M]; which rows and which columns have a pixel above the
+        first limit, bool [M, H] and [M, W].
     """
     if full.device.type != 'cpu':
         inside = full > limits[0]
@@ -246,7 +260,7 @@ def _nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 
 def _crop_scores(boxes: Sequence[tuple[int, int, int, int]], masks: _Masks) -> Tensor:
-    """Prefers masks of smaller crops."""
+    """Returns scores [M] by which NMS prefers masks of smaller crops."""
     areas = torch.tensor([(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes], device=masks.crop.device)
     return 1 / areas[masks.crop]
 
@@ -276,14 +290,19 @@ def _encode(masks: Iterator[Tensor], count: int, size: tuple[int, int]) -> Prior
     return Prior.from_codes(codes[..., 0].astype(np.uint64), count)
 
 
-def _cleaned(masks: _Masks, pixels: Any, settings: GridSettings, max_masks: int, size: tuple[int, int]) -> Prior:
-    """Removes small holes and islands, then near-duplicates once more, as the official code does."""
+def _cleaned(
+    masks: _Masks,
+    pixels: Callable[[Sequence[int]], Iterator[Tensor]],
+    settings: GridSettings,
+    max_masks: int,
+    size: tuple[int, int],
+) -> Prior:
+    """Returns the masks without small holes and islands, and without new near-duplicates, as the official code does."""
     from segment_anything.utils.amg import remove_small_regions
 
     packed, boxes, areas, unchanged = [], [], [], []
     for number, mask in enumerate(pixels(range(len(masks.iou)))):
-        mask = mask.cpu().numpy()
-        new, holes = remove_small_regions(mask, settings.min_mask_region_area, 'holes')
+        new, holes = remove_small_regions(mask.cpu().numpy(), settings.min_mask_region_area, 'holes')
         new, islands = remove_small_regions(new, settings.min_mask_region_area, 'islands')
         unchanged.append(float(not holes and not islands))
         packed.append(np.packbits(new))

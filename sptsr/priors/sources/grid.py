@@ -1,4 +1,4 @@
-"""Where the generator puts its point prompts and its crops, as `segment_anything.utils.amg` does."""
+"""Point prompts and crops of an image, as `segment_anything.utils.amg` places them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def crop_boxes(
         for x0 in (int((wide - overlap) * n) for n in range(count)):
             for y0 in (int((high - overlap) * n) for n in range(count)):
                 box = (x0, y0, min(x0 + wide, width), min(y0 + high, height))
-                if box[2] > box[0] and box[3] > box[1]:  # an image of one row has no second half
+                if box[2] > box[0] and box[3] > box[1]:  # crops of a tiny image can be empty
                     boxes.append(box)
                     numbers.append(layer)
     return boxes, numbers

@@ -1,4 +1,4 @@
-"""Masks from segmentations that somebody made: label maps, mask PNGs, COCO RLE."""
+"""Masks from label files: label maps, mask PNGs, COCO RLE."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class LabelsSource(Source):
     [H, W] or [S, H, W], `.png` 8- or 16-bit gray (each value a label) or colour (each colour a
     label), `.json` as segment_anything's `amg.py` writes it (COCO RLE, one record a mask).
 
-    A segmentation of a larger image is brought down to the LQ image's size: it is cut at the
-    right and bottom to `scale` times the LQ size, and a region keeps an LQ pixel when it covers
-    at least half of it.
+    A segmentation of a larger image is reduced to the LQ image's size: it is cut at the
+    right and bottom to `scale` times the LQ size, and an LQ pixel belongs to a region that
+    covers at least half of it.
 
     Args:
         dir: folder of the label files.
         names: JSON file that maps an image's key (or file name) to the name of its labels,
-            when they differ; the folder part is then searched for.
+            when they differ; the name may leave out its folder.
         background: the label that is no region, -1 for none.
-        scale: size of the labels over the size of the image; 0 finds it.
+        scale: size of the labels over the size of the image; 0 derives it from the sizes.
         max_iou: of two regions with an IoU above this the smaller is dropped.
     """
 
@@ -98,7 +98,7 @@ class LabelsSource(Source):
             return self._paths(image_of(key))
         if name in self.files:
             return self.files[name]
-        if key in self.names:  # a mapping gives bare names; the folder part is ours to find
+        if key in self.names:  # the mapping may leave out the folder
             found = [known for known in self.files if known.rsplit('/', 1)[-1] == name]
             if len(found) == 1:
                 return self.files[found[0]]

@@ -1,4 +1,4 @@
-"""Regions that mean nothing, as many and as large as those of a given store: a control."""
+"""Random regions with the numbers and areas of those of a given store: a control."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sptsr.masks.regions import Regions
 from sptsr.priors.sources.source import Source, must_lie_in
 from sptsr.priors.store import PriorStore
 
-_CELLS = 600
+_CELLS = 600  # Voronoi cells an image, of which the regions are made
 
 
 @register(SOURCE_REGISTRY, 'random')
@@ -24,11 +24,11 @@ class RandomSource(Source):
 
     An image gets as many masks as the entry of its own key has there, each of about the same share of
     the image (of another entry's, chosen by the key, where there is none). The same key and seed
-    give the same masks, whatever is in the picture.
+    give the same masks, whatever the image shows.
 
     Args:
         like: prior store whose counts and areas are copied.
-        seed: another one gives other masks.
+        seed: of the random places; another one gives other masks.
     """
 
     name = 'random'

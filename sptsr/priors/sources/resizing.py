@@ -1,4 +1,4 @@
-"""Bilinear resizing of logits: the values of `F.interpolate`, on a CPU in half of its time."""
+"""Bilinear resizing of logits: the values of `F.interpolate`, in about half of its time on a CPU."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_IMAGE = 3  # channels for which torch takes a loop of images where it has one thread, which rounds otherwise
-_SMALL = 256  # height + width; where the two are at most 128 torch takes another loop, which rounds otherwise
+_IMAGE = 3  # channels for which torch, with one thread, takes a loop for images, which rounds differently
+_SMALL = 256  # height + width; where both are at most 128, torch takes another loop, which rounds differently
 
 
 class Resizer:
     """Resizes logits as `F.interpolate(mode='bilinear', align_corners=False)` does, to the bit.
 
-    On a CPU results are made in memory that the next call uses again, since fresh memory of their size costs about as
-    much as filling it: they are valid until then, and a `Resizer` is not for two threads at a time.
+    On a CPU, results lie in memory that the next call uses again, since allocating memory of their size takes about
+    as long as filling it. They are valid until then, and threads must not share a `Resizer`.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Resizer:
 
         With a power of two on a CPU, only the rows are widened by torch's own loop. Down the columns all pixels of an
         output row have the same two weights, so a row is a product and a product that is added: two vector
-        operations, which round as that loop does (`_rounds_as_torch` sees to it).
+        operations, which round as that loop does (`_rounds_as_torch` checks this).
 
         Args:
             logits: float32 [M, h, w], without gradients.
@@ -45,29 +45,29 @@ class Resizer:
     def _by_torch(self, logits: Tensor, size: tuple[int, int], name: str) -> Tensor:
         if logits.device.type != 'cpu':
             return F.interpolate(logits[None], size, mode='bilinear', align_corners=False)[0]
-        out = self._room(name, (1, len(logits), *size))
+        out = self._buffer(name, (1, len(logits), *size))
         return torch.ops.aten.upsample_bilinear2d.out(logits[None], size, False, None, None, out=out)[0]
 
     def _by_rows(self, logits: Tensor, factor: int) -> Tensor:
         count, height, width = logits.shape
-        wide = self._room('wide', (count, height, width * factor))
+        wide = self._buffer('wide', (count, height, width * factor))
         torch.ops.aten.upsample_linear1d.out(logits, [width * factor], False, None, out=wide)
-        out, half = self._room('enlarged', (count, height * factor, width * factor)), factor // 2
+        out, half = self._buffer('enlarged', (count, height * factor, width * factor)), factor // 2
         out[:, :half] = wide[:, :1]  # above the middle of the first row
         between = out[:, half:-half].unflatten(1, (height - 1, factor))
         for step in range(factor):
-            weight = (step + 0.5) / factor  # exact, as is the other one
+            weight = (step + 0.5) / factor  # exact, as 1 - weight is
             _mix(wide[:, :-1], wide[:, 1:], weight, between[:, :, step])
             if step < half:  # below the middle of the last row, which torch mixes with itself
                 _mix(wide[:, -1], wide[:, -1], weight, out[:, step - half])
         return out
 
-    def _room(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        room = self._memory.get(name)
-        if room is None or room.shape != shape:
-            with torch.inference_mode(False):  # what is made within that mode is not to be written outside of it
-                room = self._memory[name] = torch.empty(shape)
-        return room
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        buffer = self._memory.get(name)
+        if buffer is None or buffer.shape != shape:
+            with torch.inference_mode(False):  # else it could not be written outside of that mode
+                buffer = self._memory[name] = torch.empty(shape)
+        return buffer
 
 
 def _mix(upper: Tensor, lower: Tensor, weight: float, out: Tensor) -> None:

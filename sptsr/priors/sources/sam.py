@@ -37,16 +37,17 @@ class _SegmenterSource(Source):
     Args:
         device: `auto` takes a GPU when there is one.
         precision: of encoder and decoder; fp32 gives the official masks.
-        compile: compile the encoder with torch.compile; worth its minute on a GPU and many images.
+        compile: compile the encoder with torch.compile; it takes a minute, which pays on a GPU with many images.
         images_per_batch: images that go through the encoder together; 0 for 8 on a GPU, else 1.
-        max_side: a larger image is looked at at this size, and its masks are enlarged; bounds the memory.
-        points_per_side: the grid of point prompts has this many points squared.
-        points_per_batch: prompts that go through the decoder together; memory only, not the masks.
+        max_side: an image whose longer side is larger is reduced to it, in pixels, and its masks are enlarged; bounds
+            the memory.
+        points_per_side: number of point prompts along each side of the grid.
+        points_per_batch: prompts that go through the decoder together; decides the memory, not the masks.
         pred_iou_thresh: masks under this predicted IoU are dropped, 0..1.
         stability_score_thresh: masks under this stability score are dropped, 0..1.
         box_nms_thresh: box IoU above which the worse mask is dropped, 0..1.
-        crop_n_layers: also look at 2x2 (1), and 4x4 (2), ... overlapping crops of the image.
-        crop_n_points_downscale_factor: a crop's grid has this many times fewer points a side, a layer.
+        crop_n_layers: layers of overlapping crops that get masks too: layer 1 has 2x2, layer 2 has 4x4, ...
+        crop_n_points_downscale_factor: each layer's grid has this many times fewer points along a side.
         min_mask_region_area: holes and islands smaller than this are removed, in pixels.
     """
 
@@ -184,7 +185,7 @@ def load_sam(checkpoint: str, model_type: str = 'auto') -> tuple[Any, str]:
         the `Sam` module in eval mode, and its family (`vit_b`, `vit_l` or `vit_h`).
 
     Raises:
-        UserError: not a checkpoint, not SAM's, or of another family than asked for.
+        UserError: not a checkpoint, not of SAM, or of another family than asked for.
     """
     from segment_anything import sam_model_registry
 
@@ -217,7 +218,7 @@ _TRANSFORMERS = {'sam': 'SamModel', 'sam_hq': 'SamHQModel', 'sam2': 'Sam2Model'}
 
 
 def load_transformers(model: str) -> tuple[Any, str]:
-    """Loads a model of transformers from a folder or the hub; only safetensors, no code.
+    """Loads a model of transformers from a folder or the hub. It reads safetensors only, and runs no code from there.
 
     Returns:
         the model in eval mode, and its family (`sam`, `sam_hq` or `sam2`).

@@ -31,7 +31,7 @@ class _Model:
         self.device = torch.device(device)
         self.dtype = _DTYPES[precision]
         self.resizer = Resizer()
-        self.slim = self.device.type == 'cpu' and not compiled
+        self.by_heads = self.device.type == 'cpu' and not compiled
         if compiled:
             (model.image_encoder if hasattr(model, 'image_encoder') else model.vision_encoder).compile()
 
@@ -62,19 +62,19 @@ class _LongestSide(_Model):
         return F.pad(pixels, (0, self.side - width, 0, self.side - height)), frame
 
     def statistics(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Returns mean and standard deviation of the colours, of 255."""
+        """Returns mean and standard deviation of R, G and B, in 0..255."""
         return [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
     def points(self, points: npt.NDArray[np.float64], frame: Frame) -> Tensor:
-        """Returns points in the encoder's frame, float64 as the official transform keeps them."""
+        """Returns points [P, 2] in the encoder's frame, float64 as in the official transform."""
         scale = np.array([frame.input_size[1] / frame.size[1], frame.input_size[0] / frame.size[0]])
         return self.tensor(points * scale)
 
     def upsample(self, logits: Tensor, frame: Frame) -> Tensor:
-        """Returns logits at the image's size: to the encoder's side, cut to the image, then to its size.
+        """Returns logits at the image's size: enlarged to the encoder's side, cut to the image, then resized.
 
-        Where the side is a whole multiple of the logits', only the part below the image is enlarged
-        (with a margin of one, since bilinear weights reach one pixel over): the same values, less work.
+        Where the side is a whole multiple of the logits' side, only the part that holds the image is enlarged,
+        with a margin of one pixel that bilinear weights reach: the same values with less work.
         """
         high, wide = frame.input_size
         logits = logits.float()
@@ -90,9 +90,9 @@ class _LongestSide(_Model):
 class OfficialSam(_LongestSide):
     """`Sam` of the segment_anything package.
 
-    The decoder is run in its own order: what does not depend on the prompt (keys and values of the
-    image in the first layer) is computed once for all prompts, and logits are made only for prompts
-    of which a mask passes the IoU threshold. The values are those of `MaskDecoder.predict_masks`.
+    What does not depend on the prompt in the decoder (keys and values of the image in the first layer) is
+    computed once for all prompts, and logits are made only for prompts of which a mask passes the IoU threshold.
+    The values are those of `MaskDecoder.predict_masks`.
     """
 
     def __init__(self, model: Any, device: str = 'cpu', precision: str = 'fp32', compiled: bool = False) -> None:
@@ -105,8 +105,8 @@ class OfficialSam(_LongestSide):
 
     def embed(self, images: Sequence[RGB]) -> list[tuple[Any, Frame]]:
         pixels, frames = zip(*map(self.preprocess, images), strict=True)
-        slim = attention_by_heads(self.model.image_encoder) if self.slim else contextlib.nullcontext()
-        with self.autocast(), slim:
+        attention = attention_by_heads(self.model.image_encoder) if self.by_heads else contextlib.nullcontext()
+        with self.autocast(), attention:
             features = self.model.image_encoder(torch.stack(pixels))
         return [(feature[None], frame) for feature, frame in zip(features, frames, strict=True)]
 
@@ -135,7 +135,7 @@ class OfficialSam(_LongestSide):
 
 
 def _two_way(transformer: Any, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """`TwoWayTransformer.forward` for one image [1, C, h, w] and many prompts [P, T, C]."""
+    """Returns what `TwoWayTransformer.forward` does, for one image [1, C, h, w] and many prompts [P, T, C]."""
     keys = image.flatten(2).transpose(1, 2)
     key_pe = image_pe.flatten(2).transpose(1, 2)
     queries = tokens
@@ -157,12 +157,12 @@ def _two_way(transformer: Any, image: Tensor, image_pe: Tensor, tokens: Tensor) 
 
 
 def _attend(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`Attention.forward`; a q, or a k and v, of one image serve all prompts."""
+    """Returns what `Attention.forward` does; q, or k and v, may have a batch of one that serves all prompts."""
     q, k, v = attention.q_proj(q), attention.k_proj(k), attention.v_proj(v)
     heads = attention.num_heads
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [P or 1, heads, T, c]
     scale = math.sqrt(q.shape[-1])
-    if len(k) == 1 and len(q) > 1:  # all prompts' tokens ask one image: one product, not P
+    if len(k) == 1 and len(q) > 1:  # all prompts attend to one image: one product instead of P
         prompts, _, length, _ = q.shape
         q = q.transpose(0, 1).flatten(1, 2)[None]
         out = torch.softmax(q @ k.transpose(2, 3) / scale, dim=-1) @ v

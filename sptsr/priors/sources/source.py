@@ -1,4 +1,4 @@
-"""What every prior source is."""
+"""The base class of prior sources."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Source(ABC):
         name: what users call it.
         params: what decides the masks, resolved, JSON values; no machine paths.
         weights_sha256: digest of the checkpoint; None when there is none.
-        group: how many images are best given to `several` at a time.
-        sees_image: whether the masks depend on the pixels of the image. If they do, they belong to that very
-            image with its very noise, and the data hold training to it.
+        group: number of images to give to `several` at a time.
+        sees_image: whether the masks depend on the pixels of the image. If they do, they are valid only for that
+            image with that noise, and the datasets refuse others.
     """
 
     name: ClassVar[str]
@@ -65,7 +65,7 @@ class Source(ABC):
             yield self(image, key, max_masks)
 
     def check(self, keys: Sequence[str]) -> None:  # noqa: B027 (most have nothing to check)
-        """Raises UserError when the source is bound to fail for one of these keys; called before any work."""
+        """Raises UserError when the source is certain to fail for one of these keys; called before any work."""
 
     def versions(self) -> dict[str, str]:
         """Returns the versions of packages that decide the masks."""
