@@ -15,8 +15,14 @@ SCALE = 4
 _SUB_IMAGE = 256  # training photographs are cut, so that a crop does not read a whole one
 # Photographs and textures that the demo network was pretrained on, and is tuned on.
 TRAIN = (
-    *('astronaut.png', 'motorcycle_left.png', 'ihc.png', 'camera.png', 'coins.png'),
-    *('brick.png', 'grass.png', 'gravel.png'),
+    'astronaut.png',
+    'motorcycle_left.png',
+    'ihc.png',
+    'camera.png',
+    'coins.png',
+    'brick.png',
+    'grass.png',
+    'gravel.png',
 )
 # Photographs that neither saw.
 TEST = ('chelsea.png', 'coffee.png', 'rocket.jpg')

@@ -89,7 +89,6 @@ class PriorDenoisingDataset(CheckedDataset):
             use_rot: rotate by quarters at random.
             batch_size_per_gpu, num_worker_per_gpu, pin_memory: of the loader.
         """
-        del batch_size_per_gpu, num_worker_per_gpu, pin_memory
         if scale != 1:
             raise UserError(f'datasets: {name}: scale {scale}, but noise keeps the size; set scale: 1')
         if noise_seed < 0:

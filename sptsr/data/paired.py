@@ -81,8 +81,6 @@ class PriorPairedImageDataset(CheckedDataset):
             dataset_enlarge_ratio, prefetch_mode, pin_memory, persistent_workers: of the loader;
                 the first two are accepted from BasicSR's files and not needed.
         """
-        del batch_size_per_gpu, num_worker_per_gpu, dataset_enlarge_ratio, prefetch_mode
-        del pin_memory, persistent_workers
         self.name, self.scale, self.train = name, scale, phase == 'train'
         self.use_hflip, self.use_rot = use_hflip, use_rot
         if gray and color:

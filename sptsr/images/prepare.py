@@ -164,7 +164,6 @@ class _LmdbFolder:
         self.lines: dict[str, str] = {}
 
     def holds(self, key: str, image: RGB) -> bool:
-        del image
         return key in self.lines
 
     def put(self, key: str, image: RGB) -> None:

@@ -132,6 +132,10 @@ def _typed(kinds: Collection[type]) -> dict[str, Any]:
 
 def _object(section: str, table: Mapping[str, keys.Types], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
     properties = {key: {**_typed(kinds), 'description': keys.TEXTS[section][key]} for key, kinds in table.items()}
+    for key in table:
+        low, high = keys.RANGES.get(f'{section}.{key}' if section else key, (None, None))
+        if low is not None:
+            properties[key] |= {'minimum': low, 'maximum': high}
     for key, value in (defaults or {}).items():
         properties[key]['default'] = value
     return {'type': 'object', 'properties': properties, 'additionalProperties': False}

@@ -64,9 +64,26 @@ WANDB: dict[str, Types] = {'project': (str, _NONE), 'resume_id': (str, _NONE)}
 DIST: dict[str, Types] = {'backend': (str,), 'port': (int,)}
 # Keys that BasicSR's own paired datasets read; they check nothing themselves.
 STOCK_DATASET = {
-    *('name', 'type', 'dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'meta_info_file', 'io_backend', 'gt_size'),
-    *('use_hflip', 'use_rot', 'color', 'mean', 'std', 'batch_size_per_gpu', 'num_worker_per_gpu'),
-    *('dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers'),
+    'name',
+    'type',
+    'dataroot_gt',
+    'dataroot_lq',
+    'filename_tmpl',
+    'meta_info_file',
+    'io_backend',
+    'gt_size',
+    'use_hflip',
+    'use_rot',
+    'color',
+    'mean',
+    'std',
+    'batch_size_per_gpu',
+    'num_worker_per_gpu',
+    'dataset_enlarge_ratio',
+    'prefetch_mode',
+    'num_prefetch_queue',
+    'pin_memory',
+    'persistent_workers',
 }
 STOCK_NEEDS = ('dataroot_gt', 'dataroot_lq', 'io_backend')
 STOCK_TRAIN_NEEDS = ('gt_size', 'use_hflip', 'use_rot')
@@ -99,6 +116,29 @@ LOGGER_DEFAULTS: dict[str, Any] = {
     'use_tb_logger': False,
     'tb_pictures': 2,
     'wandb': None,
+}
+
+_MOST = 10**9  # iterations
+# Smallest and largest value of a number, both included; `*.NAME` stands for a key of any dataset or metric.
+RANGES: dict[str, tuple[int, int]] = {
+    'scale': (1, 64),
+    'num_gpu': (0, 4096),
+    'manual_seed': (0, 2**32 - 1),  # numpy takes no other
+    'train.total_iter': (1, _MOST),
+    'train.warmup_iter': (-1, _MOST),
+    'train.accumulate': (1, 4096),
+    'val.val_freq': (1, _MOST),
+    'val.tile': (1, 2**20),
+    'val.tile_overlap': (0, 2**20),
+    'logger.print_freq': (1, _MOST),
+    'logger.save_checkpoint_freq': (1, _MOST),
+    'logger.keep_last': (1, _MOST),
+    'logger.tb_pictures': (0, 1000),
+    'dist_params.port': (1, 65535),
+    '*.batch_size_per_gpu': (1, 65536),
+    '*.num_worker_per_gpu': (0, 1024),
+    '*.gt_size': (1, 65536),
+    '*.crop_border': (0, 65536),
 }
 
 # What each key means, by section; '' is the top level. `sptsr options --schema` and the docs show it.

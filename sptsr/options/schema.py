@@ -21,6 +21,7 @@ from sptsr.options.keys import (
     LOGGER,
     PATH,
     PRECISIONS,
+    RANGES,
     STOCK_DATASET,
     STOCK_NEEDS,
     STOCK_TRAIN_NEEDS,
@@ -52,9 +53,18 @@ def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
         problems += _registered('model', opt['model_type'], ('model_type',))
     if isinstance(opt.get('num_gpu'), str) and opt['num_gpu'] != 'auto':
         problems.append((('num_gpu',), f"'{opt['num_gpu']}' is neither a number nor auto"))
-    for section, checker in _SECTIONS.items():
-        if isinstance(opt.get(section), Mapping):
-            problems += checker(opt[section], opt, is_train)
+    sections: dict[str, Callable[[Mapping[str, Any]], list[Problem]]] = {
+        'datasets': lambda section: _datasets(section, opt, is_train),
+        'network_g': _network,
+        'path': _path,
+        'train': _train,
+        'val': lambda section: _val(section, is_train),
+        'logger': _logger,
+        'dist_params': _dist,
+    }
+    for key, checker in sections.items():
+        if isinstance(opt.get(key), Mapping):
+            problems += checker(opt[key])
     if is_train:
         problems += [
             ((), f"'{key}' is missing at the top, and training needs it") for key in ('train',) if key not in opt
@@ -71,7 +81,17 @@ def _keys(section: Mapping[str, Any], known: Mapping[str, Types], path: KeyPath)
             wanted = ' or '.join(type_name(kind) for kind in known[key])
             dotted = '.'.join((*path, key))
             problems.append(((*path, key), f'{dotted} must be {wanted}, got {type_name(type(value))} {value!r}'))
+        else:
+            problems += _in_range(value, '.'.join((*path, key)), (*path, key))
     return problems
+
+
+def _in_range(value: object, name: str, path: KeyPath) -> list[Problem]:
+    """Lists a number that is outside of the range of its key (see `RANGES`)."""
+    low, high = RANGES.get(name, RANGES.get(f'*.{path[-1]}', (None, None)))
+    if low is None or not isinstance(value, int | float) or isinstance(value, bool) or low <= value <= high:
+        return []
+    return [(path, f'{".".join(path)}: {value} is not in {low}..{high}')]
 
 
 def _registered(kind: str, name: object, path: KeyPath) -> list[Problem]:
@@ -130,6 +150,14 @@ def _datasets(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool
             problems.append((path, f'datasets.{phase} must be a section'))
         else:
             problems += _dataset(data, path, opt)
+    names: dict[object, str] = {}
+    for phase, data in section.items():
+        name = data.get('name') if isinstance(data, Mapping) and phase.split('_')[0] != 'train' else None
+        if name is not None and name in names:
+            message = f"datasets.{phase}.name: '{name}' is the name of datasets.{names[name]} too; rename one"
+            problems.append((('datasets', phase, 'name'), message))
+        elif isinstance(name, str):
+            names[name] = phase
     return problems
 
 
@@ -171,6 +199,8 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
     for key in ('dataroot_gt', 'dataroot_lq', 'dataroot_prior'):
         if isinstance(data.get(key), str) and not Path(data[key]).expanduser().is_dir():
             problems.append(((*path, key), f'{dotted}.{key}: {data[key]}: no such folder; see datasets/README.md'))
+    for key, value in data.items():
+        problems += _in_range(value, f'*.{key}', (*path, key))
     if path[1] == 'train' and not is_of(data.get('batch_size_per_gpu'), (int,)):
         problems.append((path, f"{dotted} needs 'batch_size_per_gpu', a whole number"))
     return problems
@@ -182,12 +212,17 @@ def check_network(section: Mapping[str, Any]) -> list[Problem]:
     problems = _call(section, 'arch', path, calling=section.get('type') != 'SPTNet')
     if section.get('type') != 'SPTNet':
         return problems
+    if 'backbone' in section and not isinstance(section['backbone'], Mapping):
+        message = f'network_g.backbone: {section["backbone"]!r} is no section {{type: NAME, ...}} of a network'
+        problems.append(((*path, 'backbone'), message))
+    sites = section.get('sites', 'auto')
+    if isinstance(sites, list) and not all(isinstance(site, str) and site for site in sites):
+        problems.append(((*path, 'sites'), f'network_g.sites: {sites!r} is not a list of module paths, or auto'))
     problems += _call(section.get('backbone'), 'arch', (*path, 'backbone'), calling=True)
     return problems + _call(section.get('unit'), 'unit', (*path, 'unit'), ('channels',))
 
 
-def _network(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
-    del opt, is_train
+def _network(section: Mapping[str, Any]) -> list[Problem]:
     path = ('network_g',)
     problems = check_network(section)
     weights = section.get('backbone_weights')
@@ -198,8 +233,7 @@ def _network(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool)
     return problems
 
 
-def _path(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
-    del opt, is_train
+def _path(section: Mapping[str, Any]) -> list[Problem]:
     problems = _keys(section, PATH, ('path',))
     if section.get('strict_load_g') is False:
         problems.append(
@@ -212,8 +246,7 @@ def _path(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) ->
     return problems
 
 
-def _train(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
-    del opt, is_train
+def _train(section: Mapping[str, Any]) -> list[Problem]:
     losses = [key for key in section if key.endswith('_opt')]
     problems = _keys(section, {**TRAIN, **dict.fromkeys(losses, (dict,))}, ('train',))
     for key in ('total_iter', 'optim_g', 'scheduler', 'pixel_opt'):
@@ -225,8 +258,6 @@ def _train(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -
         problems += _call(section[key], 'loss', ('train', key))
         problems += _loss(section[key], ('train', key))
     total = section.get('total_iter')
-    for key in ('total_iter', 'accumulate'):
-        problems += _at_least(section, key, 1, ('train',))
     decay = section.get('ema_decay', 0)
     if isinstance(decay, int | float) and not 0 <= decay < 1:
         problems.append((('train', 'ema_decay'), f'train.ema_decay: {decay} is not in 0..1 (1 excluded)'))
@@ -240,7 +271,10 @@ def _train(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -
     if section.get('compile') and section.get('checkpoint'):
         problems.append((('train', 'checkpoint'), 'train.checkpoint: compile chooses what to keep itself; remove one'))
     periods = (section.get('scheduler') or {}).get('periods')
-    if isinstance(periods, list) and isinstance(total, int) and sum(periods) < total:
+    if isinstance(periods, list) and not all(is_of(period, (int,)) and period > 0 for period in periods):
+        message = f'train.scheduler.periods: {periods!r} is not a list of iterations'
+        problems.append((('train', 'scheduler', 'periods'), message))
+    elif isinstance(periods, list) and isinstance(total, int) and sum(periods) < total:
         message = f'train.scheduler.periods: they end at {sum(periods)}, before total_iter {total}'
         problems.append((('train', 'scheduler', 'periods'), message))
     return problems
@@ -257,15 +291,7 @@ def _loss(section: Any, path: KeyPath) -> list[Problem]:
     return []
 
 
-def _at_least(section: Mapping[str, Any], key: str, least: int, path: KeyPath) -> list[Problem]:
-    value = section.get(key)
-    if isinstance(value, int) and value < least:
-        return [((*path, key), f'{".".join((*path, key))}: {value} is less than {least}')]
-    return []
-
-
-def _val(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
-    del opt
+def _val(section: Mapping[str, Any], is_train: bool) -> list[Problem]:
     problems = _keys(section, VAL, ('val',))
     if is_train and not isinstance(section.get('val_freq'), int):
         problems.append((('val',), "val needs 'val_freq', a whole number"))
@@ -276,16 +302,14 @@ def _val(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> 
             problems.append((path, f'{".".join(path)} must be a section'))
             continue
         problems += _call(metric, 'metric', path, ('img', 'img2'), ('better',))
+        problems += _in_range(metric.get('crop_border'), '*.crop_border', (*path, 'crop_border'))
         if metric.get('better', 'higher') not in ('higher', 'lower'):
             problems.append(((*path, 'better'), f'{".".join(path)}.better must be higher or lower'))
     return problems
 
 
-def _logger(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
-    del opt, is_train
+def _logger(section: Mapping[str, Any]) -> list[Problem]:
     problems = _keys(section, LOGGER, ('logger',))
-    for key in ('print_freq', 'save_checkpoint_freq', 'keep_last'):
-        problems += _at_least(section, key, 1, ('logger',))
     wandb = section.get('wandb')
     if not isinstance(wandb, Mapping):
         return problems
@@ -299,21 +323,9 @@ def _logger(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) 
     return problems
 
 
-def _dist(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
-    del opt, is_train
+def _dist(section: Mapping[str, Any]) -> list[Problem]:
     problems = _keys(section, DIST, ('dist_params',))
     if isinstance(section.get('backend'), str) and section['backend'] not in BACKENDS:
         message = f"dist_params.backend: '{section['backend']}'{one_of(section['backend'], BACKENDS)}"
         problems.append((('dist_params', 'backend'), message))
     return problems
-
-
-_SECTIONS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any], bool], list[Problem]]] = {
-    'datasets': _datasets,
-    'network_g': _network,
-    'path': _path,
-    'train': _train,
-    'val': _val,
-    'logger': _logger,
-    'dist_params': _dist,
-}

@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY
@@ -111,16 +112,30 @@ MISTAKES = {
     ),
     'loss': (('train', 'pixel_opt', 'type', 'L1Los'), "did you mean 'L1Loss'"),
     'loss key': (('train', 'pixel_opt', 'los_weight', 1), "did you mean 'loss_weight'"),
-    'total_iter': (('train', 'total_iter', 0), 'total_iter: 0 is less than 1'),
+    'total_iter': (('train', 'total_iter', 0), 'train.total_iter: 0 is not in 1..1000000000'),
     'total_iter text': (('train', 'total_iter', 'many'), "train.total_iter must be a whole number, got text 'many'"),
     'boolean': (('train', 'channels_last', 'yess'), 'train.channels_last must be true or false'),
     'ema': (('train', 'ema_decay', 1.5), 'not in 0..1'),
     'precision': (('train', 'precision', 'fp8'), "train.precision: 'fp8'"),
-    'accumulate': (('train', 'accumulate', 0), 'train.accumulate: 0 is less than 1'),
+    'accumulate': (('train', 'accumulate', 0), 'train.accumulate: 0 is not in 1..4096'),
     'clip': (('train', 'clip_grad_norm', -1), 'train.clip_grad_norm: -1 is not above 0'),
     'both': (('train', {**TRAIN, 'compile': True, 'checkpoint': True}), 'compile chooses what to keep itself'),
     'other loss': (('train', 'edge_opt', {'type': 'EdgeLos'}), "no loss is called 'EdgeLos'"),
-    'keep_last': (('logger', 'keep_last', 0), 'logger.keep_last: 0 is less than 1'),
+    'keep_last': (('logger', 'keep_last', 0), 'logger.keep_last: 0 is not in 1..1000000000'),
+    'seed': (('manual_seed', -1), 'manual_seed: -1 is not in 0..4294967295'),
+    'scale': (('scale', 0), 'scale: 0 is not in 1..64'),
+    'many iterations': (('train', 'total_iter', 10**12), 'total_iter: 1000000000000 is not in 1..1000000000'),
+    'batch': (('datasets', 'train', 'batch_size_per_gpu', -2), 'batch_size_per_gpu: -2 is not in 1..65536'),
+    'workers': (('datasets', 'train', 'num_worker_per_gpu', -1), 'num_worker_per_gpu: -1 is not in 0..1024'),
+    'tile': (('val', 'tile', -1), 'val.tile: -1 is not in 1..1048576'),
+    'border': (('val', 'metrics', 'psnr', 'crop_border', -4), 'psnr.crop_border: -4 is not in 0..65536'),
+    'port': (('dist_params', {'port': 0}), 'dist_params.port: 0 is not in 1..65535'),
+    'period text': (
+        ('train', 'scheduler', {'type': 'CosineAnnealingRestartLR', 'periods': ['6']}),
+        'is not a list of iterations',
+    ),
+    'no backbone': (('network_g', 'backbone', None), 'network_g.backbone: None is no section'),
+    'sites': (('network_g', 'sites', [1, 2]), 'network_g.sites: .1, 2. is not a list of module paths'),
     'backend': (('dist_params', {'backend': 'ncl'}), "dist_params.backend: 'ncl'; did you mean 'nccl'"),
     'dist key': (('dist_params', {'prt': 1}), "unknown key 'dist_params.prt'; did you mean 'port'"),
     'ladder': (('network_g', 'unit', 'path', 3), "'path' of ModulationUnit must be text"),
@@ -249,3 +264,11 @@ def test_the_shipped_option_files_are_read():
             rows = [row for row in str(error).splitlines() if not row.endswith('mistakes')]
             assert all('no such' in row for row in rows), (path.name, rows)
     assert len(files) >= 7
+
+
+def test_two_sets_of_one_name_are_refused(here):
+    options = yaml.safe_load(Path('test.yml').read_text())
+    options['datasets']['test_2'] = dict(options['datasets']['test'])
+    Path('twice.yml').write_text(yaml.safe_dump(options))
+    with pytest.raises(UserError, match=r"test_2.name: 'photographs' is the name of datasets.test too; rename one"):
+        load_options('twice.yml', False)

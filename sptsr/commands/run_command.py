@@ -1,0 +1,56 @@
+"""`sptsr train` and `sptsr test`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from sptsr.options.keys import LAUNCHERS
+from sptsr.options.load import read_checked
+
+
+def add_train_and_test(commands: argparse._SubParsersAction) -> None:
+    """Adds `train` and `test`."""
+    for name, help_text, run in (
+        ('train', 'tune an adapter as an option file says', _train),
+        ('test', 'evaluate as an option file says', _test),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument('-opt', required=True, metavar='X.yml', help='option file; see options/')
+        command.add_argument('--root', default='.', metavar='DIR', help='where outputs go; default: here')
+        command.add_argument(
+            '--force_yml', nargs='+', default=[], metavar='a:b=c', help='override options, e.g. train:total_iter=100'
+        )
+        command.add_argument(
+            '--launcher',
+            choices=LAUNCHERS,
+            default='none',
+            help='who started the processes that share the work (torchrun: pytorch; srun: slurm); default: none',
+        )
+        command.set_defaults(run=run)
+        if name == 'train':
+            command.add_argument('--auto_resume', action='store_true', help='go on also when the options changed')
+            command.add_argument('--fresh', action='store_true', help='put an unfinished run aside and start anew')
+
+
+def _train(options: argparse.Namespace) -> int:
+    read_checked(options.opt, True, options.force_yml)  # mistakes are said before torch is imported
+    from sptsr.tuning.training import train_pipeline
+
+    live = sys.stderr.isatty()
+    train_pipeline(
+        options.opt, options.root, options.auto_resume, options.fresh, options.force_yml, live, options.launcher
+    )
+    return 0
+
+
+def _test(options: argparse.Namespace) -> int:
+    read_checked(options.opt, False, options.force_yml)
+    from sptsr.report.tables import results_table
+    from sptsr.tuning.testing import test_pipeline
+
+    results = test_pipeline(options.opt, options.root, options.force_yml, launcher=options.launcher)
+    if int(os.environ.get('RANK', '0')) == 0:
+        print(results_table(results))
+    return 0
