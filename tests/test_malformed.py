@@ -119,7 +119,7 @@ FORCED = {
 COMMANDS = {
     'trian -opt x.yml': "no command 'trian'; did you mean 'train'",
     'prior extrct': "no command 'extrct'; did you mean 'extract'",
-    'frobnicate': "no command 'frobnicate'; known: demo, prior",
+    'frobnicate': "no command 'frobnicate'; known: demo, doctor, data",
     'train': 'the following arguments are required: -opt',
     'test -opt nowhere.yml': 'nowhere\\.yml: cannot read it',
     'prior extract -i nowhere -o s --source labels': 'nowhere: no such folder',
