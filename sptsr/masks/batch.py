@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sptsr.masks.prior import MAX_MASKS, Prior
+from sptsr.masks.tiles import Tile
 
 
 @dataclass
@@ -20,10 +21,12 @@ class PriorBatch:
     Attributes:
         palette: int64 [sum of K], the codes of all images one after the other; bit n means "inside mask n".
         index: int32 [B, H, W], which code of `palette` each pixel has.
+        tile: where the batch is one tile of its images, else None.
     """
 
     palette: Tensor
     index: Tensor
+    tile: Tile | None = None
 
     @classmethod
     def of(cls, priors: Sequence[Prior]) -> PriorBatch:
@@ -59,9 +62,8 @@ class PriorBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PriorBatch:
         """Returns the codes on a device."""
-        return PriorBatch(
-            self.palette.to(device, non_blocking=non_blocking), self.index.to(device, non_blocking=non_blocking)
-        )
+        palette, index = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.palette, self.index))
+        return replace(self, palette=palette, index=index)
 
     def pin_memory(self) -> PriorBatch:
         """Called by torch's DataLoader when `pin_memory` is on."""
@@ -79,7 +81,7 @@ class PriorBatch:
         """Returns the codes padded at the right and bottom, as `restore_padded` pads the image."""
         _, height, width = self.shape
         rows, columns = (_padded(*sides, self.index.device) for sides in ((height, bottom), (width, right)))
-        return PriorBatch(self.palette, self.index[:, rows][:, :, columns])
+        return replace(self, index=self.index[:, rows][:, :, columns])
 
     def table(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns which masks each code is inside, 0 and 1, [sum of K, num_masks]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from sptsr.archs.sizes import SizeRules, round_up
 from sptsr.masks.batch import PriorBatch
+from sptsr.masks.tiles import Tile, TiledSums
 
 Forward = Callable[[Tensor, PriorBatch | None], Tensor]
 
@@ -44,9 +46,11 @@ def restore_tiled(
 ) -> Tensor:
     """Restores tile by tile, so that the memory of `forward` does not grow with the image.
 
-    Each tile sees `overlap` LQ pixels around what is kept of it. Once `overlap` covers the
-    network's receptive field, a convolutional network gives what it gives untiled; one that
-    averages over its whole input (channel attention, `RegionUnit`) only comes close.
+    Each tile sees `overlap` LQ pixels around what is kept of it. Once `overlap` covers the receptive field, a
+    convolutional network gives what it gives untiled. A unit that averages inside masks (`RegionUnit`) gets the
+    averages over the whole image: all tiles are run again until the averages that a pass finds are those that it used,
+    at most once for each average that a call takes, and once more. A backbone that itself averages over its whole input
+    (channel attention) only comes close.
 
     Args:
         forward, lq, masks, rules, scale: as in `restore_padded`. `lq` and `masks` may stay on the
@@ -62,20 +66,32 @@ def restore_tiled(
     step = math.lcm(rules.multiple, rules.grid)
     tile, overlap = round_up(tile, step), round_up(overlap, step)
     height, width = lq.shape[-2:]
+    corners = [(top, left) for top in range(0, height, tile) for left in range(0, width, tile)]
+    sums = TiledSums()
     result: Tensor | None = None
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
+    for number in itertools.count(1):
+        for top, left in corners:
             bottom, right = min(top + tile, height), min(left + tile, width)
             y0, x0 = max(top - overlap, 0), max(left - overlap, 0)
             y1, x1 = min(bottom + overlap, height), min(right + overlap, width)
-            part = lq[..., y0:y1, x0:x1]
             part_masks = None if masks is None else masks.crop(y0, x0, y1, x1)
-            restored = restore_padded(forward, part, part_masks, rules, scale)
+            if part_masks is not None and len(corners) > 1:
+                part_masks.tile = Tile(
+                    sums,
+                    top - y0 if top > 0 else -math.inf,
+                    bottom - y0 if bottom < height else math.inf,
+                    left - x0 if left > 0 else -math.inf,
+                    right - x0 if right < width else math.inf,
+                )
+            restored = restore_padded(forward, lq[..., y0:y1, x0:x1], part_masks, rules, scale)
             if result is None:
                 shape = (*restored.shape[:2], height * scale, width * scale)
                 result = torch.empty(shape, dtype=restored.dtype)
             result[..., top * scale : bottom * scale, left * scale : right * scale] = restored[
                 ..., (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale
             ].cpu()
+        if sums.settled() or number > len(sums.found):
+            break
+        sums.next_pass()
     assert result is not None
     return result

@@ -1,11 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from sptsr.archs.sizes import SizeRules
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.archs.units import RegionUnit
 from sptsr.masks.batch import PriorBatch
+from sptsr.priors.extract import build_source
 from sptsr.restoring.tiling import restore_padded, restore_tiled
+from tests.conftest import photograph
 
 
 def _net() -> SPTNet:
@@ -31,6 +36,81 @@ def test_tiles_give_the_whole_image_once_the_overlap_covers_the_receptive_field(
     if min(size) > 20:
         rough = restore_tiled(net, lq, masks, SizeRules(), 2, tile=16, overlap=0)
         assert (rough - whole).abs().max() > 1e-4  # the test can tell
+
+
+class TwoResolutions(nn.Module):
+    """Takes any size; three blocks at the size of the image and three at half of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 3, 3, padding=1)
+        self.fine = nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1) for _ in range(3))
+        self.coarse = nn.ModuleList(nn.Conv2d(6, 6, 3, stride=2 if n == 0 else 1, padding=1) for n in range(3))
+
+    def forward(self, lq):
+        x = self.head(lq)
+        for block in self.fine:
+            x = x + block(x)
+        y = x
+        for block in self.coarse:
+            y = block(y)
+        return self.tail(x + nn.functional.interpolate(y, scale_factor=2)[..., : x.shape[-2], : x.shape[-1]])
+
+
+UNITS = [
+    {'type': 'ModulationUnit'},
+    {'type': 'ModulationUnit', 'path': 'ladder'},
+    {'type': 'PlainUnit'},
+    {'type': 'RegionUnit'},
+    {'type': 'RegionUnit', 'path': 'ladder'},
+]
+
+
+@pytest.mark.parametrize('unit', UNITS, ids=lambda unit: ' '.join(unit.values()))
+@pytest.mark.parametrize('size', [(101, 122), (64, 80)])
+@torch.no_grad()
+def test_every_unit_gives_tiled_what_it_gives_whole(unit, size):
+    """Six sites at two resolutions; the units change the image by more than trained ones do."""
+    torch.manual_seed(0)
+    net = SPTNet(TwoResolutions(), sites=['fine.*', 'coarse.*'], unit={**unit, 'width': 4}, num_masks=6).eval()
+    assert [site.grid.stride for site in net.sites] == [1, 1, 1, 2, 2, 2]
+    for name, value in net.adapter_parameters().items():
+        if 'out.' in name or 'join' in name:
+            nn.init.normal_(value, std=0.3)
+        elif 'query' in name:
+            value *= 5
+    lq = torch.from_numpy(photograph('coffee.png', *size)).permute(2, 0, 1)[None].float() / 255
+    prior = build_source('felzenszwalb')(photograph('coffee.png', *size), 'coffee', 6)
+    masks, rules = PriorBatch.of([prior]), SizeRules(grid=2)
+    calls = []
+
+    def forward(part, part_masks):
+        calls.append(part.shape)
+        return net(part, part_masks)
+
+    whole = net(lq, masks)
+    tiled = restore_tiled(forward, lq, masks, rules, 1, tile=32, overlap=28)
+    assert (tiled - whole).abs().max() < 1e-3
+    tiles = -(-size[0] // 32) * -(-size[1] // 32)
+    assert len(calls) % tiles == 0
+    if unit['type'] == 'RegionUnit':
+        assert 2 <= len(calls) // tiles <= 7
+        one_pass = restore_tiled(lambda part, codes: net(part, replace(codes, tile=None)), lq, masks, rules, 1, 32, 28)
+        assert (one_pass - whole).abs().max() > 3e-3  # averages over tiles would be noticed
+    else:
+        assert len(calls) == tiles
+
+
+@torch.no_grad()
+def test_averages_that_are_no_numbers_end_the_passes():
+    net = _net()
+    unit = RegionUnit(3, 4)
+    net.units[0], net.uses_regions = unit, True
+    nn.init.constant_(unit.query.weight, float('nan'))
+    lq, masks = torch.rand(1, 3, 40, 40), PriorBatch.from_masks(torch.rand(1, 6, 40, 40) < 0.5)
+    calls = []
+    restore_tiled(lambda a, b: calls.append(1) or net(a, b), lq, masks, SizeRules(), 2, 20, 0)
+    assert len(calls) == 4 * 2
 
 
 @torch.no_grad()
