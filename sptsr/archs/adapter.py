@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from sptsr.archs.spt_arch import SPTNet
+from sptsr.archs.spt_arch import RULES, SPTNet
 from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_tensors, write_bytes
@@ -39,6 +39,7 @@ class Adapter:
             sptsr 0.1 did not, and its averages hold ema_decay^iteration.
         trained_with: what else is known of the training, JSON values: `dataset` (name), `sigma` (noise level of 255)
             and `prior` (`source`, `params` and `weights_sha256` of the store); empty where the file does not say it.
+        rules: which rules its units follow (see `RULES` in sptsr/archs/spt_arch.py).
     """
 
     params: dict[str, Tensor]
@@ -48,6 +49,7 @@ class Adapter:
     iteration: int
     version: str
     untrained: float | None
+    rules: int
     trained_with: dict[str, Any] = field(default_factory=dict)
 
     def entry(self, key: str | None, path: str | os.PathLike[str]) -> str:
@@ -96,6 +98,7 @@ def save_adapter(
         'network_g': dict(network_g),
         'backbone_sha256': net.backbone_digest(),
         'iteration': iteration,
+        'rules': net.rules,
         'sptsr': __version__,
         'sha256': sha256_tensors(plain),
         **({} if params_ema is None else {'untrained': untrained}),
@@ -137,6 +140,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         version=record['sptsr'],
         untrained=record.get('untrained'),
         trained_with=record.get('trained_with') or {},
+        rules=record.get('rules', 1),  # 0.1 wrote none
     )
 
 
@@ -174,6 +178,9 @@ def load_adapter(net: SPTNet, path: str | os.PathLike[str], key: str | None = No
             f'{path}: the adapter was trained for {was} with the weights {weights}, and this backbone holds others; '
             'set backbone and backbone_weights to those it was trained for'
         )
+    if adapter.rules not in range(1, RULES + 1):
+        raise UserError(f'{path}: written by a newer sptsr ({adapter.version}); update sptsr')
+    net.use_rules(adapter.rules)
     average = adapter.params_ema if adapter.entry(key, path) == 'params_ema' else None
     load_params(net, adapter.params if average is None else average, path)
     return adapter

@@ -48,20 +48,25 @@ class Found:
     Attributes:
         training: the mode of each of its modules, in their order.
         learns: whether each of its parameters wanted a gradient, in their order.
+        kinds: class of each of its modules, which `remember_less` may change.
     """
 
     training: list[bool]
     learns: list[bool]
+    kinds: list[type[nn.Module]]
 
     @classmethod
     def of(cls, net: nn.Module) -> Found:
         """Takes down the state of a network."""
-        return cls([module.training for module in net.modules()], [p.requires_grad for p in net.parameters()])
+        modules = list(net.modules())
+        learns = [p.requires_grad for p in net.parameters()]
+        return cls([module.training for module in modules], learns, [type(module) for module in modules])
 
     def put_back(self, net: nn.Module) -> None:
         """Gives the network the state that was taken down."""
-        for module, training in zip(net.modules(), self.training, strict=True):
+        for module, training, kind in zip(net.modules(), self.training, self.kinds, strict=True):
             module.training = training
+            module.__class__ = kind
         for parameter, learns in zip(net.parameters(), self.learns, strict=True):
             parameter.requires_grad_(learns)
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from sptsr.archs.backbone import Found, build_network, kind_of, out_channels, place
 from sptsr.archs.call import call_network
+from sptsr.archs.checks import alike, gradient_failure
+from sptsr.archs.frozen import remember_less
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.sites import Grid
-from sptsr.archs.to_site import prior_to_site, regions_to_site
-from sptsr.archs.units import LadderHead, SPTUnit
+from sptsr.archs.to_site import CarriedPrior, has_several_strides, regions_to_site
+from sptsr.archs.units import LadderHead, PlainStem, SPTUnit
 from sptsr.archs.weights import load_strictly, read_weights, state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
@@ -25,6 +27,11 @@ from sptsr.masks.prior import MAX_MASKS
 
 # Images that go through a backbone together while a ladder is tuned on a CPU: fewer take longer, more take more memory.
 _LADDER_BATCH = 2
+
+# Which rules units follow; an adapter says which it was trained by.
+# 1: sptsr 0.1. `RepeatedStem` in place of `PlainStem`, and S loses its detail for good at a coarser site.
+# 2: `PlainStem`, and `CarriedPrior` keeps the detail.
+RULES = 2
 
 
 class _Token:
@@ -37,8 +44,7 @@ class _Call:
 
     net: SPTNet  # that was called: the original, a copy, or a replica of `DataParallel`
     size: tuple[int, int]  # of the LQ image
-    prior: Tensor  # S
-    grid: Grid  # where its pixels lie on the LQ image
+    prior: CarriedPrior  # S
     regions: SiteMasks | None
     learns: bool  # whether gradients are wanted
     at_site: dict[tuple[tuple[int, int], Grid], SiteMasks] = field(default_factory=dict)
@@ -119,6 +125,7 @@ class SPTNet(nn.Module):
         sizes: what the backbone asks of the size of the LQ image.
         in_channels: of the LQ image.
         sites: the sites, in the order of the backbone's modules.
+        rules: which rules the units follow, 1 or 2 (see `RULES`).
 
     Raises:
         UserError: sites that match nothing or give no feature map, weights of another network, and
@@ -160,7 +167,7 @@ class SPTNet(nn.Module):
         unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, unit_arguments.pop('type'))
         self.units = nn.ModuleList(unit_class(site.channels, **unit_arguments) for site in self.sites)
         self.num_masks = num_masks
-        self.stem = unit_class.make_stem(placement.in_channels, num_masks, self._unit(0).width)
+        self.stem = self._unit(0).make_stem(placement.in_channels, num_masks, self._unit(0).width)
         self.ladder = self._unit(0).path == 'ladder'
         if self.ladder:
             last = self.sites[-1].grid
@@ -170,7 +177,9 @@ class SPTNet(nn.Module):
             self.join = LadderHead(self._unit(0).width, out_channels(self.backbone, placement), factor)
         self.uses_masks = unit_class.uses_masks
         self.uses_regions = unit_class.uses_regions
+        self.rules = RULES
         self.enabled = True
+        self.copies = False  # whether units work on copies of the backbone's features in training
         self.token = _Token()
         self.hooks = [
             self.backbone.register_load_state_dict_post_hook(self.digest),
@@ -182,7 +191,7 @@ class SPTNet(nn.Module):
         for part in self.adapter_parts():
             part.to(**kind_of(self.backbone))
         if placement.probe is not None:
-            self._check_gradients(placement.probe)
+            self._make_trainable(placement.probe)
 
     def forward(self, lq: Tensor, masks: Tensor | PriorBatch | None = None, sigma: Tensor | None = None) -> Tensor:
         """Restores an image.
@@ -213,10 +222,11 @@ class SPTNet(nn.Module):
         return torch.cat(parts)
 
     def _restore(self, lq: Tensor, codes: PriorBatch | None, sigma: Tensor | None) -> Tensor:
-        prior = self.stem(lq, codes)
+        keeps_detail = self.rules > 1 and has_several_strides(self.sites)
+        carried = CarriedPrior(self.stem(lq, codes), keeps_detail)
         regions = SiteMasks.of(codes, self.num_masks) if self.uses_regions and codes is not None else None
         size = (lq.shape[-2], lq.shape[-1])
-        call = _Call(self, size, prior, Grid(), regions, torch.is_grad_enabled())
+        call = _Call(self, size, carried, regions, torch.is_grad_enabled())
         outer = _current.set(call)
         try:
             if not self.ladder:
@@ -226,7 +236,7 @@ class SPTNet(nn.Module):
         finally:
             _current.reset(outer)
         step = int(self.rung.stride)
-        prior = prior_to_site(call.prior, call.grid, (-(-size[0] // step), -(-size[1] // step)), self.rung)
+        prior = carried.at((-(-size[0] // step), -(-size[1] // step)), self.rung)
         return output + self.join(prior)[..., : output.shape[-2], : output.shape[-1]]
 
     def train(self, mode: bool = True) -> SPTNet:
@@ -255,6 +265,16 @@ class SPTNet(nn.Module):
     def adapter_state(self) -> dict[str, Tensor]:
         """Returns tensors and buffers of the adapter by name."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith('backbone.')}
+
+    def depends_on_rules(self) -> bool:
+        """Returns whether an adapter means something else by the rules of 0.1 (see `RULES`)."""
+        return isinstance(self.stem, PlainStem) or has_several_strides(self.sites)
+
+    def use_rules(self, rules: int) -> None:
+        """Makes the units follow the rules that an adapter was trained by; for a network that follows the latest."""
+        if rules < 2 and isinstance(self.stem, PlainStem):
+            self.stem = self.stem.as_of_old()
+        self.rules = rules
 
     def backbone_digest(self) -> str:
         """Returns sha256 over all tensors and buffers of the backbone as they were loaded.
@@ -288,42 +308,50 @@ class SPTNet(nn.Module):
     def _refined(self, number: int, call: _Call, output: Any, given: list[Any]) -> Tensor | None:
         site, unit = self.sites[number], self._unit(number)
         features = site.to_map(output, given, call.size)
+        if self.copies and call.learns:
+            features = features.clone()
         size = (features.shape[-2], features.shape[-1])
-        prior = prior_to_site(call.prior, call.grid, size, site.grid)
-        call.grid = site.grid
+        prior = call.prior.at(size, site.grid)
         if call.regions is None:
-            features, call.prior = unit(features, prior)
+            features, prior = unit(features, prior)
         else:
             place = size, site.grid
             if place not in call.at_site:
                 call.at_site[place] = regions_to_site(call.regions, *place)
-            features, call.prior = unit(features, prior, call.at_site[place])
+            features, prior = unit(features, prior, call.at_site[place])
+        call.prior.leave(prior, site.grid)
         return None if self.ladder else site.from_map(features)
 
-    @torch.inference_mode(False)
-    def _check_gradients(self, probe: Tensor) -> None:
-        """Raises UserError when the backbone keeps a gradient from a unit: no_grad, detach, work in place."""
-        lq = probe.clone()  # made outside of inference mode
-        masks = lq.new_zeros(1, self.num_masks, *lq.shape[-2:])
+    def _make_trainable(self, probe: Tensor) -> None:
+        """Raises UserError when the backbone keeps a gradient from a unit, or is not what it was with untrained units.
+
+        Work in place is often on what only a gradient of the frozen weights would need (`remember_less` then keeps
+        none of it), or on what a unit needs and may copy. Where it is, that is done.
+        """
         name = type(self.backbone).__name__
-        starts = [next(iter(unit.parameters())) for unit in self.units]
-        try:
-            with torch.enable_grad():
-                result = self(lq, masks).sum()
-                if not result.requires_grad:
-                    raise UserError(
-                        f"sites: '{self.sites[0].path}' and all others: {name} runs them without gradients "
-                        '(torch.no_grad or detach); choose modules behind that, or remove it'
-                    )
-                gradients = torch.autograd.grad(result, starts, allow_unused=True)
-        except RuntimeError as error:
+        masks = probe.new_zeros(1, self.num_masks, *probe.shape[-2:])
+
+        def failure() -> RuntimeError | None:
+            return gradient_failure(self, probe, masks, self.units, self.sites, name)
+
+        error = failure()
+        if error is not None:
+            remember_less(self.backbone)
+            error = failure()
+        if error is not None:
+            self.copies = True
+            error = failure()
+        if error is not None:
             raise UserError(
                 f'sites: {name} changes a feature in place that a unit needs ({str(error).splitlines()[0]}); '
                 'choose other modules, or set inplace=False there'
             ) from error
-        for site, gradient in zip(self.sites, gradients, strict=True):
-            if gradient is None:
-                raise UserError(
-                    f"sites: no gradient reaches '{site.path}' of {name} (torch.no_grad, detach, or an output "
-                    'that is not used); choose another module'
-                )
+        with torch.no_grad():
+            refined = self(probe, masks)
+            with self.units_off():
+                alone, again = self(probe), self(probe)
+        if alike(alone, again) and not alike(alone, refined):  # some networks draw random numbers
+            raise UserError(
+                f'sites: {name} changes the output of a site in place under another name (a view, or the input of '
+                'nn.Identity), and so would miss the unit; choose other modules'
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +13,7 @@ from sptsr.archs.modulation import modulate
 from sptsr.archs.pooling import SiteMasks
 from sptsr.core.registry import UNIT_REGISTRY, register
 from sptsr.masks.batch import PriorBatch
+from sptsr.masks.prior import MAX_MASKS
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
@@ -23,12 +25,12 @@ def layout_of(x: Tensor) -> torch.memory_format:
 class MaskStem(nn.Sequential):
     """S0 = conv3x3(LeakyReLU(conv3x3([LQ, masks]))).
 
-    Without gradients the masks are never made: on one pixel of one tap the first convolution adds up
-    the weights of the masks around it, which is one of K sums, K the number of palette codes. So the
-    sums are made once, [K, 9 width], and looked up nine times a pixel, instead of 9 N products. That
-    takes 0.6 to 0.8 of the time on a CPU and, for an image of 2 megapixels, half a gigabyte less.
-    Training looks at small crops, and the lookup's backward pass costs more than it saves; there the
-    convolution is run as it is. Values agree but for the order of additions.
+    Without gradients no dense masks are made. What they add to the first convolution at one pixel and one of its nine
+    taps is a sum over the masks around that pixel, so it is one of K values, K the number of palette codes. These are
+    computed once, [K, 9 width], and looked up nine times a pixel, in place of 9 N products. That takes 0.6 to 0.8 of
+    the time on a CPU and, for an image of 2 megapixels, half a gigabyte less. In training crops are small, and the
+    backward pass of the lookup costs more than it saves, so the convolution runs as it is. Both give the same values
+    up to rounding.
 
     Args:
         in_channels: of the LQ image.
@@ -37,49 +39,103 @@ class MaskStem(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, num_masks: int, width: int) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels + num_masks, width, 3, padding=1),
-            nn.LeakyReLU(0.1),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-        self.in_channels, self.num_masks = in_channels, num_masks
+        first = nn.Conv2d(in_channels + num_masks, width, 3, padding=1)
+        super().__init__(first, nn.LeakyReLU(0.1), nn.Conv2d(width, width, 3, padding=1))
+        self.in_channels, self.num_masks, self.width = in_channels, num_masks, width
 
     def forward(self, lq: Tensor, masks: PriorBatch | None) -> Tensor:
         """Returns S0 [B, width, h, w] for [B, in_channels, h, w] and the codes of its masks."""
         assert masks is not None
-        first = self[0]
-        assert isinstance(first, nn.Conv2d)
         if torch.is_grad_enabled():
             return super().forward(torch.cat([lq, masks.expand(self.num_masks, lq.dtype)], dim=1))
-        weight, bias = first.weight, first.bias
-        seen = F.conv2d(lq, weight[:, : self.in_channels], bias, padding=1)
+        weight, bias = _weight_and_bias(self[0])
+        of_image = F.conv2d(lq, weight[:, : self.in_channels], bias, padding=1)
         taps = weight[:, self.in_channels :].permute(1, 2, 3, 0).flatten(1)  # [N, 9 width]
         sums = masks.table(self.num_masks, taps.dtype) @ taps
-        sums = F.pad(sums, (0, 0, 0, 1)).unflatten(1, (9, -1))  # the last row is for what lies outside
+        sums = F.pad(sums, (0, 0, 0, 1)).unflatten(1, (9, -1))  # the last row is for what lies outside the image
         index = F.pad(masks.index, (1, 1, 1, 1), value=len(masks.palette))
         height, width = lq.shape[-2:]
-        added = sum(
-            F.embedding(index[:, n // 3 : n // 3 + height, n % 3 : n % 3 + width], sums[:, n]) for n in range(9)
+        of_masks = sum(
+            (F.embedding(index[:, n // 3 : n // 3 + height, n % 3 : n % 3 + width], sums[:, n]) for n in range(9)),
+            start=sums.new_zeros(()),
         )
-        assert isinstance(added, Tensor)
-        # In the image's own memory layout: a mixed one would slow down every layer behind it.
-        return self[2](self[1](seen + added.permute(0, 3, 1, 2).contiguous(memory_format=layout_of(lq))))
+        # In the memory layout of the image: a mixed one would slow down every layer behind it.
+        of_masks = of_masks.permute(0, 3, 1, 2).contiguous(memory_format=layout_of(lq))
+        return self[2](self[1](of_image + of_masks))
 
 
 class PlainStem(MaskStem):
-    """A `MaskStem` that reads the LQ image's own channels over and over where the other reads masks.
+    """A `MaskStem` that reads intervals of the LQ image's grey level where the other reads masks.
 
-    A repeated channel meets the sum of its weights, so the weights are added up, not the channel repeated.
+    A comparison of units tells what masks give only if the control has as many parameters, a response of the same scale
+    at the start, and the same change of it by one step of an optimiser. All three follow from what the first
+    convolution reads: so many channels of 0 and 1, of which so many are 1 at a pixel. So channel n is 1 where the mean
+    of the pixel's own colours lies in an interval; no neighbour plays a part, and nothing that is not in the pixel.
+    There are groups of intervals, each four times as fine as the one before, as there are large and small masks.
+
+    Args:
+        in_channels, num_masks, width: as in `MaskStem`.
+        density: in how many intervals a grey level lies on average; as many as the masks that a pixel is in.
+
+    Attributes:
+        palette: int64 [256], in which intervals each grey level lies, as codes of `PriorBatch`; kept in the adapter.
+    """
+
+    palette: Tensor
+
+    def __init__(self, in_channels: int, num_masks: int, width: int, density: float) -> None:
+        super().__init__(in_channels, num_masks, width)
+        self.register_buffer('palette', _grey_codes(num_masks, density))
+
+    def forward(self, lq: Tensor, masks: PriorBatch | None = None) -> Tensor:
+        last = len(self.palette) - 1
+        index = (lq.mean(dim=1) * last).round().clamp(0, last).int()
+        return super().forward(lq, PriorBatch(self.palette, index))
+
+    def as_of_old(self) -> RepeatedStem:
+        """Returns the stem that 0.1 had in this one's place, with this one's layers."""
+        stem = RepeatedStem(self.in_channels, self.num_masks, self.width)
+        stem[0], stem[2] = self[0], self[2]
+        return stem
+
+
+class RepeatedStem(MaskStem):
+    """What `PlainStem` was in 0.1: reads the LQ image's own channels again and again. For adapters of then only.
+
+    A channel that is repeated meets the sum of its weights, 22 of them at 64 masks. So the response had 1.3 to 1.5
+    times the spread of a `MaskStem`'s at the start, and one step of Adam changed it 6 times as much.
     """
 
     def forward(self, lq: Tensor, masks: PriorBatch | None = None) -> Tensor:
-        del masks
-        first = self[0]
-        assert isinstance(first, nn.Conv2d)
-        weight, bias = first.weight, first.bias
-        whole = -weight.shape[1] % self.in_channels
-        repeated = F.pad(weight, (0, 0, 0, 0, 0, whole)).unflatten(1, (-1, self.in_channels))
+        weight, bias = _weight_and_bias(self[0])
+        missing = -weight.shape[1] % self.in_channels
+        repeated = F.pad(weight, (0, 0, 0, 0, 0, missing)).unflatten(1, (-1, self.in_channels))
         return self[2](self[1](F.conv2d(lq, repeated.sum(dim=1), bias, padding=1)))
+
+
+def _grey_codes(count: int, density: float) -> Tensor:
+    """Returns for each of 256 grey levels in which of `count` intervals it lies: int64 [256], bit n for interval n."""
+    groups = min(count, math.ceil(density))
+    share = min(density / groups, 1.0)  # of each interval's width that is inside
+    parts = [max(1, count * 4**n // ((4**groups - 1) // 3)) for n in range(groups - 1)]
+    parts.append(count - sum(parts))
+    grey = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
+    codes = torch.zeros(256, dtype=torch.int64)
+    offset = 0
+    for part in parts:
+        place = grey * part
+        number = place.floor()
+        bit = torch.ones_like(codes) << (number.long() + offset)
+        codes |= torch.where(place - number < share, bit, 0)
+        offset += part
+    return codes
+
+
+def _weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    assert isinstance(bias, Tensor)
+    return weight, bias
 
 
 class LadderHead(nn.Sequential):
@@ -123,8 +179,7 @@ class SPTUnit(nn.Module):
         self.channels = channels
         self.width = width
 
-    @classmethod
-    def make_stem(cls, in_channels: int, num_masks: int, width: int) -> nn.Module:
+    def make_stem(self, in_channels: int, num_masks: int, width: int) -> nn.Module:
         """Returns the stem: LQ image [B, in_channels, h, w] and its masks to S0 [B, width, h, w]."""
         return MaskStem(in_channels, num_masks, width)
 
@@ -208,18 +263,36 @@ class ModulationUnit(SPTUnit):
 
 @register(UNIT_REGISTRY)
 class PlainUnit(ModulationUnit):
-    """The control: a `ModulationUnit` that never sees a mask.
+    """A control: a `ModulationUnit` that never sees a mask.
 
-    Layers and parameter count are exactly those of `ModulationUnit`. Where the stem would
-    read the masks it reads the LQ image's own channels over and over, so every weight is alive
-    and none knows of a region. What a `ModulationUnit` gains over it, masks gave.
+    Layers and numbers of parameters are those of `ModulationUnit`. Where its stem reads the masks, this one's reads as
+    many intervals of the image's grey level (see `PlainStem`), so that both start at the same scale and learn at the
+    same speed. The first controls are the same unit on masks of other images and on random regions (docs/training.md):
+    they differ from it in the masks alone.
+
+    Args:
+        channels, width, path: as in `ModulationUnit`.
+        density: number of masks that a pixel is in on average, in the priors of the unit that this one is compared
+            with, above 0 and at most 64; `sptsr prior info STORE` prints it. Kept in the adapter, so that a test need
+            not repeat it.
     """
 
     uses_masks: ClassVar[bool] = False
 
-    @classmethod
-    def make_stem(cls, in_channels: int, num_masks: int, width: int) -> nn.Module:
-        return PlainStem(in_channels, num_masks, width)
+    def __init__(
+        self,
+        channels: int,
+        width: int = 16,
+        path: Literal['inline', 'ladder'] = 'inline',
+        density: float = 2.5,
+    ) -> None:
+        super().__init__(channels, width, path)
+        if not 0 < density <= MAX_MASKS:
+            raise ValueError(f'density must be above 0 and at most {MAX_MASKS}, got {density}')
+        self.density = density
+
+    def make_stem(self, in_channels: int, num_masks: int, width: int) -> nn.Module:
+        return PlainStem(in_channels, num_masks, width, self.density)
 
 
 @register(UNIT_REGISTRY)
@@ -229,9 +302,15 @@ class RegionUnit(PlainUnit):
         P = paint(pool(q(F)))
         S' = S + g(concat(q(F), S + P))
 
-    pool averages q(F) over each mask; paint gives each pixel the mean of its masks' averages (see
-    `SiteMasks.pool`). Independent of the masks' order. Layers and parameter count are exactly
-    those of `PlainUnit`, so what it gains over that one, masks gave. Ours, not the paper's.
+    pool averages q(F) over each mask; paint gives each pixel the mean of its masks' averages (see `SiteMasks.pool`).
+    The order of the masks plays no part. Layers and numbers of parameters are those of `PlainUnit`, so what it gains
+    over that one, masks gave. Ours, not the paper's.
+
+    An average is over what the network is given: a crop in training, the whole image at the test, tiled or not (see
+    `sptsr.restoring.tiling`).
+
+    Args:
+        channels, width, path, density: as in `PlainUnit`.
     """
 
     uses_masks: ClassVar[bool] = True

@@ -44,7 +44,6 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.models.spt_model': ('sptsr.tuning.model',),
     'sptsr.models.tuner': ('sptsr.tuning.tuner',),
     'sptsr.states': ('sptsr.tuning.states',),
-    'sptsr.archs.frozen': ('sptsr.tuning.frozen',),
     'sptsr.archs.recompute': ('sptsr.tuning.recompute',),
     'sptsr.archs.precision': ('sptsr.tuning.precision',),
     'sptsr.data.base': ('sptsr.data.checked',),

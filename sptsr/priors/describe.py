@@ -41,12 +41,14 @@ class StoreStatistics:
         masks: number of masks.
         codes: number of sets of masks that occur together at a pixel.
         coverage: share of the pixels that are inside at least one mask, 0..1.
+        density: number of masks that a pixel is in on average.
         entry_bytes: size of the entry.
     """
 
     masks: np.ndarray
     codes: np.ndarray
     coverage: np.ndarray
+    density: np.ndarray
     entry_bytes: np.ndarray
 
 
@@ -55,8 +57,9 @@ def statistics(store: PriorStore) -> StoreStatistics:
     rows = []
     for key in store.keys():  # noqa: SIM118 (not a dict)
         prior = store.get(key)
-        rows.append((prior.count, len(prior.palette), prior.coverage(), store.stored_bytes(key)))
-    table = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
+        density = prior.areas().sum() / prior.index.size
+        rows.append((prior.count, len(prior.palette), prior.coverage(), density, store.stored_bytes(key)))
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 5)
     return StoreStatistics(*table.T)
 
 
@@ -77,6 +80,7 @@ def describe(store: PriorStore) -> list[str]:
         ('masks', figures.masks),
         ('codes', figures.codes),
         ('coverage', figures.coverage),
+        ('density', figures.density),
         ('bytes', figures.entry_bytes),
     ):
         if len(values):

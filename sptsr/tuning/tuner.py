@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.adapter import load_params
+from sptsr.archs.frozen import remember_less
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
@@ -20,7 +21,6 @@ from sptsr.core.losses import find_loss, takes_target
 from sptsr.core.optim import find_optimizer, find_scheduler
 from sptsr.masks.batch import PriorBatch
 from sptsr.tuning.average import Average, plain_progress
-from sptsr.tuning.frozen import remember_less
 from sptsr.tuning.precision import keep_ends_exact
 from sptsr.tuning.recompute import recompute_blocks
 

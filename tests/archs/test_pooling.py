@@ -6,7 +6,7 @@ import torch
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.sites import Grid
 from sptsr.archs.to_site import prior_to_site, regions_to_site
-from sptsr.archs.units import MaskStem, PlainStem, RegionUnit
+from sptsr.archs.units import MaskStem, PlainStem, RegionUnit, RepeatedStem, _grey_codes
 from sptsr.masks.batch import PriorBatch
 
 
@@ -34,8 +34,13 @@ def test_stems_are_the_convolution_of_image_and_masks():
     torch.manual_seed(0)
     masks, lq = _masks(), torch.rand(3, 3, 11, 14, dtype=torch.float64)
     codes = PriorBatch.from_masks(masks)
-    repeated = lq[:, torch.arange(9) % 3]
-    for stem, seen in ((MaskStem(3, 6, 8), torch.cat([lq, masks.double()], 1)), (PlainStem(3, 6, 8), repeated)):
+    grey = PriorBatch(_grey_codes(6, 2.5), (lq.mean(1) * 255).round().int()).expand(6, torch.float64)
+    cases = (
+        (MaskStem(3, 6, 8), torch.cat([lq, masks.double()], 1)),
+        (PlainStem(3, 6, 8, 2.5), torch.cat([lq, grey], 1)),
+        (RepeatedStem(3, 6, 8), lq[:, torch.arange(9) % 3]),
+    )
+    for stem, seen in cases:
         stem.double()
         dense = stem[2](stem[1](stem[0](seen)))
         with torch.no_grad():
@@ -65,6 +70,18 @@ def test_pooling_is_that_of_dense_masks():
     cotangent = torch.randn_like(pooled)
     ours, theirs = (torch.autograd.grad(out, features, cotangent, retain_graph=True)[0] for out in (pooled, expected))
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize('half', [torch.bfloat16, torch.float16])
+def test_pooling_is_exact_under_autocast(half: torch.dtype):
+    masks = torch.rand(2, 6, 40, 50, generator=torch.Generator().manual_seed(0)) < 0.3
+    features = torch.rand(2, 5, 40, 50, generator=torch.Generator().manual_seed(1)) + 10
+    regions = SiteMasks.of(PriorBatch.from_masks(masks), 6)
+    with torch.autocast('cpu', half):
+        pooled = regions.pool(features)
+    assert pooled.dtype == torch.float32
+    assert torch.equal(pooled, regions.pool(features))
+    assert regions.pool(features.to(half)).dtype == half
 
 
 def test_a_region_unit_ignores_the_order_of_masks_and_not_the_masks():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import sptsr
 from sptsr.archs.sites import match_sites
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
@@ -96,6 +97,75 @@ def test_sites_that_cannot_take_a_unit_are_refused(site: str, match: str):
     with pytest.raises(UserError, match=match):
         SPTNet(Awkward(), sites=[site], num_masks=5)
     assert SPTNet(Awkward(), sites=['tail'], num_masks=5).scale == 1
+
+
+class InPlace(nn.Module):
+    """Work in place on what a frozen convolution or a unit read, though no gradient that is wanted needs it.
+
+    Args:
+        alias: the site returns its input, which is changed when it has done its work; else a convolution reads the
+            refined feature, and then an activation changes it.
+        in_place: False for the same network without work in place.
+    """
+
+    def __init__(self, alias: bool, in_place: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.site = nn.Conv2d(3, 8, 3, padding=1), nn.Identity() if alias else nn.Conv2d(8, 8, 3, padding=1)
+        self.side, self.tail = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.act = nn.LeakyReLU(0.1, inplace=in_place and not alias)
+        self.changes_input = alias and in_place
+
+    def forward(self, image):
+        first = self.head(image)
+        x = self.site(first)
+        y = self.side(x) + self.act(x)
+        return self.tail(y + (first.mul_(0.5) if self.changes_input else first * 0.5))
+
+
+@pytest.mark.parametrize('alias', [False, True])
+@pytest.mark.parametrize('path', ['inline', 'ladder'])
+def test_networks_that_work_in_place_get_right_gradients(alias: bool, path: str):
+    lq, masks = inputs(9, 12)
+    found = []
+    for in_place in (True, False):
+        backbone = InPlace(alias, in_place)
+        section = {'type': 'ModulationUnit', 'width': 4, 'path': path}
+        torch.manual_seed(1)
+        net = SPTNet(backbone, sites=['site'], unit=section, num_masks=5).double()
+        for name, value in net.adapter_parameters().items():
+            if 'out' in name or 'join' in name:
+                nn.init.normal_(value, std=0.3, generator=torch.Generator().manual_seed(2))
+        result = net(lq.double(), masks)
+        found.append([result, *torch.autograd.grad(result.square().sum(), list(net.adapter_parameters().values()))])
+    for ours, plain in zip(*found, strict=True):
+        assert torch.allclose(ours, plain, atol=1e-8)
+        assert ours.abs().max() > 0
+
+
+def test_a_site_whose_output_is_changed_under_another_name_is_refused():
+    class Renamed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.site, self.tail = nn.Conv2d(3, 8, 1), nn.Identity(), nn.Conv2d(8, 3, 1)
+
+        def forward(self, image):
+            first = self.head(image)
+            x = self.site(first)
+            first.mul_(0.5)  # and with it x
+            return self.tail(x)
+
+    with pytest.raises(UserError, match=r'sites: Renamed changes the output of a site .* under another name'):
+        SPTNet(Renamed(), sites=['site'], num_masks=5)
+
+
+def test_a_network_that_works_in_place_is_given_back_as_it_was():
+    backbone = InPlace(alias=False)
+    classes = [type(module) for module in backbone.modules()]
+    net = sptsr.attach(backbone, sites=['site'])
+    assert [type(module) for module in backbone.modules()] != classes
+    sptsr.detach(net)
+    assert [type(module) for module in backbone.modules()] == classes
 
 
 def test_a_module_that_is_called_again_is_refined_again():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from sptsr.archs.frozen import remember_less
 from sptsr.archs.recipes import RECIPES
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.units import ModulationUnit
@@ -16,7 +17,6 @@ from sptsr.core.optim import optimizers, schedulers
 from sptsr.core.registry import UNIT_REGISTRY, register
 from sptsr.masks.batch import PriorBatch
 from sptsr.options.keys import TRAIN_DEFAULTS
-from sptsr.tuning.frozen import remember_less
 from sptsr.tuning.recompute import recompute_blocks
 from sptsr.tuning.tuner import Batch, NotFinite, Tuner
 from tests.archs.cases import CASES, inputs, make_net, trained
