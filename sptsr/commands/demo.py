@@ -13,7 +13,7 @@ import yaml
 from sptsr.commands.demo_data import SCALE, TEST, make_sets
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_text
-from sptsr.evaluation.evaluate import Results
+from sptsr.evaluation.records import Results
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source, extract

@@ -1,11 +1,12 @@
-"""Evaluation: every image through the model, BasicSR's metrics, one record for `metrics.json`."""
+"""Evaluation of a test set: every image through the model, its metrics, and their means."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,10 @@ from torch import Tensor
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
-from sptsr.core.registry import METRIC_REGISTRY, lookup
-from sptsr.evaluation.statistics import half_width
+from sptsr.evaluation.metrics import CannotMeasure, Metric, read_metrics
+from sptsr.evaluation.records import Results, add_means
 from sptsr.images.decode import RGB, write_png
 
-# {metric: {'mean': x, 'ci95': half width or None, 'per_image': {key: x}}}
-Results = dict[str, dict[str, Any]]
-
-_SSIM_WINDOW = 11
 _ALONE = Ranks()
 
 
@@ -38,6 +35,8 @@ def evaluate(
 ) -> Results:
     """Restores each image of a loader and measures it.
 
+    A metric that has no value for an image leaves this image out and says why; the others go on.
+
     Args:
         restore: batch of one to the restored image [1, C, H, W] in 0..1.
         loader: of a test set (see `sptsr.data.loader.eval_loader`).
@@ -50,29 +49,42 @@ def evaluate(
         on_image: is given number, key, batch and restored image (uint8, BGR or gray) of each.
 
     Returns:
-        mean, half width of its 95 % interval over images (`ci95`), and value of each image by metric.
+        the results, in the order of the set.
 
     Raises:
-        UserError: an image is too small for a metric.
+        UserError: before the first image, an empty set, a metric that cannot be used, GT that it needs and that is
+            missing, or no image that is large enough; with the first image, a network that gives another size than
+            its GT has; at any time, two images of one name.
     """
     name = loader.dataset.opt['name']
-    results: Results = {metric: {'mean': math.nan, 'ci95': None, 'per_image': {}} for metric in metrics or {}}
+    if len(loader.dataset) == 0:
+        raise UserError(f'{name}: the set has no images; check its dataroot_lq, dataroot_gt and meta_info_file')
+    measures = read_metrics(metrics)
+    results = Results({metric.name: {'per_image': {}, 'excluded': {}} for metric in measures})
     with ranks.together(), bar(len(loader), name, disable=not (progress and ranks.first)) as shown:
         for number, batch in enumerate(loader):
             key = batch['key'][0] if 'key' in batch else Path(batch['lq_path'][0]).stem
+            if number == 0:
+                _check_first(batch, loader.dataset, measures)
             image: Any = tensor2img(restore(batch))
             if save_dir is not None:
                 write_png(Path(save_dir) / f'{key}{suffix}.png', rgb_of(image))
             if on_image is not None:
                 on_image(number, key, batch, image)
-            for metric, options in (metrics or {}).items():
-                results[metric]['per_image'][key] = _measure(image, batch, options, key)
+            if measures:
+                if key in results.images:
+                    raise UserError(f'{name}: two images are called {key}; rename one, or put it into another set')
+                reference: Any = tensor2img(batch['gt']) if 'gt' in batch else None
+                if number == 0 and reference is not None and reference.shape != image.shape:
+                    raise UserError(
+                        f'{key}: the network gives {image.shape[0]}x{image.shape[1]} for a GT of '
+                        f'{reference.shape[0]}x{reference.shape[1]}; make scale and network_g agree'
+                    )
+                results.images[key] = _digest(batch, reference)
+                _measure(results, measures, key, image, reference)
             shown.update()
     _gather(results, ranks)
-    for record in results.values():
-        values = list(record['per_image'].values())
-        record['mean'] = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else max(values)
-        record['ci95'] = half_width(values)
+    add_means(results, measures)
     return results
 
 
@@ -81,43 +93,60 @@ def rgb_of(image: Any) -> RGB:
     return image[:, :, ::-1] if image.ndim == 3 else image[:, :, None].repeat(3, axis=2)
 
 
+def _check_first(batch: Mapping[str, Any], dataset: Any, metrics: Sequence[Metric]) -> None:
+    """Raises UserError where no image of the set could be measured by one of the metrics."""
+    name = dataset.opt['name']
+    for metric in metrics:
+        if metric.needs_gt and 'gt' not in batch:
+            raise UserError(f'{name}: the set has no GT, which {metric.type} needs; remove val.metrics.{metric.name}')
+        reason = metric.too_small(*_size_of(batch, dataset))
+        if reason is None:
+            continue
+        # The other images are read only when the first one is too small.
+        sizes = (_size_of(dataset[number], dataset) for number in range(len(dataset)))
+        if all(metric.too_small(*size) for size in sizes):
+            raise UserError(
+                f'{name}: {reason}, and no image is large enough; change or remove val.metrics.{metric.name}'
+            )
+
+
+def _size_of(sample: Mapping[str, Any], dataset: Any) -> tuple[int, int]:
+    """Returns height and width of the image that is measured: those of the GT, else the LQ image's times the scale."""
+    if 'gt' in sample:
+        return sample['gt'].shape[-2], sample['gt'].shape[-1]
+    scale = dataset.opt.get('scale', 1)
+    return sample['lq'].shape[-2] * scale, sample['lq'].shape[-1] * scale
+
+
+def _measure(results: Results, metrics: Sequence[Metric], key: str, image: Any, reference: Any) -> None:
+    for metric in metrics:
+        record = results[metric.name]
+        try:
+            record['per_image'][key] = metric.measure(image, reference)
+        except CannotMeasure as error:
+            record['per_image'][key] = math.nan
+            record['excluded'][key] = str(error)
+
+
+def _digest(batch: Mapping[str, Any], reference: Any) -> str:
+    """Returns what tells an image from another of its name: the sha256, cut to 16 digits, of GT, else of LQ."""
+    pixels: Any = tensor2img(batch['lq']) if reference is None else reference
+    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+
+
 def _gather(results: Results, ranks: Ranks) -> None:
     """Gives every rank the values of all, in the order of the set: rank r had images r, r + world, ..."""
     for record in results.values():
-        parts = [list(part.items()) for part in ranks.gather(record['per_image'])]
-        rounds = itertools.zip_longest(*parts)
-        record['per_image'] = dict(row for rows in rounds for row in rows if row is not None)
+        record['per_image'] = _interleave(ranks.gather(record['per_image']))
+        record['excluded'] = {key: reason for part in ranks.gather(record['excluded']) for key, reason in part.items()}
+    if results:
+        parts = ranks.gather(results.images)
+        results.images = _interleave(parts)
+        if len(results.images) < sum(map(len, parts)):
+            twice = sorted(key for key in results.images if sum(key in part for part in parts) > 1)
+            raise UserError(f'two images are called {twice[0]}; rename one, or put it into another set')
 
 
-def _measure(image: Any, batch: Mapping[str, Any], options: Mapping[str, Any], key: str) -> float:
-    arguments = {name: value for name, value in options.items() if name not in ('type', 'better')}
-    border = arguments.get('crop_border', 0)
-    smallest = min(image.shape[:2]) - 2 * border
-    if smallest < (_SSIM_WINDOW if 'ssim' in options['type'] else 1):
-        raise UserError(
-            f'{key}: {image.shape[0]}x{image.shape[1]} is too small for {options["type"]} '
-            f'with crop_border {border}; remove the image or the metric'
-        )
-    reference: Any = tensor2img(batch['gt']) if 'gt' in batch else None
-    if reference is not None and reference.shape != image.shape:
-        raise UserError(
-            f'{key}: the network gives {image.shape[0]}x{image.shape[1]} for a GT of '
-            f'{reference.shape[0]}x{reference.shape[1]}; make scale and network_g agree'
-        )
-    return float(lookup(METRIC_REGISTRY, options['type'])(img=image, img2=reference, **arguments))
-
-
-def to_json(results: Results) -> Results:
-    """Returns the results with infinite values (PSNR of equal images) as text, since JSON has none."""
-
-    def plain(value: float) -> float | str:
-        return value if math.isfinite(value) else str(value)
-
-    return {
-        metric: {
-            'mean': plain(record['mean']),
-            'ci95': record['ci95'],
-            'per_image': {key: plain(value) for key, value in record['per_image'].items()},
-        }
-        for metric, record in results.items()
-    }
+def _interleave(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rounds = itertools.zip_longest(*(part.items() for part in parts))
+    return dict(row for rows in rounds for row in rows if row is not None)

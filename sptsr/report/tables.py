@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sptsr.evaluation.evaluate import Results
+from sptsr.evaluation.records import Results, shown_exclusions
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -29,11 +29,17 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def results_table(results: Mapping[str, Results]) -> str:
-    """Returns the means of each dataset as a table; a dataset without metrics says so."""
-    metrics = list(dict.fromkeys(metric for record in results.values() for metric in record))
-    rows = []
-    for name, record in results.items():
-        count = len(next(iter(record.values()))['per_image']) if record else 0
-        values = [f'{record[metric]["mean"]:.4f}' if metric in record else '-' for metric in metrics]
-        rows.append([name, str(count) if record else '-', *values])
-    return text_table(['dataset', 'images', *metrics], rows)
+    """Returns the means of each dataset as a table, and below it the images that are in no mean.
+
+    A dataset without metrics, and a metric without any value, have `-`.
+    """
+    metrics = list(dict.fromkeys(metric for records in results.values() for metric in records))
+    rows, notes = [], []
+    for name, records in results.items():
+        means = [records[metric]['mean'] if metric in records else None for metric in metrics]
+        cells = ['-' if mean is None else f'{mean:.4f}' for mean in means]
+        rows.append([name, str(len(records.images)) if records else '-', *cells])
+        notes += [
+            f'{name}, {metric}: {shown_exclusions(record)}' for metric, record in records.items() if record['excluded']
+        ]
+    return '\n'.join([text_table(['dataset', 'images', *metrics], rows), *notes])

@@ -26,7 +26,9 @@ from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
 from sptsr.core.registry import DATASET_REGISTRY, MODEL_REGISTRY, lookup, register
 from sptsr.data.checked import channels
-from sptsr.evaluation.evaluate import Results, evaluate, rgb_of
+from sptsr.evaluation.evaluate import evaluate, rgb_of
+from sptsr.evaluation.metrics import better_of
+from sptsr.evaluation.records import Results, shown_exclusions, shown_mean
 from sptsr.masks.batch import PriorBatch
 from sptsr.priors.store import PriorStore
 from sptsr.report.boards import Boards
@@ -223,24 +225,24 @@ class SPTModel(BaseModel):
     def _note_validation(self, name: str, results: Results, current_iter: int | str, tb_logger: Any) -> None:
         parts = []
         for metric, record in results.items():
-            text = f'{metric} {record["mean"]:.4f}'
-            if record['ci95'] is not None:
-                text += f' ± {record["ci95"]:.4f}'
-            if self.is_train:
+            text = f'{metric} {shown_mean(record)}'
+            if record['excluded']:
+                text += f' ({shown_exclusions(record)})'
+            if self.is_train and record['mean'] is not None:
                 best = self._note_best(name, metric, record['mean'], int(current_iter))
                 if best is not None:
                     text += f' (best {best["val"]:.4f} @ {best["iter"]})'
                 if tb_logger:
                     tb_logger.add_scalar(f'metrics/{name}/{metric}', record['mean'], current_iter)
             parts.append(text)
-        logs.get().info('%s, %d images: %s', name, len(next(iter(results.values()))['per_image']), ', '.join(parts))
+        logs.get().info('%s, %d images: %s', name, len(results.images), ', '.join(parts))
 
     def _note_best(self, name: str, metric: str, value: float, iteration: int) -> dict[str, Any] | None:
         """Saves the adapter when its figure is the best one; returns the record of the best, in BasicSR's form.
 
         A figure that is infinite or not a number is never the best.
         """
-        better = self.opt['val']['metrics'][metric].get('better', 'higher')
+        better = better_of(self.opt['val']['metrics'][metric])
         records = self.best_metric_results.setdefault(name, {})
         best = records.get(metric)
         if best is not None and (best['better'] != better or not math.isfinite(best['val'])):

@@ -20,6 +20,7 @@ from sptsr.core.distributed import Ranks, start_ranks
 from sptsr.core.errors import UserError, unwrapped
 from sptsr.data.checked import open_dataset
 from sptsr.data.loader import eval_loader
+from sptsr.evaluation.metrics import read_metrics
 from sptsr.options.load import Options, load_options
 from sptsr.tuning.model import SPTModel
 
@@ -79,8 +80,18 @@ def _tell_others(error: UserError, launcher: str) -> None:
 
 
 def eval_loaders(opt: dict[str, Any], ranks: Ranks) -> list[DataLoader]:
-    """Returns the loaders of all sets of complete options, without the training set of a training run."""
+    """Returns the loaders of all sets of complete options, without the training set of a training run.
+
+    Raises:
+        UserError: a set that cannot be read, two sets of one name (the figures of one would be lost), or a metric
+            that cannot be used.
+    """
+    read_metrics(opt['val']['metrics'])
     sections = [data for phase, data in opt['datasets'].items() if not (opt['is_train'] and phase == 'train')]
+    names = [data['name'] for data in sections]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"datasets: two sets are called '{name}'; give each a name of its own")
     return [eval_loader(open_dataset(data), ranks) for data in sections]
 
 

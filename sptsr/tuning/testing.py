@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sptsr.core import logs
 from sptsr.core.files import write_json
-from sptsr.evaluation.evaluate import Results, to_json
+from sptsr.evaluation.records import Results, metrics_json
 from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
 
 
@@ -46,13 +46,7 @@ def test_pipeline(
     home = Path(opt['path']['results_root'])
     results = model.validation_results
     if ranks.first:
-        record = {
-            'name': opt['name'],
-            'options_sha256': options.sha256,
-            'datasets': {name: to_json(metrics) for name, metrics in results.items()},
-            'params': model.parameter_counts(),
-            'adapter': model.adapter,
-        }
+        record = metrics_json(opt['name'], options.sha256, results, model.parameter_counts())
         write_json(home / 'metrics.json', record)
         logs.get().info('Wrote %s', home / 'metrics.json')
     return results
