@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sptsr.commands.compare_command import add_compare
 from sptsr.commands.data_command import add_data
 from sptsr.commands.demo_command import add_demo, add_doctor
 from sptsr.commands.options_command import add_options
@@ -115,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data(commands, _Parser)
     add_prior(commands, _Parser)
     add_train_and_test(commands)
+    add_compare(commands)
     add_options(commands)
     add_sites(commands)
     add_restore(commands)

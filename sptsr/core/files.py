@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,6 +71,36 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
 
 
+def read_json(path: str | os.PathLike[str], remedy: str, largest: int = 16 << 20) -> Any:
+    """Reads a JSON file that may come from anyone.
+
+    Args:
+        path: the file.
+        remedy: what to do instead, for the message.
+        largest: size in bytes that is read; a parsed file can take twenty times as much memory.
+
+    Raises:
+        UserError: no regular file, too large, or not JSON (NaN, Infinity and a key
+            that stands twice are refused).
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f'{path}: not a regular file; {remedy}')
+        if found.st_size > largest:
+            raise UserError(f'{path}: {found.st_size} bytes, and at most {largest} are read; {remedy}')
+        with open(path, 'rb') as handle:
+            content = handle.read(largest)
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f'{path}: cannot read it ({reason}); {remedy}') from error
+    try:
+        return json.loads(content, parse_constant=_refuse, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # bad syntax, not UTF-8, a number of thousands of digits
+        reason = 'nested too deeply' if isinstance(error, RecursionError) else error
+        raise UserError(f'{path}: not readable as JSON ({reason}); {remedy}') from error
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Returns the hexadecimal sha256 of a file's bytes."""
     digest = hashlib.sha256()
@@ -98,6 +129,17 @@ def remove_temporaries(folder: str | os.PathLike[str]) -> None:
     """Removes what writers killed in `folder` left behind; call it with no writer alive."""
     for leftover in Path(folder).glob('.tmp-*'):
         leftover.unlink(missing_ok=True)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f'{constant} is no JSON')
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError('a key stands twice')
+    return found
 
 
 def _umask() -> int:

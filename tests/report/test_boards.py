@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sptsr.evaluation.statistics import half_width
 from sptsr.tuning.training import train_pipeline
 from tests.conftest import base_options, write_options
 
@@ -50,13 +49,3 @@ def test_wandb_takes_up_what_tensorboard_gets(options: dict, tmp_path: Path, mon
     assert calls[0]['sync_tensorboard'] is True
     assert calls[0]['name'] == 'tiny'
     assert calls[1:] == ['finish']
-
-
-def test_half_widths():
-    # t_{4, 0.975} = 2.776445; s of 1..5 = sqrt(2.5)
-    assert half_width([1, 2, 3, 4, 5]) == pytest.approx(2.776445 * 2.5**0.5 / 5**0.5, rel=1e-6)
-    assert half_width([3.0]) is None
-    assert half_width([1.0, float('inf')]) is None
-    rng = np.random.default_rng(0)
-    held = sum(abs(s.mean()) <= half_width(list(s)) for s in rng.normal(size=(2000, 12)))  # type: ignore[operator]
-    assert 0.93 < held / 2000 < 0.97
