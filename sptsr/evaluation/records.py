@@ -51,7 +51,13 @@ def add_means(results: Results, metrics: Sequence[Metric]) -> None:
         }
 
 
-def metrics_json(name: str, options_sha256: str, results: Mapping[str, Results], params: Mapping[str, int]) -> Any:
+def metrics_json(
+    name: str,
+    options_sha256: str,
+    results: Mapping[str, Results],
+    params: Mapping[str, int],
+    adapter: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Returns the content of `metrics.json`.
 
     Args:
@@ -59,14 +65,17 @@ def metrics_json(name: str, options_sha256: str, results: Mapping[str, Results],
         options_sha256: digest of its options.
         results: by dataset.
         params: numbers of parameters.
+        adapter: what is known of the adapter that was tested; its `seed` is that of the training.
     """
     return {
         'name': name,
         'sptsr': __version__,
         'options_sha256': options_sha256,
+        'seed': None if adapter is None else adapter['seed'],
         'datasets': {dataset: _to_json(records) for dataset, records in results.items()},
         'images': {dataset: records.images for dataset, records in results.items()},
         'params': dict(params),
+        'adapter': adapter,
     }
 
 

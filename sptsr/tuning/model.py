@@ -72,7 +72,12 @@ class SPTModel(BaseModel):
             load_strictly(self.net_g, read_weights(path, key), path)
             return
         adapter = load_adapter(self.net_g, path, key)
-        self.adapter = {'file': path, 'iteration': adapter.iteration, 'entry': adapter.entry(key, path)}
+        self.adapter = {
+            'file': path,
+            'iteration': adapter.iteration,
+            'entry': adapter.entry(key, path),
+            'seed': adapter.trained_with.get('seed'),
+        }
         if self.adapter['entry'] == 'params_ema':
             self.adapter['untrained'] = adapter.untrained
 
@@ -315,7 +320,7 @@ class SPTModel(BaseModel):
 def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what an adapter says of its training (see `Adapter.trained_with`)."""
     data = opt['datasets']['train']
-    record: dict[str, Any] = {'dataset': data['name']}
+    record: dict[str, Any] = {'dataset': data['name'], 'seed': opt['manual_seed']}
     if 'sigma' in data:
         record['sigma'] = data['sigma']
     if data.get('dataroot_prior'):

@@ -46,7 +46,7 @@ def test_pipeline(
     home = Path(opt['path']['results_root'])
     results = model.validation_results
     if ranks.first:
-        record = metrics_json(opt['name'], options.sha256, results, model.parameter_counts())
+        record = metrics_json(opt['name'], options.sha256, results, model.parameter_counts(), model.adapter)
         write_json(home / 'metrics.json', record)
         logs.get().info('Wrote %s', home / 'metrics.json')
     return results

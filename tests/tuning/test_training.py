@@ -215,6 +215,8 @@ def test_evaluation_of_the_three_arms(options: dict, photographs: Path, tmp_path
 
     record = json.loads((tmp_path / 'results' / 'tuned' / 'metrics.json').read_text())
     assert record['name'] == 'tuned'
+    assert record['seed'] == 3  # of the training; its own manual_seed plays no part
+    assert json.loads((tmp_path / 'results' / 'bare' / 'metrics.json').read_text())['seed'] is None
     assert len(record['options_sha256']) == 64
     values = record['datasets']['photographs']['psnr']
     assert sorted(values['per_image']) == ['astronaut', 'chelsea', 'coffee', 'rocket']
