@@ -33,8 +33,8 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
 
 
 def _arm(runs: tuple[Run, ...]) -> str:
-    seeds = ', '.join('unknown' if run.seed is None else str(run.seed) for run in runs)
-    return f'{", ".join(run.path for run in runs)} ({len(runs)} run{"s" * (len(runs) > 1)}, seed {seeds})'
+    """Returns the files of an arm with the training seeds that they record."""
+    return ', '.join(run.path if run.seed is None else f'{run.path} (seed {run.seed})' for run in runs)
 
 
 def _cells(row: Row) -> list[str]:
@@ -65,7 +65,9 @@ def _notes(found: Comparison) -> list[str]:
         scope = 'It speaks of images only, not of other training seeds: one run a side.'
     notes = [f'B - A is paired by {pairing}. {scope}']
     exact = {row.figures.exact for row in found.rows}
-    how = 'all sign flips' if exact == {True} else 'random sign flips' if exact == {False} else 'sign flips'
+    how = (
+        'all sign flips' if exact == {True} else 'random sign flips' if exact == {False} else 'all or random sign flips'
+    )
     notes.append(f'p: {how} over images, two-sided, one for each row and not corrected for their number.')
     lower = sorted({row.metric for row in found.rows if not row.higher_is_better})
     if lower:
