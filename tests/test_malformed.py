@@ -110,7 +110,7 @@ FORCED = {
     'network_g:backbone_weights=train.yml': r'train\.yml: not readable as weights',
     'path:pretrain_network_g=train.yml': r'train\.yml: (not a readable adapter|weights|tensors)',
     'val:metrics:psnr:crop_border=70': r'is too small for calculate_psnr with crop_border 70',
-    'val:metrics:ssim:crop_border=60': r'is too small for calculate_ssim',
+    'val:metrics:ssim:crop_border=61': r'is too small for calculate_ssim',
     'num_gpu=9': 'num_gpu: 9, but no GPU is usable here' if not torch.cuda.is_available() else '.',
     'nonsense:x=1': "unknown key 'nonsense'",
 }

@@ -1,1 +1,1 @@
-"""Evaluation: a test set through a network, metrics, and how sure they are."""
+"""Evaluation: restores a test set, measures it, and compares two arms."""

@@ -1,1 +1,1 @@
-"""Reports: metrics, tables and pictures."""
+"""Reports: tables, pictures, and what TensorBoard and wandb show."""

@@ -1,4 +1,4 @@
-"""TensorBoard, and wandb where it is installed: scalars, validation pictures, mask overlays."""
+"""What TensorBoard and wandb show of a training run: scalars, and validation images with their masks."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ _SHOWN_SIDE = 480
 
 
 class Boards:
-    """Where the figures of a training run go; without `use_tb_logger`, and on other ranks, nowhere.
+    """Writes scalars and pictures of a training run for TensorBoard, and for wandb where a project is given.
 
-    Use it as a context manager. It has the one method that BasicSR asks of a `tb_logger`.
+    Without `logger.use_tb_logger`, and where `active` is false, nothing is written. It is a context manager, and has
+    the one method that BasicSR calls on a `tb_logger`, `add_scalar`.
 
     Args:
         opt: complete options.
-        root: `tb_logger/<name>` is made in it.
+        root: folder in which `tb_logger/<name>` is made.
         active: whether this process writes.
-        resumed: whether the run goes on; wandb then continues `resume_id`, if one is given.
+        resumed: whether the run is a resumed one; wandb then continues its run `resume_id`, if that is given.
 
     Attributes:
-        writer: the SummaryWriter, or None.
-        pictures: images of each validation set that are shown.
+        writer: the SummaryWriter, or None where nothing is written.
+        run: of wandb, or None.
+        pictures: number of images of each validation set that are shown.
     """
 
     def __init__(self, opt: Mapping[str, Any], root: str | os.PathLike[str], active: bool, resumed: bool) -> None:
@@ -42,7 +44,8 @@ class Boards:
         if not active or not logger['use_tb_logger']:
             return
         wandb = logger['wandb'] or {}
-        if wandb.get('project'):  # before the writer: wandb listens to what is written from then on
+        # wandb copies what is written to TensorBoard after `init`, so it comes before the writer.
+        if wandb.get('project'):
             self.run = importlib.import_module('wandb').init(
                 project=wandb['project'],
                 name=opt['name'],
@@ -67,17 +70,25 @@ class Boards:
             self.run.finish()
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
-        """Notes a number of an iteration."""
+        """Writes one number.
+
+        Args:
+            tag: name of the curve.
+            value: the number.
+            step: iteration.
+        """
         if self.writer is not None:
             self.writer.add_scalar(tag, value, step)
 
     def add_picture(self, tag: str, lq: RGB, output: RGB, gt: RGB | None, masks: PriorBatch | None, step: int) -> None:
-        """Notes a picture: LQ, restored, GT, and the masks over the LQ image.
+        """Writes a picture with LQ, restored image, GT, and the masks over the LQ image, side by side.
 
         Args:
-            tag: where it is shown.
-            lq, output, gt: uint8 [h, w, 3] and, scale times as large, [H, W, 3].
-            masks: of the LQ image, a batch of one.
+            tag: name under which it is shown.
+            lq: uint8 [h, w, 3].
+            output: restored image, uint8 [scale h, scale w, 3].
+            gt: uint8 [scale h, scale w, 3], or None.
+            masks: of the LQ image, in a batch of one; or None.
             step: iteration.
         """
         if self.writer is None:

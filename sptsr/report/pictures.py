@@ -1,4 +1,4 @@
-"""Pictures for people: masks over an image, and before beside after."""
+"""Pictures: masks painted over an image, and images side by side."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SHOWN_SIDE = 480
 
 
 def mask_colours(count: int) -> npt.NDArray[np.uint8]:
-    """Returns `count` colours that neighbours tell apart, uint8 [count, 3], RGB: hues by the golden ratio."""
+    """Returns colours that differ clearly from the next ones, RGB, uint8 [count, 3]; hues follow the golden ratio."""
     hues = (0.12 + np.arange(count) * 0.61803398875) % 1.0
     rows = [colorsys.hsv_to_rgb(hue, 0.62 + 0.3 * (n % 2), 1.0 - 0.22 * (n % 3 == 2)) for n, hue in enumerate(hues)]
     return np.round(np.array(rows).reshape(count, 3) * 255).astype(np.uint8)
 
 
 def enlarge(image: RGB, factor: int) -> RGB:
-    """Returns the image with every pixel as a square of `factor` pixels."""
+    """Returns the image with each pixel repeated `factor` times in both directions."""
     return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
 
 
@@ -39,9 +39,9 @@ def mask_overlay(image: RGB, prior: Prior, zoom: int = 1, strength: float = 0.45
 
     Args:
         image: uint8 [H, W, 3].
-        prior: of that size.
-        zoom: whole-number enlargement, so that LR priors are legible.
-        strength: of the fill, 0..1.
+        prior: masks of that size.
+        zoom: whole-number enlargement; masks of small LR images are hard to see without it.
+        strength: opacity of the colours, 0..1.
 
     Returns:
         uint8 [zoom H, zoom W, 3].
@@ -50,7 +50,7 @@ def mask_overlay(image: RGB, prior: Prior, zoom: int = 1, strength: float = 0.45
     colours = mask_colours(prior.count).astype(np.float32)
     top = np.full(prior.size, -1)
     masks = prior.decode()
-    for number, mask in enumerate(masks):  # largest first, so the smallest ends on top
+    for number, mask in enumerate(masks):  # they come largest first, so small ones are painted last
         top[mask] = number
     top = np.repeat(np.repeat(top, zoom, axis=0), zoom, axis=1)
     inside = top >= 0
@@ -69,8 +69,8 @@ def show_prior(images: ImageFolder, store: PriorStore, key: str, out: str | os.P
     Args:
         images: the LQ images of the store.
         store: the priors.
-        key: which one.
-        out: folder.
+        key: of image and prior.
+        out: folder of the picture.
         zoom: whole-number enlargement; 0 makes the longer side about 480 pixels.
     """
     image = images.read(key)
@@ -84,10 +84,10 @@ def show_prior(images: ImageFolder, store: PriorStore, key: str, out: str | os.P
 
 
 def side_by_side(panels: Sequence[tuple[str, RGB]]) -> RGB:
-    """Puts images of one height beside each other under their titles, on white.
+    """Returns images of one height beside each other, each under its title, on white.
 
     Args:
-        panels: (title, uint8 [H, W, 3]); all of one height.
+        panels: (title, image), images uint8 [H, W, 3] with one H.
     """
     height = max(image.shape[0] for _, image in panels)
     width = sum(image.shape[1] for _, image in panels) + _MARGIN * (len(panels) + 1)
@@ -104,7 +104,7 @@ def side_by_side(panels: Sequence[tuple[str, RGB]]) -> RGB:
 
 
 def stack(rows: Sequence[RGB]) -> RGB:
-    """Puts pictures below each other, on white, left-aligned."""
+    """Returns pictures below each other, left-aligned, on white."""
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     return np.concatenate(padded, axis=0)

@@ -1,4 +1,4 @@
-"""`sptsr prior compare`: a table, all figures as JSON, and pictures of the worst and the best image."""
+"""`sptsr prior compare`: a table, all figures as JSON, and pictures of the images with the worst and best likeness."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from sptsr.report.tables import markdown_table
 def compare_all(
     reference: str, others: Sequence[str], out: str | os.PathLike[str], images: ImageFolder | None = None
 ) -> str:
-    """Compares each store with the reference.
+    """Compares stores with a reference and writes `NAME.json` for each, `table.md`, and with `images` also `NAME.png`.
 
     Args:
-        reference: store that is held for right.
-        others: stores with its keys.
-        out: folder for `NAME.json` of each, `table.md`, and with `images` also `NAME.png`.
-        images: those that the reference was made from; the three worst and the three best are drawn.
+        reference: path of the store that the others are compared with.
+        others: paths of stores with the same keys.
+        out: folder of the files.
+        images: those that the reference was made from; the three with the worst and the three with the best boundary
+            F are drawn.
 
     Returns:
-        the table.
+        the table, in Markdown.
 
     Raises:
         UserError: a missing store or key, or two stores of one name.
@@ -36,17 +37,19 @@ def compare_all(
     names = [Path(other).name for other in others]
     if len(set(names)) < len(names):
         raise UserError(f'prior compare: two of the stores are called {max(names, key=names.count)}; rename one')
-    right, rows = PriorStore(reference), []
+    reference_store, rows = PriorStore(reference), []
     for name, other in zip(names, others, strict=True):
         store = PriorStore(other)
-        by_key, mean = compare_stores(right, store)
+        by_key, mean = compare_stores(reference_store, store)
         write_report(Path(out) / f'{name}.json', by_key, mean, [Path(reference).name, name])
         rows.append(_row(name, mean))
         if images is not None:
-            _draw(Path(out) / f'{name}.png', right, store, by_key, images)
+            _draw(Path(out) / f'{name}.png', reference_store, store, by_key, images)
     header = ['store', 'best-match IoU', 'by area', 'boundary F', 'coverage', 'masks']
     table = markdown_table(header, rows)
-    write_text(Path(out) / 'table.md', f'Reference: {Path(reference).name}, {len(right)} images.\n\n{table}\n')
+    write_text(
+        Path(out) / 'table.md', f'Reference: {Path(reference).name}, {len(reference_store)} images.\n\n{table}\n'
+    )
     return table
 
 
@@ -62,24 +65,29 @@ def _row(name: str, mean: Likeness) -> list[str]:
 
 
 def _draw(
-    path: Path, right: PriorStore, other: PriorStore, by_key: dict[str, Likeness], images: ImageFolder, count: int = 3
+    path: Path,
+    reference_store: PriorStore,
+    other_store: PriorStore,
+    by_key: dict[str, Likeness],
+    images: ImageFolder,
+    count: int = 3,
 ) -> None:
-    """Draws image, reference and other prior of the worst and the best images by boundary F."""
+    """Writes a picture with image, reference and other prior of the `count` worst and best images by boundary F."""
     order = sorted(by_key, key=lambda key: by_key[key].boundary_f)
     chosen = list(dict.fromkeys([*order[:count], *order[-count:]]))
     strips = []
     for key in chosen:
         image = images.read(key)
-        reference = right.get(key, image)
-        second = other.get(key)
-        second = second if second.size == reference.size else second.resized(*reference.size)
-        row = by_key[key]
+        reference, other = reference_store.get(key, image), other_store.get(key)
+        if other.size != reference.size:
+            other = other.resized(*reference.size)
+        likeness = by_key[key]
         strips.append(
             side_by_side(
                 [
                     (key, image),
                     (f'reference, {reference.count} masks', mask_overlay(image, reference)),
-                    (f'F {row.boundary_f:.2f}, IoU {row.iou:.2f}', mask_overlay(image, second)),
+                    (f'F {likeness.boundary_f:.2f}, IoU {likeness.iou:.2f}', mask_overlay(image, other)),
                 ]
             )
         )

@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Tables as plain text and Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from sptsr.evaluation.records import Results, shown_exclusions
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Returns a plain table: the first `left` columns to the left, the others to the right."""
+    """Returns a table as plain text.
+
+    Args:
+        header: names of the columns.
+        rows: one text for each column.
+        left: number of columns from the left that are left-aligned; the others are right-aligned.
+    """
     widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
     lines = []
     for row in [header, ['-' * width for width in widths], *rows]:
@@ -21,7 +27,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int =
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table, columns padded so that it can be read as it is."""
+    """Returns a table in Markdown, with columns padded so that its source is legible."""
     widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
     lines = [' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     lines.insert(1, ' | '.join('-' * width for width in widths))
