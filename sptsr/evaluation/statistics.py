@@ -123,8 +123,9 @@ def clustered_half_width(differences: Values, layouts: Sequence[Values], level: 
         v_seeds  = max(0, (MS_seeds - MS_rest) / (n S))
 
     with the mean squares of the analysis of variance (Searle et al. 1992, 4.3); v_images contains the rest. The half
-    width is t* sqrt(v), where v is the sum of the parts and t* is their average of t_{n-1} and t_{S-1} weighted by
-    v_images and v_seeds (Cochran 1964). Without layouts this is Student's interval of paired differences.
+    width is t* sqrt(v), where v is the sum of the parts and t* is the average of t_{n-1} and t_{S-1} weighted by v_images
+    and v_seeds (Cochran 1964). Two layouts have the sum of their v_seeds, with the degrees of freedom of Welch's test.
+    Without layouts this is Student's interval of paired differences.
 
     The pigeonhole bootstrap (Owen 2007) answers the same question. With three seeds it holds far less than it says,
     since three resampled seeds vary by a third too little and its quantiles know nothing of degrees of freedom;
@@ -142,12 +143,16 @@ def clustered_half_width(differences: Values, layouts: Sequence[Values], level: 
     count = len(differences)
     if count < 2:
         return None
-    parts = [(float(differences.var(ddof=1)) / count, count - 1)]
-    parts += [(_seed_variance(layout), len(layout) - 1) for layout in layouts]
-    total = sum(variance for variance, _ in parts)
+    of_images = float(differences.var(ddof=1)) / count
+    parts = [(_seed_variance(layout), len(layout) - 1) for layout in layouts]
+    of_seeds = sum(variance for variance, _ in parts)
+    total = of_images + of_seeds
     if total == 0:
         return 0.0
-    quantile = sum(variance * _quantile(freedom, level) for variance, freedom in parts) / total
+    quantile = of_images / total * _quantile(count - 1, level)
+    if of_seeds > 0:
+        freedom = of_seeds**2 / sum(variance**2 / freedom for variance, freedom in parts)
+        quantile += of_seeds / total * _quantile(freedom, level)
     return quantile * math.sqrt(total)
 
 
@@ -204,6 +209,6 @@ def _seed_variance(layout: Values) -> float:
     return max(0.0, float(square_of_seeds - square_of_rest) / (count * seeds))
 
 
-def _quantile(freedom: int, level: float) -> float:
+def _quantile(freedom: float, level: float) -> float:
     """Returns Student's t with this many degrees of freedom that a share `level` lies within on both sides."""
     return float(stdtrit(freedom, (1 + level) / 2))

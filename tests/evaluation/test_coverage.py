@@ -68,12 +68,13 @@ def test_the_pigeonhole_bootstrap_holds_too_little_with_three_seeds():
 
 
 def test_other_seeds_on_each_side():
+    """The arms share no seed: both sides' spread over seeds is in the interval."""
     held = []
-    for a, b in zip(layouts(3, 40, 0.2, 800), layouts(3, 40, 0.2, 800, seed=9), strict=True):
+    for a, b in zip(layouts(3, 40, 0.2, 1500), layouts(3, 40, 0.2, 1500, seed=9), strict=True):
         differences = b.mean(axis=0) - a.mean(axis=0)
         half = clustered_half_width(differences, [a, b])
         held.append(half is not None and abs(differences.mean()) <= half)
-    assert 0.925 < np.mean(held) < 0.985
+    assert 0.93 < np.mean(held) < 0.985
 
 
 def _main() -> None:
