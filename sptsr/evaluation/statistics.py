@@ -123,9 +123,9 @@ def clustered_half_width(differences: Values, layouts: Sequence[Values], level: 
         v_seeds  = max(0, (MS_seeds - MS_rest) / (n S))
 
     with the mean squares of the analysis of variance (Searle et al. 1992, 4.3); v_images contains the rest. The half
-    width is t* sqrt(v), where v is the sum of the parts and t* is the average of t_{n-1} and t_{S-1} weighted by v_images
-    and v_seeds (Cochran 1964). Two layouts have the sum of their v_seeds, with the degrees of freedom of Welch's test.
-    Without layouts this is Student's interval of paired differences.
+    width is t* sqrt(v), where v is the sum of the parts and t* is the average of t_{n-1} and t_{S-1} weighted by
+    v_images and v_seeds (Cochran 1964). Two layouts have the sum of their v_seeds, with the degrees of freedom of
+    Welch's test. Without layouts this is Student's interval of paired differences.
 
     The pigeonhole bootstrap (Owen 2007) answers the same question. With three seeds it holds far less than it says,
     since three resampled seeds vary by a third too little and its quantiles know nothing of degrees of freedom;
