@@ -134,7 +134,7 @@ COMMANDS = {
     'prior extract -i set/LRx4 -o set/prior --source felzenszwalb': 'holds priors made otherwise',
     'prior info set/GTx4': 'no prior store here',
     'prior show set/prior nobody -i set/LRx4': "no image 'nobody'",
-    'data prepare -i set/GTx4 -o out --scale 3': 'is no multiple of 3',
+    'data prepare -i set/GTx4 -o out --scale 3': 'is not a multiple of 3',
     'data prepare -i set/GTx4 -o out --scale 4 --sub-image 30': 'multiples of the scale',
     'data prepare -i set/GTx4 -o out --scale 4 --include q*': 'no image matches',
     'demo -o train.yml': 'is a file',

@@ -150,9 +150,9 @@ def _read_record(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f'{path}: damaged (its metadata is no JSON); copy it again or take another') from error
+        raise UserError(f'{path}: damaged (its metadata is not JSON); copy it again or take another') from error
     if not isinstance(record, dict):
-        raise UserError(f'{path}: damaged (its metadata is no JSON object); copy it again or take another')
+        raise UserError(f'{path}: damaged (its metadata is not a JSON object); copy it again or take another')
     for name, kind in _RECORD.items():
         if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
             raise UserError(f"{path}: damaged (its metadata has no usable '{name}'); copy it again or take another")

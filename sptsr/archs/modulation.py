@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Returns F (1 + gamma) + beta, where (gamma, beta) = conv1x1(hidden).
 
-    gamma and beta are twice as large as F and come of one small convolution: they are made again for the
+    gamma and beta are twice as large as F and result from one small convolution: they are computed again for the
     backward pass, not kept, and their gradients are written side by side where that convolution wants them.
 
     Args:

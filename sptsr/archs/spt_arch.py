@@ -106,7 +106,7 @@ class SPTNet(nn.Module):
     """A pretrained network, frozen and always in eval mode, refined by trainable units.
 
     The backbone is not edited: its module keeps its own state-dict keys (below `backbone.`), and
-    called by itself it is what it was. Until they are trained, the units change nothing, bit for bit.
+    called alone it gives its own results. Until they are trained, the units change nothing, bit for bit.
 
     Args:
         backbone: a module, or a section `{type: NAME, ...}` of a network in `ARCH_REGISTRY`.
@@ -301,7 +301,7 @@ class SPTNet(nn.Module):
         return PriorBatch.from_masks(masks)
 
     def refine(self, number: int, call: _Call, output: Any, given: list[Any]) -> Tensor | None:
-        """Returns what goes on through the backbone from a site; None for the output as it is. For its hook."""
+        """Returns the refined output of a site, or None to leave it unchanged. The hook of the site calls it."""
         with torch.set_grad_enabled(call.learns):
             return self._refined(number, call, output, given)
 

@@ -57,7 +57,7 @@ def read_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[s
 
     Returns:
         tensors by name; `module.` (of a network saved in parallel) or `_orig_mod.` (of a compiled one) in front of
-        all names is removed. What is no tensor is left out.
+        all names is removed. Entries that are not tensors are left out.
 
     Raises:
         UserError: missing, unreadable, without such an entry, or with tensors that hold no plain values.

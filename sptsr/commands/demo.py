@@ -39,7 +39,7 @@ def run_demo(out: str | os.PathLike[str], iterations: int = 0) -> dict[str, Resu
     """Extracts priors, tunes two arms, evaluates three, and writes a table and pictures.
 
     Args:
-        out: folder; what is there of an earlier demo is used again or replaced.
+        out: folder; results of an earlier demo are used again or replaced.
         iterations: tuning steps of each arm; 0 measures how many fit into three minutes.
 
     Returns:

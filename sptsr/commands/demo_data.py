@@ -29,7 +29,7 @@ TEST = ('chelsea.png', 'coffee.png', 'rocket.jpg')
 
 
 def make_sets(out: Path) -> None:
-    """Writes `OUT/{train,test}/GTx4` and `LRx4` (training ones as sub-images); what is there is kept."""
+    """Writes `OUT/{train,test}/GTx4` and `LRx4` (training ones as sub-images). Existing files are kept."""
     shipped = Path(skimage.data.__file__).parent
     for split, names in (('train', TRAIN), ('test', TEST)):
         photographs = out / split / 'photographs'

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
-    # What libraries say to their own authors is no news to a user.
+    # Warnings of libraries that only their authors can act on.
     warnings.filterwarnings('ignore', category=FutureWarning)
     warnings.filterwarnings('ignore', message='torch.meshgrid')
     try:

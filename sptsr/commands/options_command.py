@@ -10,7 +10,7 @@ def add_options(commands: argparse._SubParsersAction) -> None:
     """Adds `options`."""
     shown = commands.add_parser(
         'options',
-        help='an option file as it is understood, each value with where it comes from',
+        help='print a complete option file, with the origin of each value',
         description='Checks an option file and prints it whole: base merged, defaults filled in.',
     )
     what = shown.add_mutually_exclusive_group(required=True)

@@ -99,7 +99,7 @@ def _network(options: argparse.Namespace) -> tuple[SPTNet, Mapping[str, Any]]:
     opt = load_options(options.opt, False).opt
     adapter = opt['path'].get('pretrain_network_g')
     if opt['network_g']['type'] != 'SPTNet' or not adapter:
-        raise UserError(f'{options.opt}: network_g is no SPTNet with path.pretrain_network_g; name the adapter with -a')
+        raise UserError(f'{options.opt}: needs an SPTNet and path.pretrain_network_g; or name the adapter with -a')
     section = opt['network_g']
     weights = options.weights or section.get('backbone_weights')
     return load(adapter, backbone=section['backbone'], weights=weights), read_adapter(adapter).trained_with

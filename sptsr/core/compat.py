@@ -61,7 +61,7 @@ class _FunctionalTensorLoader(importlib.abc.Loader):
 
 
 class _PatchingLoader(importlib.abc.Loader):
-    """Loads a module as it is, then patches it."""
+    """Loads a module and then patches it."""
 
     def __init__(self, loader: importlib.abc.Loader, patch: Callable[[Any], None]) -> None:
         self.loader, self.patch = loader, patch

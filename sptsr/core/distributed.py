@@ -1,4 +1,4 @@
-"""Several processes that tune one adapter: who they are, and the little that they tell each other."""
+"""Several processes that tune one adapter: their ranks, and what they exchange."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def enter_group(backend: str, timeout: timedelta) -> None:
 
 
 def leave_group() -> None:
-    """Leaves the group, if there is one: the last rank first, one after the other.
+    """Leaves the group, if there is one. Ranks leave one at a time, the last rank first.
 
     Two ends of a gloo connection that close in the same moment can wait for each other for ever (seen with torch
     2.4 and 2.6). Where a rank is gone without a word the others wait for it for some seconds, no longer.
@@ -206,7 +206,7 @@ def start_ranks(
     if world == 1:
         return Ranks()
     backend = (settings or {}).get('backend') or ('nccl' if cuda else 'gloo')
-    # What is no tensor of the adapter (flags, figures) is exchanged on the CPU, whatever the gradients take.
+    # Flags and figures are exchanged on the CPU, whatever device the gradients are on.
     both = 'cpu:gloo,cuda:nccl' if cuda and backend == 'nccl' else 'gloo'
     enter_group(both, timeout)
     return Ranks(rank, world)

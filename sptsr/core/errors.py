@@ -10,7 +10,7 @@ class UserError(Exception):
     """A mistake in a file, key, option, size or weights.
 
     The message names what is wrong and what to do about it. The command line
-    prints it as it is, without a traceback, and exits with code 2.
+    prints the message without a traceback and exits with code 2.
     """
 
 

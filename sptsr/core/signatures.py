@@ -111,7 +111,7 @@ def _args_section(doc: str) -> dict[str, str]:
 
 
 def is_of(value: Any, expected: tuple[type, ...]) -> bool:
-    """Returns whether a YAML value fits: an int is a float, a bool is no int, a tuple is a list."""
+    """Returns whether a YAML value fits. An int counts as a float and a tuple as a list; a bool is not an int."""
     if value is None:
         return type(None) in expected
     if isinstance(value, bool):

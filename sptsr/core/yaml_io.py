@@ -169,7 +169,7 @@ class _Reader:
         if isinstance(value, int) and abs(value) >= 1 << 63:
             raise UserError(f'{where}: {value} is too large; whole numbers have at most 64 bits')
         if isinstance(value, float) and math.isnan(value):
-            raise UserError(f'{where}: {node.value} is no number')
+            raise UserError(f'{where}: {node.value} is not a number')
         if isinstance(value, str) and _NOT_TEXT.search(value):
             raise UserError(f'{where}: {value[:60]!a} holds control characters; remove them')
         return value

@@ -36,7 +36,7 @@ _TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class AnyImage:
-    """An image as it is meant to be seen, upright.
+    """A decoded image, upright.
 
     Attributes:
         colour: uint8 or uint16 [H, W, 3], RGB, or [H, W, 1], gray.

@@ -21,7 +21,7 @@ from sptsr.images.prepare import DiskFolder
 def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degradation) -> int:
     """Writes the degraded images of a folder as PNG files, and `degradation.json` beside them.
 
-    Images that are there already and equal are kept, so a run that was cut off goes on.
+    Equal images of an earlier run are kept, so an interrupted run continues.
 
     Args:
         images: clean images.

@@ -43,7 +43,7 @@ class ImageFolder:
         degradation: what `sptsr prior degrade` did to these images; None where it did not make them.
 
     Raises:
-        UserError: missing or empty, two images of one key, no key matches, or an entry that is no regular file or
+        UserError: missing or empty, two images of one key, no key matches, or an entry that is not a regular file or
             whose name is not UTF-8.
     """
 

@@ -31,7 +31,7 @@ def prepare(
 ) -> int:
     """Writes `OUT/GTx{scale}` and `OUT/LRx{scale}` (or the same with `.lmdb`), key by key.
 
-    What is there and whole is kept, so a run that was cut off goes on.
+    Images that an earlier run finished are kept, so an interrupted run continues.
 
     Args:
         images: GT images.
@@ -46,7 +46,7 @@ def prepare(
         number of pairs in the set.
 
     Raises:
-        UserError: an image that is no multiple of the scale (before anything is written), or is
+        UserError: an image whose size is not a multiple of the scale (before anything is written), or is
             smaller than a sub-image.
     """
     step = step or sub_image
@@ -86,7 +86,7 @@ def _check_sizes(images: ImageFolder, scale: int, mod_crop: bool, sub_image: int
         height, width = images.read(key).shape[:2]
         if not mod_crop and (height % scale or width % scale):
             raise UserError(
-                f'{images.name(key)}: {height}x{width} is no multiple of {scale} (height x width); '
+                f'{images.name(key)}: {height}x{width} is not a multiple of {scale} (height x width); '
                 'cut it, or say --mod-crop to cut right and bottom'
             )
         if min(height, width) < max(scale, sub_image):
@@ -123,7 +123,7 @@ def _starts(length: int, size: int, step: int) -> list[int]:
 
 
 class DiskFolder:
-    """A folder of PNG files by key; one that is there and has the same pixels is kept."""
+    """A folder of PNG files by key. A file that already has the same pixels is kept."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -51,7 +51,7 @@ class Regions:
 
         Args:
             maps: label maps [H, W] of one size, at least one.
-            background: a label that is no region, in all maps.
+            background: a label that stands for "no region" in all maps.
         """
         height, width = maps[0].shape
         index = np.zeros(height * width, np.int64)
@@ -155,7 +155,7 @@ def to_size(masks: BoolArray, size: tuple[int, int], scale: int, name: object) -
         name: what to call the masks in a message.
 
     Raises:
-        UserError: their size is no multiple.
+        UserError: their size is not a multiple.
     """
     if len(masks) == 0:
         return np.zeros((0, *size), np.bool_)

@@ -39,11 +39,11 @@ def _unpacked(text: str) -> npt.NDArray[np.int64]:
     """
     letters = np.frombuffer(text.encode('ascii'), np.uint8).astype(np.int64) - 48
     if not letters.size or letters.min() < 0 or letters.max() > 63 or letters[-1] & 32:
-        raise ValueError('its counts are no run lengths')
+        raise ValueError('its counts are not run lengths')
     ends = np.flatnonzero(letters & 32 == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     if (ends - starts).max() > 10:
-        raise ValueError('its counts are no run lengths')
+        raise ValueError('its counts are not run lengths')
     places = np.arange(letters.size) - np.repeat(starts, ends - starts + 1)
     found = np.add.reduceat((letters & 31) << (5 * places), starts)
     negative = letters[ends] & 16 != 0

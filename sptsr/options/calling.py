@@ -22,7 +22,8 @@ class Calling:
 
     Attributes:
         range: white of the network's images: 1, or 255.
-        mean: what it subtracts from its input by itself: nothing, one value, or one a channel, in its own range.
+        mean: what the network expects to be subtracted from its input, in its own range: nothing, one value, or one
+            value a channel.
         output: which entry of the list or tuple that it returns is the image; None where it returns an image.
         size_multiple: height and width of its input must be multiples of this.
     """
@@ -69,7 +70,7 @@ def _input(value: object) -> dict[str, Any]:
         raise UserError(f'input: range {top!r} is not a number above 0, such as 255')
     mean = mean if isinstance(mean, list | tuple) else [mean]
     if not all(_is_number(part) for part in mean) or len(mean) > 4:
-        raise UserError(f'input: mean {mean!r} is not a number, or a list of one a channel')
+        raise UserError(f'input: mean {mean!r} is not a number, nor a list with one number a channel')
     return {'range': float(top), 'mean': tuple(float(part) for part in mean)}
 
 

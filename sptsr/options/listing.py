@@ -1,4 +1,4 @@
-"""An option file as it is understood, each value with where it comes from: `sptsr options -opt X.yml`."""
+"""Prints a complete option file, with the origin of each value: `sptsr options -opt X.yml`."""
 
 from __future__ import annotations
 

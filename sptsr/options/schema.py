@@ -117,7 +117,7 @@ def _call(
         kind: what NAME names (see `sptsr.core.catalogue.find`).
         path: of the section.
         skip: parameters that the program gives.
-        drop: keys of the section that are no arguments.
+        drop: keys of the section that are not arguments.
         calling: whether the section may say how to call a network (see `sptsr.options.calling`).
     """
     if not isinstance(section, Mapping):
@@ -207,13 +207,13 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
 
 
 def check_network(section: Mapping[str, Any]) -> list[Problem]:
-    """Lists the mistakes of a `network_g` section but for missing weights."""
+    """Lists the mistakes of a `network_g` section; files of weights are not looked for."""
     path = ('network_g',)
     problems = _call(section, 'arch', path, calling=section.get('type') != 'SPTNet')
     if section.get('type') != 'SPTNet':
         return problems
     if 'backbone' in section and not isinstance(section['backbone'], Mapping):
-        message = f'network_g.backbone: {section["backbone"]!r} is no section {{type: NAME, ...}} of a network'
+        message = f'network_g.backbone: {section["backbone"]!r} is not a section {{type: NAME, ...}} of a network'
         problems.append(((*path, 'backbone'), message))
     sites = section.get('sites', 'auto')
     if isinstance(sites, list) and not all(isinstance(site, str) and site for site in sites):

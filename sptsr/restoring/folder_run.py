@@ -198,8 +198,7 @@ def _tensor(image: AnyImage, net: SPTNet) -> Tensor:
 def _image(result: Tensor, image: AnyImage, scale: int) -> AnyImage:
     """Returns the restored image in the depth of the one it was made of; gray stays gray, alpha is enlarged by bicubic.
 
-    Alpha is no photograph: a network trained on photographs draws texture into it, and its edges would no longer be
-    those of what was cut out.
+    Alpha is not a photograph: a network trained on photographs draws texture into it and moves its edges.
     """
     planes = (result[0].float().clamp(0, 1) * image.white).round().cpu().numpy().transpose(1, 2, 0)
     if image.colour.shape[2] == 1:

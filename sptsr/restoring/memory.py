@@ -12,7 +12,7 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.restoring.restorer import OVERLAP
 
 _SMALLEST_TILE = 64
-_LARGEST_TILE = 1024  # larger ones are no faster
+_LARGEST_TILE = 1024  # larger tiles are not faster
 # Feature maps of the largest size that are alive at once while a block runs: its input, output and what lies between.
 _ALIVE = 6
 _SHARE = 0.5  # of the free memory

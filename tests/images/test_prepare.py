@@ -34,7 +34,7 @@ def test_pairs_on_disk_and_a_second_run(raw: Path, tmp_path: Path):
 
 
 def test_other_sizes_are_refused_before_anything_is_written(raw: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r'a\.1\.png: 100x90 is no multiple of 4 .*--mod-crop'):
+    with pytest.raises(UserError, match=r'a\.1\.png: 100x90 is not a multiple of 4 .*--mod-crop'):
         prepare(ImageFolder(raw), tmp_path / 'out', 4)
     with pytest.raises(UserError, match='smaller than 128'):
         prepare(ImageFolder(raw), tmp_path / 'out', 4, mod_crop=True, sub_image=128)

@@ -134,7 +134,7 @@ MISTAKES = {
         ('train', 'scheduler', {'type': 'CosineAnnealingRestartLR', 'periods': ['6']}),
         'is not a list of iterations',
     ),
-    'no backbone': (('network_g', 'backbone', None), 'network_g.backbone: None is no section'),
+    'no backbone': (('network_g', 'backbone', None), 'network_g.backbone: None is not a section'),
     'sites': (('network_g', 'sites', [1, 2]), 'network_g.sites: .1, 2. is not a list of module paths'),
     'backend': (('dist_params', {'backend': 'ncl'}), "dist_params.backend: 'ncl'; did you mean 'nccl'"),
     'dist key': (('dist_params', {'prt': 1}), "unknown key 'dist_params.prt'; did you mean 'port'"),
