@@ -88,8 +88,11 @@ def _keys(section: Mapping[str, Any], known: Mapping[str, Types], path: KeyPath)
 
 def _in_range(value: object, name: str, path: KeyPath) -> list[Problem]:
     """Lists a number that is outside of the range of its key (see `RANGES`)."""
-    low, high = RANGES.get(name, RANGES.get(f'*.{path[-1]}', (None, None)))
-    if low is None or not isinstance(value, int | float) or isinstance(value, bool) or low <= value <= high:
+    bounds = RANGES.get(name) or RANGES.get(f'*.{path[-1]}')
+    if bounds is None or not isinstance(value, int | float) or isinstance(value, bool):
+        return []
+    low, high = bounds
+    if low <= value <= high:
         return []
     return [(path, f'{".".join(path)}: {value} is not in {low}..{high}')]
 
