@@ -37,7 +37,9 @@ HOSTILE = {
 @pytest.mark.parametrize('name', HOSTILE)
 def test_metadata_that_is_no_record(name: str):
     save_file(load_file(OLD), 'x.safetensors', {FORMAT: HOSTILE[name]})
-    with pytest.raises(UserError, match=r'^x\.safetensors: damaged \(its metadata is not( a)? JSON( object)?\); copy it'):
+    with pytest.raises(
+        UserError, match=r'^x\.safetensors: damaged \(its metadata is not( a)? JSON( object)?\); copy it'
+    ):
         read_adapter('x.safetensors')
 
 
