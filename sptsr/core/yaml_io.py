@@ -82,13 +82,21 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Lines]:
     return value, lines
 
 
-def read_scalar(text: str) -> Any:
-    """Reads one value as YAML does: `0.9`, `1e-4`, `true`, `~`, `[1, 2]`, text. Raises UserError for others."""
+def read_scalar(text: str, name: str = 'value') -> Any:
+    """Reads one value as YAML does: `0.9`, `1e-4`, `true`, `~`, `[1, 2]`, text.
+
+    Args:
+        text: the value.
+        name: what to call it in a message.
+
+    Raises:
+        UserError: not YAML, or outside of the bounds of `read_yaml`.
+    """
     try:
-        return _parse(text, 'value')[0]
+        return _parse(text, name)[0]
     except UserError as error:
         shown = ascii(text if len(text) <= 60 else f'{text[:60]}...')
-        raise UserError(f'{shown}: not readable as a YAML value; quote it') from error
+        raise UserError(f'{name}: {shown} is not readable as a YAML value; correct or quote it') from error
 
 
 def _parse(text: str, name: str) -> tuple[Any, Lines]:
@@ -112,7 +120,7 @@ def read_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
         key, equals, text = setting.partition('=')
         if not equals or not key.strip():
             raise UserError(f"{flag}: '{setting}' is not of the form k=v")
-        arguments[key.strip()] = read_scalar(text.strip())
+        arguments[key.strip()] = read_scalar(text.strip(), f'{flag} {key.strip()}')
     return arguments
 
 

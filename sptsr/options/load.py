@@ -141,7 +141,7 @@ def _force(opt: dict[str, Any], lines: Lines, entry: str) -> None:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
             raise UserError(f"--force_yml: '{entry}': {key} is a value, not a section")
-    section[path[-1]] = read_scalar(text.strip())
+    section[path[-1]] = read_scalar(text.strip(), f'--force_yml {keys}')
     for end in range(1, len(path) + 1):
         lines.setdefault(path[:end], '--force_yml')
     lines[path] = '--force_yml'

@@ -63,7 +63,7 @@ def test_other_lists_end_in_one_line(copy: Path, content: bytes, match: str):
 
 @pytest.mark.parametrize(
     'template',
-    ['{x}', '{1}', '{0}', '{0.__init__.__globals__}', '{:9999999999}', '{}{}', '{{}}', 'x4', '{', '{!r}', '{}\0'],
+    ['{x}', '{1}', '{0}', '{0.__init__.__globals__}', '{:9999999999}', '{}{}', '{{}}', 'x4', '{', '{!r}'],
 )
 @pytest.mark.parametrize('kind', ['PriorPairedImageDataset', 'PairedImageDataset'])
 def test_a_template_takes_a_pair_of_braces_and_nothing_else(here: Path, template: str, kind: str):
@@ -74,7 +74,7 @@ def test_a_template_takes_a_pair_of_braces_and_nothing_else(here: Path, template
     assert done.returncode == 2
     assert 'filename_tmpl' in done.stderr
     assert 'Traceback' not in done.stderr
-    if kind == 'PriorPairedImageDataset' and '\0' not in template:
+    if kind == 'PriorPairedImageDataset':
         with pytest.raises(UserError, match=r'must hold \{\} once'):
             build_dataset(_options(here / 'set', filename_tmpl=template))
 
