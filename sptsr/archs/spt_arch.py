@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,12 +11,14 @@ from torch import Tensor, nn
 
 from sptsr.archs.backbone import Found, build_network, kind_of, out_channels, place
 from sptsr.archs.call import call_network
+from sptsr.archs.call_state import Call, EnterBackbone, RefineSite, Token, current
 from sptsr.archs.checks import alike, gradient_failure
 from sptsr.archs.frozen import remember_less
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.sites import Grid
+from sptsr.archs.stems import PlainStem
 from sptsr.archs.to_site import CarriedPrior, has_several_strides, regions_to_site
-from sptsr.archs.units import LadderHead, PlainStem, SPTUnit
+from sptsr.archs.units import LadderHead, SPTUnit
 from sptsr.archs.weights import load_strictly, read_weights, state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
@@ -32,63 +32,6 @@ _LADDER_BATCH = 2
 # 1: sptsr 0.1. `RepeatedStem` in place of `PlainStem`, and S loses its detail for good at a coarser site.
 # 2: `PlainStem`, and `CarriedPrior` keeps the detail.
 RULES = 2
-
-
-class _Token:
-    """Says which hooks belong to which network; a deep copy of both has a token of its own, a shallow one shares it."""
-
-
-@dataclass
-class _Call:
-    """What travels between the units during one call."""
-
-    net: SPTNet  # that was called: the original, a copy, or a replica of `DataParallel`
-    size: tuple[int, int]  # of the LQ image
-    prior: CarriedPrior  # S
-    regions: SiteMasks | None
-    learns: bool  # whether gradients are wanted
-    at_site: dict[tuple[tuple[int, int], Grid], SiteMasks] = field(default_factory=dict)
-    entered: bool = False  # whether the backbone runs
-
-
-# The call that this thread (or asynchronous task) is in. Kept here and not on the network, so that threads, copies and
-# replicas that share modules do not share calls.
-_current: ContextVar[_Call | None] = ContextVar('_current', default=None)
-
-
-def _own_call(token: _Token) -> _Call | None:
-    """Returns the current call if it is one of the network with this token."""
-    call = _current.get()
-    return call if call is not None and call.net.token is token else None
-
-
-class _RefineSite:
-    """Forward hook of a site: does nothing unless a call of its network runs."""
-
-    def __init__(self, token: _Token, number: int) -> None:
-        self.token, self.number = token, number
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | None:
-        call = _own_call(self.token)
-        return None if call is None else call.net.refine(self.number, call, output, [*args, *kwargs.values()])
-
-
-class _EnterBackbone:
-    """Forward pre-hook of the backbone: refuses a second entry during one call, since S belongs to one image."""
-
-    def __init__(self, token: _Token) -> None:
-        self.token = token
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        call = _own_call(self.token)
-        if call is None:
-            return
-        if call.entered:
-            raise UserError(
-                f'{type(module).__name__} is called again while units refine it, and the units would mix two images; '
-                'call it after SPTNet has returned, or let it call a part of itself'
-            )
-        call.entered = True
 
 
 class _Digest:
@@ -180,14 +123,14 @@ class SPTNet(nn.Module):
         self.rules = RULES
         self.enabled = True
         self.copies = False  # whether units work on copies of the backbone's features in training
-        self.token = _Token()
+        self.token = Token()
         self.hooks = [
             self.backbone.register_load_state_dict_post_hook(self.digest),
-            self.backbone.register_forward_pre_hook(_EnterBackbone(self.token)),
+            self.backbone.register_forward_pre_hook(EnterBackbone(self.token)),
         ]
         for number, site in enumerate(self.sites):
             module = self.backbone.get_submodule(site.path)
-            self.hooks.append(module.register_forward_hook(_RefineSite(self.token, number), with_kwargs=True))
+            self.hooks.append(module.register_forward_hook(RefineSite(self.token, number), with_kwargs=True))
         for part in self.adapter_parts():
             part.to(**kind_of(self.backbone))
         if placement.probe is not None:
@@ -226,15 +169,15 @@ class SPTNet(nn.Module):
         carried = CarriedPrior(self.stem(lq, codes), keeps_detail)
         regions = SiteMasks.of(codes, self.num_masks) if self.uses_regions and codes is not None else None
         size = (lq.shape[-2], lq.shape[-1])
-        call = _Call(self, size, carried, regions, torch.is_grad_enabled())
-        outer = _current.set(call)
+        call = Call(self, size, carried, regions, torch.is_grad_enabled())
+        outer = current.set(call)
         try:
             if not self.ladder:
                 return call_network(self.backbone, lq, sigma)
             with torch.no_grad():
                 output = call_network(self.backbone, lq, sigma)
         finally:
-            _current.reset(outer)
+            current.reset(outer)
         step = int(self.rung.stride)
         prior = carried.at((-(-size[0] // step), -(-size[1] // step)), self.rung)
         return output + self.join(prior)[..., : output.shape[-2], : output.shape[-1]]
@@ -300,12 +243,12 @@ class SPTNet(nn.Module):
             raise ValueError(f'masks must be {list(expected)} for this input, got {got}')
         return PriorBatch.from_masks(masks)
 
-    def refine(self, number: int, call: _Call, output: Any, given: list[Any]) -> Tensor | None:
+    def refine(self, number: int, call: Call, output: Any, given: list[Any]) -> Tensor | None:
         """Returns the refined output of a site, or None to leave it unchanged. The hook of the site calls it."""
         with torch.set_grad_enabled(call.learns):
             return self._refined(number, call, output, given)
 
-    def _refined(self, number: int, call: _Call, output: Any, given: list[Any]) -> Tensor | None:
+    def _refined(self, number: int, call: Call, output: Any, given: list[Any]) -> Tensor | None:
         site, unit = self.sites[number], self._unit(number)
         features = site.to_map(output, given, call.size)
         if self.copies and call.learns:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.archs.units import MaskStem, PlainStem, RepeatedStem
+from sptsr.archs.stems import MaskStem, PlainStem, RepeatedStem
 from sptsr.commands.demo import NETWORK, WEIGHTS
 from sptsr.core.registry import UNIT_REGISTRY
 from sptsr.images.decode import write_png

@@ -5,8 +5,9 @@ import torch
 
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.sites import Grid
+from sptsr.archs.stems import MaskStem, PlainStem, RepeatedStem, _grey_codes
 from sptsr.archs.to_site import prior_to_site, regions_to_site
-from sptsr.archs.units import MaskStem, PlainStem, RegionUnit, RepeatedStem, _grey_codes
+from sptsr.archs.units import RegionUnit
 from sptsr.masks.batch import PriorBatch
 
 

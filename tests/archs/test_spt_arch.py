@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from sptsr.archs.adapter import load_adapter, save_adapter
+from sptsr.archs.call_state import current
 from sptsr.archs.recipes import RECIPES
 from sptsr.archs.sites import measure_sites
-from sptsr.archs.spt_arch import SPTNet, _current
+from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.units import ModulationUnit, PlainUnit
 from sptsr.archs.weights import read_weights, state_digest
 from sptsr.core.errors import UserError
@@ -120,13 +121,13 @@ def test_an_error_in_the_backbone_leaves_no_state():
     net = make_net('IMDN')
     with pytest.raises(RuntimeError):
         net(torch.rand(1, 4, 8, 8), torch.rand(1, 5, 8, 8))
-    assert _current.get() is None
+    assert current.get() is None
     handle = net.backbone.get_submodule('LR_conv').register_forward_hook(lambda *_: 1 / 0)
     lq, masks = inputs(8, 8)
     with pytest.raises(ZeroDivisionError):
         net(lq, masks)
     handle.remove()
-    assert _current.get() is None
+    assert current.get() is None
     assert torch.equal(net(lq, masks), net.backbone(lq))
 
 
