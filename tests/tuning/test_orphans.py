@@ -37,6 +37,8 @@ def _held_tune(path: Path, root: Path, moment: str, held: Path) -> None:
         @functools.wraps(function)  # the check of options reads its signature
         def call(*arguments, **settings):
             result = function(*arguments, **settings)
+            if not _children(os.getpid()):  # metrics are tried before there are workers
+                return result
             held.touch()
             while held.exists():
                 time.sleep(0.01)
