@@ -43,7 +43,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Found:
-    """How a network was before it was frozen.
+    """The state of a network before it was frozen.
 
     Attributes:
         training: the mode of each of its modules, in their order.
@@ -57,13 +57,13 @@ class Found:
 
     @classmethod
     def of(cls, net: nn.Module) -> Found:
-        """Takes down the state of a network."""
+        """Records the state of a network."""
         modules = list(net.modules())
         learns = [p.requires_grad for p in net.parameters()]
         return cls([module.training for module in modules], learns, [type(module) for module in modules])
 
     def put_back(self, net: nn.Module) -> None:
-        """Gives the network the state that was taken down."""
+        """Restores the recorded state of the network."""
         for module, training, kind in zip(net.modules(), self.training, self.kinds, strict=True):
             module.training = training
             module.__class__ = kind

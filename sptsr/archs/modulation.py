@@ -1,8 +1,8 @@
-"""F (1 + gamma) + beta, with gamma and beta read off S', in one step that keeps F and S' only."""
+"""F (1 + gamma) + beta with gamma and beta from S', as one autograd function that saves F and S' only."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +13,19 @@ from torch.autograd.function import once_differentiable
 def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Returns F (1 + gamma) + beta, where (gamma, beta) = conv1x1(hidden).
 
-    gamma and beta are twice as large as F and result from one small convolution: they are computed again for the
-    backward pass, not kept, and their gradients are written side by side where that convolution wants them.
+    gamma and beta are twice as large as F and result from one small convolution: they are computed again in the
+    backward pass instead of being saved, and their gradients form one tensor, which that convolution takes.
 
     Args:
         features: F [B, C, h, w].
         hidden: [B, c, h, w].
         weight, bias: of the convolution, [2C, c, 1, 1] and [2C].
     """
-    if torch.is_autocast_enabled(features.device.type):  # it does not reach into a Function
+    if torch.is_autocast_enabled(features.device.type):  # autocast does not act inside an autograd function
         half = torch.get_autocast_dtype(features.device.type)
         hidden, weight, bias = hidden.to(half), weight.to(half), bias.to(half)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        result = _Modulate.apply(features, hidden, weight, bias)
-        assert isinstance(result, Tensor)
-        return result
+        return cast(Tensor, _Modulate.apply(features, hidden, weight, bias))
     gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
     # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
     return (features + beta).addcmul_(features, gamma)

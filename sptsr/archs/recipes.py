@@ -121,8 +121,14 @@ RECIPES: Mapping[str, Recipe] = {
         multiple='window_size',
         layout='NLC',
         usual={
-            **{'window_size': 8, 'img_size': 64, 'embed_dim': 60, 'depths': [6, 6, 6, 6], 'num_heads': [6, 6, 6, 6]},
-            **{'mlp_ratio': 2, 'upscale': 4, 'upsampler': 'pixelshuffledirect'},
+            'window_size': 8,
+            'img_size': 64,
+            'embed_dim': 60,
+            'depths': [6, 6, 6, 6],
+            'num_heads': [6, 6, 6, 6],
+            'mlp_ratio': 2,
+            'upscale': 4,
+            'upsampler': 'pixelshuffledirect',
         },
     ),
     # Activations behind every fourth convolution of the body; the last module is the head.

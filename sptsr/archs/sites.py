@@ -103,7 +103,7 @@ def token_sides(length: int, given: Iterable[Any], size: tuple[int, int], stride
 
 
 def describe(output: object) -> str:
-    """Returns the words for what a module returned."""
+    """Returns a description of a module's output, for messages."""
     if isinstance(output, Tensor):
         return f'a tensor of {output.ndim} dimensions {list(output.shape)}'
     return f'a {type(output).__name__}'
@@ -151,7 +151,7 @@ class Trace:
     Attributes:
         calls: how often it was called.
         shapes: shape of each tensor it returned.
-        fault: what it returned where that was no tensor.
+        fault: description of an output that was not a tensor; empty otherwise.
         layout, channels, grid: of its output if that is a feature map, else layout is None.
     """
 
@@ -163,7 +163,7 @@ class Trace:
     grid: Grid = Grid()
 
     def note(self, output: object, given: Sequence[Any], size: tuple[int, int]) -> None:
-        """Takes down one call of the module on an image of this size."""
+        """Records one call of the module on an image of this size."""
         self.calls += 1
         if not isinstance(output, Tensor):
             self.fault = describe(output)
@@ -174,7 +174,7 @@ class Trace:
 
 @torch.no_grad()
 def trace(net: nn.Module, paths: Iterable[str], lq: Tensor) -> tuple[dict[str, Trace], int]:
-    """Runs a network once and takes down what comes out of some of its modules.
+    """Runs a network once and records the outputs of some of its modules.
 
     Args:
         net: in eval mode.
@@ -209,7 +209,7 @@ def trace(net: nn.Module, paths: Iterable[str], lq: Tensor) -> tuple[dict[str, T
 
 
 def measure_sites(net: nn.Module, paths: Sequence[str], lq: Tensor) -> tuple[list[Site], int]:
-    """Runs the network once and reads off what comes out at each site.
+    """Runs the network once and measures the output of each site.
 
     Args:
         net, paths, lq: as in `trace`; paths from `match_sites`.

@@ -49,7 +49,7 @@ def open_dataset(section: dict[str, Any]) -> Any:
         return build_dataset(section)
     except UserError:
         raise
-    except Exception as error:  # folders of different length: AssertionError; others raise what they like
+    except Exception as error:  # folders of different length: AssertionError; others raise other kinds
         if not DATASET_REGISTRY.get(section['type']).__module__.startswith('basicsr.'):
             raise
         reason = ' '.join(str(error).split()) or type(error).__name__

@@ -95,7 +95,7 @@ class NamedErrors(Dataset):
         if seed is not None:  # stock BasicSR datasets draw from the global generators
             random.seed(seed)
             np.random.seed(seed % (1 << 32))
-            torch.default_generator.manual_seed(seed % (1 << 63))  # torch.manual_seed notes a traceback for CUDA
+            torch.default_generator.manual_seed(seed % (1 << 63))  # torch.manual_seed records a traceback for CUDA
         try:
             return self.dataset[index]
         except UserError:
@@ -107,7 +107,7 @@ class NamedErrors(Dataset):
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Joins samples; the priors become one `PriorBatch` (or None where there are none)."""
+    """Collates samples; the priors become one `PriorBatch` (or None where there are none)."""
     priors = [sample.get('prior') for sample in samples]
     rest = [{key: value for key, value in sample.items() if key != 'prior'} for sample in samples]
     batch = default_collate(rest)

@@ -133,9 +133,9 @@ class Regions:
 
 
 def unique_of_map(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[Any], IntArray]:
-    """Returns what `np.unique(values, return_inverse=True)` does of the pixels [HW] of a map of regions, only sooner.
+    """Returns what `np.unique(values, return_inverse=True)` returns for the pixels [HW] of a map of regions, faster.
 
-    Neighbours mostly are equal, so only the first of each run of equal values is sorted.
+    Neighbours are mostly equal, so only the first of each run of equal values is sorted.
     """
     if values.size == 0:
         return np.unique(values, return_inverse=True)

@@ -22,8 +22,15 @@ CASES = {
         f'SwinIR {upsampler or "denoising"}': (
             'SwinIR',
             {
-                **{'img_size': 16, 'window_size': 4, 'embed_dim': 12, 'depths': [2, 2], 'num_heads': [2, 2]},
-                **{'mlp_ratio': 2, 'upscale': 4, 'upsampler': upsampler, 'resi_connection': '3conv'},
+                'img_size': 16,
+                'window_size': 4,
+                'embed_dim': 12,
+                'depths': [2, 2],
+                'num_heads': [2, 2],
+                'mlp_ratio': 2,
+                'upscale': 4,
+                'upsampler': upsampler,
+                'resi_connection': '3conv',
             },
         )
         for upsampler in ('pixelshuffledirect', 'pixelshuffle', 'nearest+conv', '')

@@ -27,8 +27,13 @@ MAKERS = {
     'HAT': (lambda: found.HAT.HAT(**SWIN, window_size=16, mlp_ratio=2.0, squeeze_factor=4), 'NLC'),
     'DAT': (
         lambda: found.DAT.DAT(
-            **{'img_size': 64, 'embed_dim': 16, 'split_size': [8, 8], 'depth': [2, 2], 'num_heads': [2, 2]},
-            **{'expansion_factor': 2.0, 'upscale': 2},
+            img_size=64,
+            embed_dim=16,
+            split_size=[8, 8],
+            depth=[2, 2],
+            num_heads=[2, 2],
+            expansion_factor=2.0,
+            upscale=2,
         ),
         'NLC',
     ),

@@ -92,7 +92,15 @@ def test_an_rle_that_lies_about_its_size_is_refused(tmp_path: Path, size, counts
 def test_parameters_outside_their_range_end_in_one_line(photographs: Path, tmp_path: Path, name: str, setting: str):
     given = {'labels': [f'dir={photographs}'], 'random': [f'like={photographs}/prior']}.get(name, [])
     done = run_cli(
-        *('prior', 'extract', '-i', photographs / 'LRx4', '-o', tmp_path / 's', '--source', name, '--set'),
+        'prior',
+        'extract',
+        '-i',
+        photographs / 'LRx4',
+        '-o',
+        tmp_path / 's',
+        '--source',
+        name,
+        '--set',
         *(*given, setting),
     )
     assert done.returncode == 2, done.stderr

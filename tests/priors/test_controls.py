@@ -124,7 +124,10 @@ def test_comparing_stores_from_the_command_line(photographs: Path, tmp_path: Pat
         stores[name] = tmp_path / name
         extract(ImageFolder(folder), stores[name], build_source('felzenszwalb'))
     done = run_cli(
-        *('prior', 'compare', stores['clean'], stores['clean'].rename(tmp_path / 'same').rename(tmp_path / 'clean')),
+        'prior',
+        'compare',
+        stores['clean'],
+        stores['clean'].rename(tmp_path / 'same').rename(tmp_path / 'clean'),
         *(stores['noise50'], stores['jpeg10'], stores['x2'], '-o', tmp_path / 'out', '-i', gt),
     )
     assert done.returncode == 0, done.stderr

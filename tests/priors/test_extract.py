@@ -125,7 +125,16 @@ def test_torchrun_as_documented(images: ImageFolder, whole: dict, tmp_path: Path
     store = tmp_path / 'store'
     command = [
         *(sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'),
-        *('-m', 'sptsr.priors.extract', '-i', images.root, '-o', store, '--source', 'felzenszwalb', '--set', *SETTINGS),
+        '-m',
+        'sptsr.priors.extract',
+        '-i',
+        images.root,
+        '-o',
+        store,
+        '--source',
+        'felzenszwalb',
+        '--set',
+        *SETTINGS,
     ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -28,8 +28,16 @@ def _hf(family: str):
     transformers = pytest.importorskip('transformers', reason='transformers is not installed')
     torch.manual_seed(1)
     vision = {
-        **{'hidden_size': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'image_size': 128, 'patch_size': 16},
-        **{'output_channels': 32, 'mlp_dim': 64, 'global_attn_indexes': [0], 'window_size': 4, 'num_pos_feats': 16},
+        'hidden_size': 32,
+        'num_hidden_layers': 1,
+        'num_attention_heads': 2,
+        'image_size': 128,
+        'patch_size': 16,
+        'output_channels': 32,
+        'mlp_dim': 64,
+        'global_attn_indexes': [0],
+        'window_size': 4,
+        'num_pos_feats': 16,
     }
     prompt = {
         'hidden_size': 32,
@@ -39,7 +47,11 @@ def _hf(family: str):
         'image_embedding_size': 8,
     }
     decoder = {
-        **{'hidden_size': 32, 'num_attention_heads': 2, 'mlp_dim': 64, 'iou_head_hidden_dim': 32, 'iou_head_depth': 2},
+        'hidden_size': 32,
+        'num_attention_heads': 2,
+        'mlp_dim': 64,
+        'iou_head_hidden_dim': 32,
+        'iou_head_depth': 2,
     }
     if family == 'sam':
         config = transformers.SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)

@@ -134,7 +134,14 @@ def test_torchrun_as_documented_stops_on_a_signal_and_goes_on(options: dict, tmp
     path = write_options(tmp_path / 'x.yml', options)
     command = [
         *(sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'),
-        *('-m', 'sptsr.train', '-opt', path, '--root', tmp_path, '--launcher', 'pytorch'),
+        '-m',
+        'sptsr.train',
+        '-opt',
+        path,
+        '--root',
+        tmp_path,
+        '--launcher',
+        'pytorch',
     ]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=environment)
