@@ -66,6 +66,8 @@ def run_demo(out: str | os.PathLike[str], iterations: int = 0) -> dict[str, Resu
         path = _write_options(out, arm, steps, trains=True)
         shutil.rmtree(out / 'experiments' / f'demo_{arm}', ignore_errors=True)  # of an earlier demo
         train_pipeline(path, out, progress=True, quiet=True)
+        if not _adapter(out, arm).is_file():  # a signal stopped it
+            raise KeyboardInterrupt
     print(f'\n3/4  Evaluating on {len(TEST)} photographs that nothing was trained on')
     for arm in ('frozen', *ARMS):
         path = _write_options(out, arm, steps, trains=False)
@@ -76,6 +78,11 @@ def run_demo(out: str | os.PathLike[str], iterations: int = 0) -> dict[str, Resu
     write_text(out / 'report.txt', report + '\n')
     print('\n' + report)
     return results
+
+
+def _adapter(out: Path, arm: str) -> Path:
+    """Returns where the adapter of an arm is written at the end of its training."""
+    return out / 'experiments' / f'demo_{arm}' / 'models' / 'net_g_latest.safetensors'
 
 
 def _write_options(out: Path, arm: str, steps: int, trains: bool) -> Path:
@@ -118,8 +125,7 @@ def _write_options(out: Path, arm: str, steps: int, trains: bool) -> Path:
         options['logger'] = {'print_freq': max(1, steps // 10), 'save_checkpoint_freq': steps}
     else:
         if arm != 'frozen':
-            adapter = out / 'experiments' / name / 'models' / 'net_g_latest.safetensors'
-            options['path'] = {'pretrain_network_g': str(adapter)}
+            options['path'] = {'pretrain_network_g': str(_adapter(out, arm))}
         metric = {'crop_border': SCALE, 'test_y_channel': True}
         options['val'] = {
             'save_img': True,

@@ -4,6 +4,7 @@ import pytest
 from sptsr.commands.demo import WEIGHTS, run_demo
 from sptsr.commands.doctor import diagnose
 from sptsr.images.folder import ImageFolder
+from tests.conftest import run_cli
 
 
 def test_demo_runs_twice_and_leaves_what_it_says(tmp_path, capsys: pytest.CaptureFixture[str]):
@@ -29,3 +30,11 @@ def test_doctor_is_well_where_the_tests_run():
     lines, well = diagnose()
     assert well, lines
     assert sum(line.startswith('ok ') for line in lines) == 7
+
+
+def test_a_demo_that_is_stopped_does_not_go_on_with_the_next_arm(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr('sptsr.tuning.training.train_pipeline', lambda path, *_, **__: started.append(path))
+    result = run_cli('demo', '-o', tmp_path / 'demo', '--iterations', 2)
+    assert result.returncode == 130
+    assert len(started) == 1
