@@ -27,31 +27,15 @@ import yaml
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.commands.line import main
+from sptsr.core import registry
 from sptsr.core.logs import NAME
-from sptsr.core.registry import (
-    ARCH_REGISTRY,
-    DATASET_REGISTRY,
-    LOSS_REGISTRY,
-    METRIC_REGISTRY,
-    MODEL_REGISTRY,
-    SOURCE_REGISTRY,
-    UNIT_REGISTRY,
-    register_all,
-)
+from sptsr.core.registry import register_all
 from sptsr.images.decode import RGB, decode_rgb, write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.images.prepare import prepare
 from sptsr.priors.extract import build_source, extract
 
-REGISTRIES = (
-    ARCH_REGISTRY,
-    DATASET_REGISTRY,
-    LOSS_REGISTRY,
-    METRIC_REGISTRY,
-    MODEL_REGISTRY,
-    SOURCE_REGISTRY,
-    UNIT_REGISTRY,
-)
+REGISTRIES = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
 SHIPPED = Path(skimage.data.__file__).parent
 SCALE = 4
 
@@ -79,14 +63,14 @@ def _independent(_registered: None, tmp_path: Path) -> Iterator[None]:
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
-    registered = [(registry, dict(registry._obj_map)) for registry in REGISTRIES]
+    registered = [(one, dict(one._obj_map)) for one in REGISTRIES]
     modules = set(sys.modules)
     logging.getLogger(NAME).handlers.clear()  # a command's handlers write to the stderr of its test
     yield
     os.chdir(folder)
     logging.getLogger(NAME).handlers.clear()
-    for registry, content in registered:
-        registry._obj_map = content
+    for one, content in registered:
+        one._obj_map = content
     for name in sys.modules.keys() - modules:
         if name.startswith('sptsr.core.plugin_files.'):
             del sys.modules[name]

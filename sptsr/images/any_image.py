@@ -17,21 +17,12 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
+from sptsr.images.decode import in_8_bits, upright
 
 Pixels = npt.NDArray[np.unsignedinteger]  # uint8 or uint16
 
 FORMATS = ('png', 'jpg', 'webp', 'tif')
 _ORIENTATION = 0x0112  # EXIF tag
-# What to do for each orientation (EXIF 2.32, table 6): transpose first, then flip these axes.
-_TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
-    2: (False, (1,)),
-    3: (False, (0, 1)),
-    4: (False, (0,)),
-    5: (True, ()),
-    6: (True, (1,)),
-    7: (True, (0, 1)),
-    8: (True, (0,)),
-}
 
 
 @dataclass(frozen=True)
@@ -57,7 +48,7 @@ class AnyImage:
 
     def rgb8(self) -> npt.NDArray[np.uint8]:
         """Returns uint8 [H, W, 3]: what a source of masks looks at."""
-        colour = self.colour if self.white == 255 else _in_8_bits(self.colour)
+        colour = self.colour if self.white == 255 else in_8_bits(self.colour)
         return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)), dtype=np.uint8)
 
 
@@ -97,10 +88,10 @@ def read_any(path: str | os.PathLike[str], most_pixels: int) -> AnyImage:
     except (OSError, ValueError, SyntaxError, cv2.error, ImageCms.PyCMSError) as error:
         reason = str(error).partition('\n')[0]
         raise UserError(f'{path}: not a readable image ({reason}); copy or make it again') from error
-    if said in _TURNS:
+    if 2 <= said <= 8:
         notes.append('turned upright')
-    turned = None if alpha is None else _upright(alpha, orientation)
-    return AnyImage(_upright(colour, orientation), turned, profile, notes)
+    turned = None if alpha is None else upright(alpha, orientation)
+    return AnyImage(upright(colour, orientation), turned, profile, notes)
 
 
 def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) -> list[str]:
@@ -118,7 +109,7 @@ def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) 
     lost = []
     colour, alpha = image.colour, image.alpha
     if suffix in ('jpg', 'webp') and image.white != 255:
-        colour, alpha = _in_8_bits(colour), None if alpha is None else _in_8_bits(alpha)
+        colour, alpha = in_8_bits(colour), None if alpha is None else in_8_bits(alpha)
         lost.append('16 bits')
     if suffix == 'jpg' and alpha is not None:
         alpha = None
@@ -135,10 +126,6 @@ def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) 
         picture.save(buffer, {'jpg': 'JPEG', 'tif': 'TIFF'}.get(suffix, suffix.upper()), **options)
     write_bytes(path, buffer.getvalue())
     return lost
-
-
-def _in_8_bits(planes: Pixels) -> npt.NDArray[np.uint8]:
-    return ((planes.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _opened(content: bytes, path: str | os.PathLike[str], most_pixels: int) -> Image.Image:
@@ -190,12 +177,6 @@ def _plain_pixels(
         return (planes[:, :, :1] if gray else planes[:, :, :3]), planes[:, :, 3], profile
     planes = np.asarray(image.convert('L' if gray else 'RGB'))
     return (planes[:, :, None] if gray else planes), None, profile
-
-
-def _upright(planes: Any, orientation: int) -> Any:
-    transposed, axes = _TURNS.get(orientation, (False, ()))
-    planes = planes.swapaxes(0, 1) if transposed else planes
-    return np.ascontiguousarray(np.flip(planes, axes) if axes else planes)
 
 
 def _encoded_deep(colour: Pixels, alpha: Pixels | None, suffix: str, profile: bytes | None, lost: list[str]) -> bytes:

@@ -51,7 +51,7 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
         raise UserError(f'{name}: not a readable image (corrupt); copy or make it again')
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
-    image = _turned(image, header.orientation)
+    image = upright(image, header.orientation)
     if not to_rgb:
         kind = _unusual_kind(image)
         if kind:
@@ -59,7 +59,7 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
                 f'{name}: {kind}, but 8-bit RGB is needed; convert it, or say so with to_rgb: true (--to-rgb)'
             )
     if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        image = in_8_bits(image)
     elif image.dtype != np.uint8:
         raise UserError(f'{name}: {image.dtype} pixels cannot be read; convert it to 8 or 16 bit')
     if image.ndim == 2:
@@ -69,8 +69,18 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
     return np.ascontiguousarray(image[:, :, 2::-1])
 
 
-def _turned(image: Any, orientation: int) -> Any:
-    """Returns the image as EXIF's orientation (1..8) says that it is meant, as Pillow's `exif_transpose` does."""
+def in_8_bits(image: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
+    """Returns uint16 pixels as uint8: round(value / 257)."""
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def upright(image: Any, orientation: int) -> Any:
+    """Returns [H, W] or [H, W, C] turned by EXIF's orientation, as Pillow's `exif_transpose` turns it.
+
+    An orientation outside of 1..8 changes nothing.
+    """
+    if not 2 <= orientation <= 8:
+        return image
     if orientation >= 5:  # rows and columns exchanged
         image = image.swapaxes(0, 1)
     # Which axes of the outcome run backwards.
@@ -78,7 +88,7 @@ def _turned(image: Any, orientation: int) -> Any:
         image = image[::-1]
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
-    return image if orientation == 1 else np.ascontiguousarray(image)
+    return np.ascontiguousarray(image)
 
 
 def _unusual_kind(image: npt.NDArray[np.generic]) -> str:
