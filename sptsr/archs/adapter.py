@@ -171,6 +171,12 @@ def load_adapter(net: SPTNet, path: str | os.PathLike[str], key: str | None = No
         UserError: trained for another backbone or other weights, tensors that do not fit, or no such entry.
     """
     adapter = read_adapter(path)
+    apply_adapter(net, adapter, path, key)
+    return adapter
+
+
+def apply_adapter(net: SPTNet, adapter: Adapter, path: str | os.PathLike[str], key: str | None = None) -> None:
+    """Loads an adapter that was read from `path` into a network; see `load_adapter`."""
     if not is_backbone_of(net, adapter.backbone_sha256):
         backbone = adapter.network_g.get('backbone')
         was = backbone.get('type') if isinstance(backbone, dict) else 'another network'
@@ -184,7 +190,7 @@ def load_adapter(net: SPTNet, path: str | os.PathLike[str], key: str | None = No
     net.use_rules(adapter.rules)
     average = adapter.params_ema if adapter.entry(key, path) == 'params_ema' else None
     load_params(net, adapter.params if average is None else average, path)
-    return adapter
+    net.trained_with = adapter.trained_with
 
 
 def is_backbone_of(net: SPTNet, digest: str) -> bool:

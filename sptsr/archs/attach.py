@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sptsr.archs.adapter import load_adapter, read_adapter, save_adapter
+from sptsr.archs.adapter import apply_adapter, read_adapter, save_adapter
 from sptsr.archs.backbone import Found, build_network, probe_of, size_rules
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.spt_arch import SPTNet
@@ -100,7 +100,7 @@ def save(net: SPTNet, path: str | os.PathLike[str], iteration: int = 0) -> None:
     _check_units(net, 'save')
     if not os.fspath(path).endswith('.safetensors'):
         raise UserError(f'{path}: an adapter is a .safetensors file; name it so')
-    save_adapter(path, net, net.options, iteration)
+    save_adapter(path, net, net.options, iteration, trained_with=net.trained_with)
 
 
 def load(
@@ -122,7 +122,8 @@ def load(
         UserError: unreadable, made on a network that must be given, or for other weights than these.
     """
     register_all()
-    section = dict(read_adapter(path).network_g)
+    adapter = read_adapter(path)
+    section = dict(adapter.network_g)
     described = section.get('backbone')
     stored = section.get('backbone_weights')
     if backbone is not None:
@@ -140,7 +141,7 @@ def load(
     _refuse(argument_problems(parameters(SPTNet, ('backbone',)), rest, 'the adapter'), str(path))
     _check_unit(rest.get('unit') or {}, str(path))
     net = SPTNet(section['backbone'], **rest)
-    load_adapter(net, path)
+    apply_adapter(net, adapter, path)
     return net.eval()
 
 

@@ -68,6 +68,7 @@ class SPTNet(nn.Module):
         sizes: what the backbone asks of the size of the LQ image.
         in_channels: of the LQ image.
         sites: the sites, in the order of the backbone's modules.
+        trained_with: what the adapter that was loaded says of its training (see `Adapter`).
         rules: which rules the units follow, 1 or 2 (see `RULES`).
 
     Raises:
@@ -121,6 +122,7 @@ class SPTNet(nn.Module):
         self.uses_masks = unit_class.uses_masks
         self.uses_regions = unit_class.uses_regions
         self.rules = RULES
+        self.trained_with: dict[str, Any] = {}
         self.enabled = True
         self.copies = False  # whether units work on copies of the backbone's features in training
         self.token = Token()

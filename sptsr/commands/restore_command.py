@@ -65,10 +65,10 @@ def _restore(options: argparse.Namespace) -> int:
     images = find_images(given, out)
     if options.tile is not None and options.tile < 0:
         raise UserError(f'--tile {options.tile}: must be 0 (whole) or above')
-    net, trained_with = _network(options)
+    net = _network(options)
     net.to('cuda' if torch.cuda.is_available() else 'cpu')
-    sigma = _sigma(options.sigma, net, trained_with.get('sigma'))
-    masks, described = _masks(options, net, trained_with)
+    sigma = _sigma(options.sigma, net, net.trained_with.get('sigma'))
+    masks, described = _masks(options, net)
     how = How(options.tile, options.self_ensemble, sigma, options.suffix, options.format)
     settings = {
         'adapter': sha256_tensors(net.adapter_state()),
@@ -87,13 +87,12 @@ def _restore(options: argparse.Namespace) -> int:
     return 1 if outcome.faults else 0
 
 
-def _network(options: argparse.Namespace) -> tuple[SPTNet, Mapping[str, Any]]:
-    """Returns the network with its units, and what the adapter says of its training."""
-    from sptsr.archs.adapter import read_adapter
+def _network(options: argparse.Namespace) -> SPTNet:
+    """Returns the network with its units."""
     from sptsr.archs.attach import load
 
     if options.adapter:
-        return load(options.adapter, weights=options.weights), read_adapter(options.adapter).trained_with
+        return load(options.adapter, weights=options.weights)
     from sptsr.options.load import load_options
 
     opt = load_options(options.opt, False).opt
@@ -102,7 +101,7 @@ def _network(options: argparse.Namespace) -> tuple[SPTNet, Mapping[str, Any]]:
         raise UserError(f'{options.opt}: needs an SPTNet and path.pretrain_network_g; or name the adapter with -a')
     section = opt['network_g']
     weights = options.weights or section.get('backbone_weights')
-    return load(adapter, backbone=section['backbone'], weights=weights), read_adapter(adapter).trained_with
+    return load(adapter, backbone=section['backbone'], weights=weights)
 
 
 def _sigma(said: str | None, net: SPTNet, trained: object) -> float | str | None:
@@ -128,7 +127,7 @@ def _sigma(said: str | None, net: SPTNet, trained: object) -> float | str | None
     return level
 
 
-def _masks(options: argparse.Namespace, net: SPTNet, trained_with: Mapping[str, Any]) -> tuple[Masks | None, Any]:
+def _masks(options: argparse.Namespace, net: SPTNet) -> tuple[Masks | None, Any]:
     """Returns what gives the masks of an image, and what decides them."""
     if not net.uses_masks:
         if options.source or options.prior:
@@ -142,9 +141,9 @@ def _masks(options: argparse.Namespace, net: SPTNet, trained_with: Mapping[str, 
     from sptsr.core.yaml_io import read_settings
     from sptsr.priors.extract import make_source
 
-    source = make_source(*_chosen_source(options, trained_with, read_settings(options.params, '--set')), '--set')
+    source = make_source(*_chosen_source(options, net.trained_with, read_settings(options.params, '--set')), '--set')
     described = {'source': source.name, 'params': source.params, 'weights': source.weights_sha256}
-    known = trained_with.get('prior') or {}
+    known = net.trained_with.get('prior') or {}
     before = {'source': known.get('source'), 'params': known.get('params'), 'weights': known.get('weights_sha256')}
     if known and before != described:
         print(
