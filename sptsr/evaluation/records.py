@@ -84,8 +84,8 @@ def _to_json(results: Results) -> dict[str, dict[str, Any]]:
     return {
         metric: {
             **record,
-            'per_image': {key: _plain(value) for key, value in record['per_image'].items()},
-            'options': {key: _plain(value) for key, value in record['options'].items()},
+            'per_image': {key: plain_number(value) for key, value in record['per_image'].items()},
+            'options': {key: plain_number(value) for key, value in record['options'].items()},
         }
         for metric, record in results.items()
     }
@@ -108,5 +108,6 @@ def shown_exclusions(record: Mapping[str, Any]) -> str:
     return f'{len(excluded)} of {len(record["per_image"])} left out: {", ".join(named)}{more}'
 
 
-def _plain(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
+    """Returns a value as `metrics.json` holds it: infinite numbers and NaN, which JSON has not, as text."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,1 +1,1 @@
-"""Reports: tables, pictures, and what TensorBoard and wandb show."""
+"""Reports: tables, pictures, the HTML page, and what TensorBoard and wandb show."""
