@@ -13,7 +13,7 @@ from sptsr.archs.backbone import build_network, place, probe_of, size_rules
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.survey import Candidate, Survey, survey
 from sptsr.core.errors import UserError
-from sptsr.core.registry import ARCH_REGISTRY, import_plugins, lookup, register_all
+from sptsr.core.registry import ARCH_REGISTRY, import_named, lookup, register_all
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.core.yaml_io import read_settings
 from sptsr.options.calling import split_calling
@@ -29,10 +29,7 @@ def describe_network(name: str, settings: Sequence[str] = ()) -> str:
     Raises:
         UserError: no such network or file, wrong arguments, or no module gives a feature map.
     """
-    register_all()
-    plugin, _, arch = name.rpartition(':')
-    if plugin:
-        import_plugins([plugin])
+    arch, plugins = import_named(name)
     arguments = read_settings(settings, 'sites')
     recipe = find_recipe(arch)
     network = lookup(ARCH_REGISTRY, arch)
@@ -43,7 +40,7 @@ def describe_network(name: str, settings: Sequence[str] = ()) -> str:
     problems = argument_problems(known, split_calling(arguments, known)[0], arch)
     if problems:
         raise UserError(f'sites: {"; ".join(message for _, message in problems)}; give arguments as k=v')
-    return _report({'type': arch, **arguments}, [plugin] if plugin else [])
+    return _report({'type': arch, **arguments}, plugins)
 
 
 def describe_options(path: str) -> str:

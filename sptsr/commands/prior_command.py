@@ -22,7 +22,10 @@ def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.
     extract.add_argument('-i', '--images', required=True, metavar='DIR', help='LQ images, or a BasicSR .lmdb')
     extract.add_argument('-o', '--store', required=True, metavar='STORE', help='folder of the store')
     extract.add_argument(
-        '--source', required=True, metavar='NAME', help='felzenszwalb, labels, sam, transformers or random'
+        '--source',
+        required=True,
+        metavar='NAME',
+        help='felzenszwalb, labels, sam, transformers, random, or path/to/file.py:NAME',
     )
     extract.add_argument('--set', nargs='+', default=[], metavar='k=v', dest='params', help='parameters of the source')
     extract.add_argument('--oracle', metavar='DIR', help='make the masks from these images (GT) of the same names')

@@ -159,19 +159,20 @@ def _chosen_source(
     """Returns name and arguments of the source that was named, else of the one that the adapter was trained with."""
     known = trained_with.get('prior') or {}
     name, params = known.get('source'), known.get('params')
-    if options.source and options.source != name:
+    if options.source and options.source.rpartition(':')[2] != name:
         return options.source, dict(said)
     if not isinstance(name, str) or not isinstance(params, dict) or name in _NEED_FILES:
         if options.source:
             return options.source, dict(said)
         why = f'it was trained with masks of {name}' if isinstance(name, str) else 'it does not say of which source'
         raise UserError(f'restore: this adapter uses masks, and {why}; say --source NAME, or --prior STORE')
-    from sptsr.core.registry import SOURCE_REGISTRY, lookup, register_all
+    from sptsr.core.registry import SOURCE_REGISTRY, import_named, lookup
     from sptsr.core.signatures import parameters
 
-    register_all()
+    given = options.source or name  # or the file that registers it
+    import_named(given)
     taken = parameters(lookup(SOURCE_REGISTRY, name))
-    return name, {key: value for key, value in params.items() if key in taken} | dict(said)
+    return given, {key: value for key, value in params.items() if key in taken} | dict(said)
 
 
 def _shown(described: Mapping[str, Any]) -> str:

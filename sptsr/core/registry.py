@@ -37,6 +37,7 @@ __all__ = [
     'MODEL_REGISTRY',
     'SOURCE_REGISTRY',
     'UNIT_REGISTRY',
+    'import_named',
     'import_plugins',
     'lookup',
     'register',
@@ -101,6 +102,19 @@ def import_plugins(plugins: Sequence[str], root: str | Path = '.') -> None:
         if not found:
             raise UserError(f"plugins: no module '{plugin}'; install it, or give the path of a .py file")
         _guarded(lambda plugin=plugin: importlib.import_module(plugin), plugin)
+
+
+def import_named(name: str) -> tuple[str, list[str]]:
+    """Imports our parts, and the file of `path/to/file.py:NAME`; returns NAME and the files, one or none.
+
+    Raises:
+        UserError: no such file, or it fails to import.
+    """
+    register_all()
+    file, _, registered = name.rpartition(':')
+    plugins = [file] if file else []
+    import_plugins(plugins)
+    return registered, plugins
 
 
 def _import_file(path: Path, shown: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
-from sptsr.core.registry import SOURCE_REGISTRY, lookup, register_all
+from sptsr.core.registry import SOURCE_REGISTRY, import_named, lookup
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.core.yaml_io import read_settings
 from sptsr.images.decode import RGB
@@ -179,14 +179,14 @@ def make_source(name: str, arguments: Mapping[str, Any], what: str) -> Source:
     """Returns a source built from its name and arguments, checked against its signature.
 
     Args:
-        name: in `SOURCE_REGISTRY`.
+        name: in `SOURCE_REGISTRY`; or `path/to/file.py:NAME`, where the file registers it.
         arguments: of its constructor.
         what: begins the message of a mistake.
 
     Raises:
         UserError: no such source, no such parameter, or a value of another type.
     """
-    register_all()
+    name, _ = import_named(name)
     found = lookup(SOURCE_REGISTRY, name)
     problems = argument_problems(parameters(found), arguments, f'source {name}')
     if problems:

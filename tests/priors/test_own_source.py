@@ -1,0 +1,98 @@
+"""docs/own-source.md: a source from a user's file, and the two examples."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from scipy.io import savemat
+from skimage.segmentation import felzenszwalb
+
+from sptsr.images.decode import write_png
+from sptsr.images.folder import ImageFolder
+from sptsr.priors.extract import make_source
+from sptsr.priors.store import PriorStore
+from tests.conftest import photograph, run_cli
+
+EXAMPLES = Path(__file__).parents[2] / 'examples'
+PHOTOGRAPHS = ('astronaut.png', 'coffee.png', 'chelsea.png', 'rocket.jpg')
+
+
+def _photographs(folder: Path) -> Path:
+    for name in PHOTOGRAPHS:
+        write_png(folder / f'{Path(name).stem}.png', photograph(name, 96, 120))
+    return folder
+
+
+def test_a_network_of_torchvision_becomes_a_source(tmp_path: Path):
+    net = torchvision.models.get_model('lraspp_mobilenet_v3_large', weights=None, weights_backbone=None, num_classes=5)
+    torch.save(net.state_dict(), tmp_path / 'lraspp.pth')
+    source = f'{EXAMPLES / "torchvision_source.py"}:torchvision'
+    done = run_cli(
+        *('prior', 'extract', '-i', _photographs(tmp_path / 'lq'), '-o', tmp_path / 'store', '--source', source),
+        *('--set', 'model=lraspp_mobilenet_v3_large', f'weights={tmp_path / "lraspp.pth"}'),
+    )
+    assert done.returncode == 0, done.stderr
+    store = PriorStore(tmp_path / 'store')
+    assert store.header.source == 'torchvision'
+    assert store.header.params['weights'] == 'lraspp.pth'
+    classes = _classes(net, photograph('coffee.png', 96, 120))
+    masks = store.get('coffee').decode()
+    assert len(masks) >= 1
+    for mask in masks:  # each lies in one class
+        assert len(np.unique(classes[mask])) == 1
+
+
+@torch.no_grad()
+def _classes(net: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    batch = (torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / deviation
+    return net.eval()(batch[None])['out'].argmax(1)[0].numpy()
+
+
+def test_a_file_without_the_source_is_refused_in_one_line(tmp_path: Path):
+    for source, said in (
+        ('nowhere.py:boundary', 'nowhere.py: no such file'),
+        (f'{EXAMPLES / "torchvision_source.py"}:torchvison', "no source is called 'torchvison'"),
+    ):
+        done = run_cli(
+            'prior', 'extract', '-i', _photographs(tmp_path / 'lq'), '-o', tmp_path / 'store', '--source', source
+        )
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / 'store').exists()
+
+
+def test_masks_of_a_training_image_come_from_the_network_that_never_saw_it(tmp_path: Path):
+    images = _photographs(tmp_path / 'lq')
+    for name in PHOTOGRAPHS:
+        cells = np.empty((1, 1), object)
+        cells[0, 0] = {'Segmentation': felzenszwalb(photograph(name, 96, 120), scale=200).astype(np.uint16) + 1}
+        (tmp_path / 'labels').mkdir(exist_ok=True)
+        savemat(tmp_path / 'labels' / f'{Path(name).stem}.mat', {'groundTruth': cells})
+    weights = tmp_path / 'boundary'
+    command = [sys.executable, EXAMPLES / 'train_boundary.py', '--images', images, '--labels', tmp_path / 'labels']
+    trained = subprocess.run(
+        [*command, '-o', weights, '--folds', '2', '--steps', '3'], capture_output=True, text=True, check=False
+    )
+    assert trained.returncode == 0, trained.stderr
+    folds = json.loads((weights / 'folds.json').read_text())
+    assert sorted(folds.values()) == [0, 0, 1, 1]
+    source = make_source(f'{EXAMPLES / "boundary_source.py"}:boundary', {'weights': str(weights)}, '--set')
+    image = ImageFolder(images).read('coffee')
+    seen = {key: source.strength(image, key) for key in ('coffee', 'coffee@1', 'a new image')}
+    by_net = [net(torch.from_numpy(image).permute(2, 0, 1)[None] / 255).sigmoid()[0, 0] for net in source.nets]
+    by_net = [strength.detach().numpy() for strength in by_net]
+    assert np.allclose(seen['coffee'], by_net[folds['coffee']], atol=1e-6)
+    assert np.array_equal(seen['coffee@1'], seen['coffee'])  # a noisy draw of it
+    assert np.allclose(seen['a new image'], (by_net[0] + by_net[1]) / 2, atol=1e-6)
+    assert np.abs(by_net[0] - by_net[1]).max() > 1e-3
+    prior = source(image, 'coffee', 64)
+    assert prior.size == image.shape[:2]
+    assert prior.areas().min() >= 20
