@@ -23,6 +23,7 @@ FLOORS = (
     'sptsr.evaluation',
     'sptsr.report',
     'sptsr.tuning',
+    'sptsr.study',
     'sptsr.commands',
     'sptsr',  # what stands at the root: the public names, and entry points
 )

@@ -20,6 +20,7 @@ from sptsr.commands.prior_command import add_prior
 from sptsr.commands.restore_command import add_restore
 from sptsr.commands.run_command import add_train_and_test
 from sptsr.commands.sites_command import add_sites
+from sptsr.commands.table_command import add_table
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.version import __version__
 
@@ -31,6 +32,7 @@ Start here:   sptsr demo          the whole line on embedded photographs, nothin
 A real run:   sptsr data prepare    LR images, sub-images, LMDB
               sptsr prior extract   masks of every LQ image into a prior store
               sptsr train / test    tune and evaluate, by a YAML option file (see options/)
+              sptsr table           all runs of a table, by a study file (see options/studies/)
 Your images:  sptsr restore         photographs of your own, with an adapter
 Your network: sptsr sites           where units can go in it
 """
@@ -117,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_prior(commands, _Parser)
     add_train_and_test(commands)
     add_compare(commands)
+    add_table(commands)
     add_options(commands)
     add_sites(commands)
     add_restore(commands)

@@ -142,7 +142,7 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], common: bool = False) -> Co
     datasets = _in_all([run.datasets for run in runs])
     if not datasets:
         raise UserError(f'compare: {_paths(runs)} have no dataset in common; test both arms on the same sets')
-    same_seeds, b = _paired_by_seed(a, b)
+    same_seeds, b = paired_by_seed(a, b)
     rows, left_out = [], _not_in_all([run.datasets for run in runs])
     for dataset in datasets:
         metrics = [run.datasets[dataset] for run in runs]
@@ -177,7 +177,7 @@ def _row(a: Sequence[Run], b: Sequence[Run], dataset: str, metric: str, same_see
     return Row(dataset, metric, higher, figures, tuple(bad), len(missing))
 
 
-def _paired_by_seed(a: Sequence[Run], b: Sequence[Run]) -> tuple[bool, Sequence[Run]]:
+def paired_by_seed(a: Sequence[Run], b: Sequence[Run]) -> tuple[bool, Sequence[Run]]:
     """Returns whether both arms have the same seeds, and then the runs of B in the order of A's seeds."""
     by_seed = {run.seed: run for run in b}
     seeds = [run.seed for run in a]

@@ -16,9 +16,12 @@ from torch import Tensor
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
+from sptsr.evaluation.bands import BandMetric, band_metrics, bands_of, prior_of
 from sptsr.evaluation.metrics import CannotMeasure, Metric, read_metrics
 from sptsr.evaluation.records import Results, add_means
 from sptsr.images.decode import RGB, write_png
+from sptsr.masks.regions import BoolArray
+from sptsr.priors.store import PriorStore
 
 _ALONE = Ranks()
 
@@ -32,6 +35,7 @@ def evaluate(
     suffix: str = '',
     progress: bool = True,
     on_image: Callable[[int, str, dict[str, Any], Any], None] | None = None,
+    bands: PriorStore | None = None,
 ) -> Results:
     """Restores each image of a loader and measures it.
 
@@ -47,6 +51,7 @@ def evaluate(
         suffix: see `save_dir`.
         progress: show a bar.
         on_image: is given number, key, batch and restored image (uint8, BGR or gray) of each.
+        bands: masks by which PSNR is measured in parts of the images as well (see `sptsr.evaluation.bands`).
 
     Returns:
         the results, in the order of the set.
@@ -60,6 +65,7 @@ def evaluate(
     if len(loader.dataset) == 0:
         raise UserError(f'{name}: the set has no images; check its dataroot_lq, dataroot_gt and meta_info_file')
     measures = read_metrics(metrics)
+    measures += band_metrics(measures) if bands is not None else []
     results = Results({metric.name: {'per_image': {}, 'excluded': {}} for metric in measures})
     with ranks.together(), bar(len(loader), name, disable=not (progress and ranks.first)) as shown:
         for number, batch in enumerate(loader):
@@ -81,7 +87,8 @@ def evaluate(
                         f'{reference.shape[0]}x{reference.shape[1]}; make scale and network_g agree'
                     )
                 results.images[key] = _digest(batch, reference)
-                _measure(results, measures, key, image, reference)
+                places = {} if bands is None else bands_of(prior_of(bands, key), image.shape[:2])
+                _measure(results, measures, key, image, reference, places)
             shown.update()
     _gather(results, ranks)
     add_means(results, measures)
@@ -118,11 +125,22 @@ def _size_of(sample: Mapping[str, Any], dataset: Any) -> tuple[int, int]:
     return sample['lq'].shape[-2] * scale, sample['lq'].shape[-1] * scale
 
 
-def _measure(results: Results, metrics: Sequence[Metric], key: str, image: Any, reference: Any) -> None:
+def _measure(
+    results: Results,
+    metrics: Sequence[Metric],
+    key: str,
+    image: Any,
+    reference: Any,
+    places: Mapping[str, BoolArray],
+) -> None:
     for metric in metrics:
         record = results[metric.name]
         try:
-            record['per_image'][key] = metric.measure(image, reference)
+            if isinstance(metric, BandMetric):
+                value = metric.measure_in(image, reference, places[metric.band])
+            else:
+                value = metric.measure(image, reference)
+            record['per_image'][key] = value
         except CannotMeasure as error:
             record['per_image'][key] = math.nan
             record['excluded'][key] = str(error)

@@ -89,13 +89,8 @@ def compare_paired(a: Values, b: Values, same_seeds: bool, higher_is_better: boo
     Raises:
         ValueError: no image, or `same_seeds` with unequal numbers of runs.
     """
-    if a.shape[1] != b.shape[1] or a.size == 0 or b.size == 0 or (same_seeds and len(a) != len(b)):
-        raise ValueError(f'values of {a.shape} and {b.shape} cannot be paired')
-    differences = b.mean(axis=0) - a.mean(axis=0)
-    layouts = {('A', 'B'): b - a} if same_seeds else {('A',): a, ('B',): b}
-    repeated = {sides: layout for sides, layout in layouts.items() if len(layout) > 1}
-    mean = float(differences.mean())
-    half = clustered_half_width(differences, list(repeated.values()))
+    differences, repeated = _paired(a, b, same_seeds)
+    mean, interval = paired_interval(a, b, same_seeds)
     p, exact = sign_flip(differences)
     gains = differences if higher_is_better else -differences
     return PairedComparison(
@@ -104,13 +99,29 @@ def compare_paired(a: Values, b: Values, same_seeds: bool, higher_is_better: boo
         mean_a=float(a.mean()),
         mean_b=float(b.mean()),
         difference=mean,
-        interval=None if half is None else (mean - half, mean + half),
+        interval=interval,
         seeds_of=tuple(side for sides in repeated for side in sides),
         better=int((gains > 0).sum()),
         equal=int((gains == 0).sum()),
         p=p,
         exact=exact,
     )
+
+
+def paired_interval(a: Values, b: Values, same_seeds: bool) -> tuple[float, tuple[float, float] | None]:
+    """Returns the mean of B - A and its 95 % interval, None for one image; arguments and errors as `compare_paired`."""
+    differences, repeated = _paired(a, b, same_seeds)
+    mean = float(differences.mean())
+    half = clustered_half_width(differences, list(repeated.values()))
+    return mean, None if half is None else (mean - half, mean + half)
+
+
+def _paired(a: Values, b: Values, same_seeds: bool) -> tuple[Values, dict[tuple[str, ...], Values]]:
+    """Returns B - A of each image, and by the sides that they speak of the values that show the spread of seeds."""
+    if a.shape[1] != b.shape[1] or a.size == 0 or b.size == 0 or (same_seeds and len(a) != len(b)):
+        raise ValueError(f'values of {a.shape} and {b.shape} cannot be paired')
+    layouts = {('A', 'B'): b - a} if same_seeds else {('A',): a, ('B',): b}
+    return b.mean(axis=0) - a.mean(axis=0), {sides: layout for sides, layout in layouts.items() if len(layout) > 1}
 
 
 def clustered_half_width(differences: Values, layouts: Sequence[Values], level: float = 0.95) -> float | None:

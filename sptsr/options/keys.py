@@ -51,6 +51,7 @@ VAL: dict[str, Types] = {
     'metrics': (dict, _NONE),
     'tile': (int, _NONE),
     'tile_overlap': (int,),
+    'bands': (dict, _NONE),
 }
 LOGGER: dict[str, Types] = {
     'print_freq': (int,),
@@ -108,6 +109,7 @@ VAL_DEFAULTS: dict[str, Any] = {
     'metrics': None,
     'tile': None,
     'tile_overlap': 32,
+    'bands': None,
 }
 LOGGER_DEFAULTS: dict[str, Any] = {
     'print_freq': 100,
@@ -194,6 +196,7 @@ TEXTS: dict[str, dict[str, str]] = {
         'metrics': 'what is measured, by a name of your choice.',
         'tile': 'side of the tiles that bound the memory, in LQ pixels; empty restores the image whole.',
         'tile_overlap': 'how far neighbouring tiles overlap, in LQ pixels.',
+        'bands': '`{SET: STORE}`: PSNR along the boundaries of these masks, inside them, and by their area as well.',
     },
     'logger': {
         'print_freq': 'iterations from one line of the log to the next.',

@@ -67,28 +67,32 @@ def read_checked(
     Returns:
         its content with `base` and `force` applied, where each key stands, and whether it is for training.
     """
-    opt, lines = _read(path, force)
+    opt, lines = read_unchecked(path, force)
     is_train = 'train' in opt if is_train is None else is_train
     problems = check(opt, is_train)
     if problems:
-        raise UserError(_report(str(path), lines, problems))
+        raise UserError(report(str(path), lines, problems))
     return opt, lines, is_train
 
 
 def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
     """Reads the checked `network_g` section of an option file, and its `plugins`; the rest is not looked at."""
-    opt, lines = _read(path, ())
+    opt, lines = read_unchecked(path)
     section = opt.get('network_g')
     if not isinstance(section, dict):
         raise UserError(f"{path}: 'network_g' is missing at the top")
     problems = check_network(section)
     if problems:
-        raise UserError(_report(str(path), lines, problems))
+        raise UserError(report(str(path), lines, problems))
     return section, opt.get('plugins') or []
 
 
-def _read(path: str | os.PathLike[str], force: Sequence[str]) -> tuple[dict[str, Any], Lines]:
-    """Reads a file with its `base` and `--force_yml`, and imports its plugins."""
+def read_unchecked(path: str | os.PathLike[str], force: Sequence[str] = ()) -> tuple[dict[str, Any], Lines]:
+    """Reads a file with its `base` and `--force_yml`, and imports its plugins.
+
+    Returns:
+        its content, not checked, and where each key stands.
+    """
     opt, lines = _read_with_base(Path(path))
     for entry in force:
         _force(opt, lines, entry)
@@ -116,16 +120,16 @@ def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:
     if not (path.parent / base).is_file():
         raise UserError(f'{where}: base: {path.parent / base}: no such file; it is relative to this file')
     below, below_lines = _read_with_base(path.parent / base, depth + 1)
-    return _merge(below, opt), below_lines | lines
+    return merge(below, opt), below_lines | lines
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides key by key; a section that names another `type` replaces the one below whole."""
     merged = deepcopy(dict(below))
     for key, value in above.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict) and value.get('type', old.get('type')) == old.get('type'):
-            merged[key] = _merge(old, value)
+            merged[key] = merge(old, value)
         else:
             merged[key] = value
     return merged
@@ -147,7 +151,8 @@ def _force(opt: dict[str, Any], lines: Lines, entry: str) -> None:
     lines[path] = '--force_yml'
 
 
-def _report(file: str, lines: Lines, problems: Sequence[tuple[KeyPath, str]]) -> str:
+def report(file: str, lines: Lines, problems: Sequence[tuple[KeyPath, str]]) -> str:
+    """Returns all mistakes as one message, each with the place of its key or of the section that it lies in."""
     rows = []
     for path, message in problems:
         while path and path not in lines:

@@ -298,6 +298,10 @@ def _val(section: Mapping[str, Any], is_train: bool) -> list[Problem]:
     problems = _keys(section, VAL, ('val',))
     if is_train and not isinstance(section.get('val_freq'), int):
         problems.append((('val',), "val needs 'val_freq', a whole number"))
+    bands = section.get('bands')
+    for name, store in bands.items() if isinstance(bands, Mapping) else ():
+        if not isinstance(store, str) or not Path(store).expanduser().is_dir():
+            problems.append((('val', 'bands', name), f'val.bands.{name}: {store}: no such prior store; check the path'))
     metrics = section.get('metrics')
     for name, metric in metrics.items() if isinstance(metrics, Mapping) else ():
         path = ('val', 'metrics', name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,11 @@ class FromOtherImages(Source):
     Args:
         source: makes the masks.
         others: the images that the source gets, of the LQ images' size or a whole multiple of it.
+        names: their keys by keys of the LQ images, where these differ.
     """
 
-    def __init__(self, source: Source, others: ImageFolder) -> None:
-        self.source, self.others = source, others
+    def __init__(self, source: Source, others: ImageFolder, names: Mapping[str, str] | None = None) -> None:
+        self.source, self.others, self.names = source, others, names or {}
         self.params = {**source.params, 'oracle': True}
         self.weights_sha256 = source.weights_sha256
 
@@ -48,6 +50,7 @@ class FromOtherImages(Source):
 
     def _other(self, key: str) -> str:
         """Returns the key of the image that the source gets: for a noisy draw, the key of its image."""
+        key = self.names.get(key, key)
         return key if key in self.others else image_of(key)
 
     def header(self, max_masks: int) -> StoreHeader:
@@ -68,7 +71,7 @@ def shuffle(store: PriorStore, out: str | os.PathLike[str], seed: int = 0) -> in
         UserError: entries of fewer than two images, an image that lacks a draw, or a store with other
             priors at `out`.
     """
-    draws = store.degradation.draws if store.degradation else 1
+    draws = _draws(store)
     keys = list(store.keys())
     images = sorted({image_of(key) for key in keys}, key=str.encode) if draws > 1 else keys
     if len(images) < 2:
@@ -77,11 +80,78 @@ def shuffle(store: PriorStore, out: str | os.PathLike[str], seed: int = 0) -> in
     # A single cycle through all images, so that none gets its own prior.
     donors = {images[a]: images[b] for a, b in zip(order, np.roll(order, 1), strict=True)}
     header = replace(store.header, params={**store.header.params, 'shuffled': seed})
-    with PriorWriter(out, header) as writer, bar(len(keys), 'shuffle') as progress:
+
+    def prior_of(key: str) -> Prior:
+        image = image_of(key) if draws > 1 else key
+        return store.get(donors[image] + key[len(image) :]).resized(*store.get(key).size)
+
+    return _beside(store, out, header, prior_of, 'shuffle')
+
+
+def random_like(store: PriorStore, out: str | os.PathLike[str], source: Source) -> int:
+    """Writes a store with masks of a source that looks at no image, for the very images of another store.
+
+    The data that go with such a store are those that go with the other one, noise included: the two differ in their
+    masks and in nothing else.
+
+    Args:
+        store: the other store.
+        out: the new one.
+        source: such as `random` with `like` the other store.
+
+    Returns:
+        number of entries.
+    """
+    header = replace(source.header(store.header.max_masks), **_of_the_images(store))
+
+    def prior_of(key: str) -> Prior:
+        blank = np.zeros((*store.get(key).size, 3), np.uint8)
+        return source(blank, key, store.header.max_masks)
+
+    return _beside(store, out, header, prior_of, 'random regions')
+
+
+def oracle_like(
+    store: PriorStore, out: str | os.PathLike[str], source: Source, others: ImageFolder, names: Mapping[str, str]
+) -> int:
+    """Writes a store with masks that a source finds in other images (the GT), for the very images of another store.
+
+    Args:
+        store: the other store.
+        out: the new one.
+        source: makes the masks.
+        others: the other images, of the size of the store's or a whole multiple of it.
+        names: keys of the other images by keys of the store, where they differ.
+
+    Returns:
+        number of entries.
+    """
+    oracle = FromOtherImages(source, others, names)
+    header = replace(oracle.header(store.header.max_masks), **_of_the_images(store))
+
+    def prior_of(key: str) -> Prior:
+        blank = np.zeros((*store.get(key).size, 3), np.uint8)
+        return oracle(blank, key, store.header.max_masks)
+
+    return _beside(store, out, header, prior_of, 'oracle')
+
+
+def _of_the_images(store: PriorStore) -> dict[str, Any]:
+    """Returns what a header says of the images that priors belong to."""
+    return {'saw_image': store.header.saw_image, 'degradation': store.header.degradation}
+
+
+def _draws(store: PriorStore) -> int:
+    return store.degradation.draws if store.degradation else 1
+
+
+def _beside(
+    store: PriorStore, out: str | os.PathLike[str], header: StoreHeader, prior_of: Callable[[str], Prior], what: str
+) -> int:
+    """Writes a store of the same images with other priors; returns the number of entries."""
+    keys = list(store.keys())
+    with PriorWriter(out, header) as writer, bar(len(keys), what) as progress:
         for key in keys:
-            size = store.get(key).size
-            image = image_of(key) if draws > 1 else key
-            donor = donors[image] + key[len(image) :]
-            writer.put_raw(key, store.raw(key)[0], store.get(donor).resized(*size).to_bytes())
+            writer.put_raw(key, store.raw(key)[0], prior_of(key).to_bytes())
             progress.update()
     return len(keys)

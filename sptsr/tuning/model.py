@@ -217,8 +217,10 @@ class SPTModel(BaseModel):
         self.net_g.eval()
         try:
             with self.averaged():
+                store = (val.get('bands') or {}).get(name)
+                bands = None if store is None else PriorStore(Path(store).expanduser())
                 results = evaluate(
-                    self.restore, dataloader, val['metrics'], self.ranks, folder, suffix, val['pbar'], show
+                    self.restore, dataloader, val['metrics'], self.ranks, folder, suffix, val['pbar'], show, bands
                 )
         finally:
             self.net_g.train(was_training)
@@ -233,7 +235,7 @@ class SPTModel(BaseModel):
             text = f'{metric} {shown_mean(record)}'
             if record['excluded']:
                 text += f' ({shown_exclusions(record)})'
-            if self.is_train and record['mean'] is not None:
+            if self.is_train and record['mean'] is not None and metric in self.opt['val']['metrics']:
                 best = self._note_best(name, metric, record['mean'], int(current_iter))
                 if best is not None:
                     text += f' (best {best["val"]:.4f} @ {best["iter"]})'

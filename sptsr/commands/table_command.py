@@ -1,0 +1,56 @@
+"""`sptsr table`: a study file to a table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sptsr.core.errors import UserError
+
+
+def add_table(commands: argparse._SubParsersAction) -> None:
+    """Adds `table` to the command line."""
+    command = commands.add_parser(
+        'table',
+        help='run what is missing of a study, and write its table',
+        description='Trains and tests what is missing of a study file (rows x arms x seeds over two option files) and '
+        'writes table.md, table.csv, per_image.csv and runs.json. Run it again after a kill, and it goes on. '
+        'docs/tables.md says what a study file may hold.',
+        epilog='examples: sptsr table options/studies/smoke.yml --jobs 2    '
+        'sptsr table options/studies/fair_controls.yml --gpus 0,1',
+    )
+    command.add_argument('study', metavar='STUDY.yml', help='study file; see options/studies/')
+    command.add_argument('-o', '--out', metavar='DIR', help='default: results/<file name>')
+    command.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at a time; default: 1')
+    command.add_argument('--gpus', default='', metavar='0,1', help='one run at a time on each of these GPUs')
+    command.add_argument('--nproc', type=int, default=1, metavar='N', help='processes of each training, by torchrun')
+    command.add_argument('--runs', default='results/runs', metavar='DIR', help='of all studies; default: %(default)s')
+    command.add_argument('--dry-run', action='store_true', help='list the runs, and run nothing')
+    command.add_argument('--report-only', action='store_true', help='make the table of what is there, and run nothing')
+    command.set_defaults(run=_table)
+
+
+def _table(options: argparse.Namespace) -> int:
+    from sptsr.study.outputs import check_folder
+    from sptsr.study.pool import slots_of
+    from sptsr.study.table import make_plan, run_plan, write_table
+
+    for flag, value in (('--jobs', options.jobs), ('--nproc', options.nproc)):
+        if not 1 <= value <= 1024:
+            raise UserError(f'{flag} {value}: must be in 1..1024')
+    slots = slots_of(options.jobs, [gpu.strip() for gpu in options.gpus.split(',') if gpu.strip()], options.nproc)
+    plan = make_plan(options.study, options.runs, options.nproc)
+    out = Path(options.out or Path('results') / Path(options.study).stem)
+    check_folder(out, plan.study)
+    for line in plan.cases.left_out:
+        print(line)
+    if options.dry_run:
+        for run in plan.runs:
+            print(f'{"done   " if run.done else "missing"}  {run.id}  {"; ".join(str(use) for use, _ in run.uses)}')
+        return 0
+    failures = [] if options.report_only else run_plan(plan, slots, options.nproc)
+    write_table(plan, out, failures)
+    print((out / 'table.md').read_text())
+    for failure in failures:
+        print(f'sptsr: {failure}')
+    return 1 if failures else 0

@@ -1,0 +1,336 @@
+"""The cases of a study: the option files of each row and arm, merged and checked, and what a user lacks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sptsr.core.catalogue import find
+from sptsr.core.errors import UserError, nearest, one_of
+from sptsr.core.signatures import argument_problems
+from sptsr.core.template import fill_template
+from sptsr.core.yaml_io import Lines
+from sptsr.options.load import merge, read_unchecked, report
+from sptsr.options.schema import Problem, check
+from sptsr.study.study_file import CONTROLS, Part, Study
+
+_TRAIN_ONLY = ('train', 'logger')
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row with one arm.
+
+    Attributes:
+        row, arm: names.
+        train: options of the training, without name and seed; None where nothing is trained.
+        test: options of the test, without name and adapter.
+        prior: how the arm's masks are made from the row's (`shuffle`, `random`, `oracle`); None where they are as
+            the options say.
+        source: `{source: NAME, ...}`: what makes the masks of the sets, which then need no store; else None.
+        shares_masks: whether its masks, or those that `prior` changes, are those of the row.
+    """
+
+    row: str
+    arm: str
+    train: dict[str, Any] | None
+    test: dict[str, Any]
+    prior: str | None
+    source: dict[str, Any] | None
+    shares_masks: bool
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What of a study can be run here.
+
+    Attributes:
+        cases: in the order of the study, rows first.
+        left_out: what a user lacks for the rest, one line each.
+    """
+
+    cases: tuple[Case, ...]
+    left_out: tuple[str, ...]
+
+    def of(self, row: str) -> list[Case]:
+        """Returns the cases of a row."""
+        return [case for case in self.cases if case.row == row]
+
+
+@dataclass
+class _Draft:
+    """A case with where its keys stand, and what is not there for it."""
+
+    row: Part
+    arm: Part
+    train: dict[str, Any] | None
+    test: dict[str, Any]
+    lines: Lines
+    lacks: list[str] = field(default_factory=list)
+    lacking_sets: dict[str, str] = field(default_factory=dict)  # phase: what is not there
+
+    def case(self) -> Case:
+        prior = self.arm.prior if self.arm.prior is not None else self.row.prior
+        source = prior if isinstance(prior, dict) else self.row.prior if isinstance(self.row.prior, dict) else None
+        return Case(
+            self.row.name,
+            self.arm.name,
+            self.train,
+            self.test,
+            prior if isinstance(prior, str) and prior in CONTROLS else None,
+            source if self.test['network_g'].get('type') == 'SPTNet' else None,
+            self.arm.tune != 'none' and (self.arm.prior is None or self.arm.prior in CONTROLS),
+        )
+
+
+def make_cases(study: Study) -> Cases:
+    """Merges and checks the options of all rows and arms; imports the plug-ins of the option files.
+
+    What is not on this machine (weights, images, stores that option files name) makes no mistake: the test set, the
+    arm or the row is left out, and named.
+
+    Raises:
+        UserError: one report of all other mistakes; or nothing is left to run.
+    """
+    drafts = [_draft(study, row, arm) for row in study.rows for arm in study.arms]
+    left_out = [line for row in study.rows for line in _leave_out(study, [d for d in drafts if d.row is row])]
+    drafts = [draft for draft in drafts if not draft.lacks]
+    problems: dict[str, None] = {}
+    for draft in drafts:
+        for line in _mistakes(draft, study):
+            problems[line] = None
+    if problems:
+        found = list(problems)
+        raise UserError(found[0] if len(found) == 1 else '\n  '.join([f'{study.path}: {len(found)} mistakes', *found]))
+    if not drafts:
+        raise UserError('\n  '.join([f'{study.path}: nothing is left to run; datasets/README.md says more', *left_out]))
+    cases = [draft.case() for draft in drafts]
+    _check_published(study, cases)
+    return Cases(tuple(cases), tuple(left_out))
+
+
+def _draft(study: Study, row: Part, arm: Part) -> _Draft:
+    base = {**study.base, **row.base}
+    trains = arm.tune != 'none'
+    for verb in ('train', 'test') if trains else ('test',):
+        if verb not in base:
+            raise UserError(
+                f"{row.line}: base.{verb} is missing for '{row.name}'; name an option file, e.g. options/{verb}"
+            )
+    train, test = None, None
+    lines: Lines = {}
+    if trains:
+        train, lines = _merged(base['train'], (row, arm), True)
+    test, of_test = _merged(base['test'], (row, arm), False)
+    lines = {**lines, **of_test}
+    test['path'] = {key: value for key, value in (test.get('path') or {}).items() if key == 'param_key_g'}
+    if train is not None:
+        train.pop('path', None)
+    prior = arm.prior if arm.prior is not None and arm.prior not in CONTROLS else row.prior
+    for opt in (train, test):
+        if opt is not None:
+            _place_priors(opt, prior)
+    if arm.tune == 'none':
+        _bare(test, f"{arm.line}: '{row.name}', '{arm.name}'")
+    elif arm.tune is not None and arm.tune != 'adapter':
+        for opt in (train, test):
+            assert opt is not None
+            opt['network_g'] = _tuned(opt.get('network_g') or {}, arm)
+    draft = _Draft(row, arm, train, test, lines)
+    _note_lacking(draft)
+    return draft
+
+
+def _merged(path: Path, parts: Sequence[Part], is_train: bool) -> tuple[dict[str, Any], Lines]:
+    """Returns an option file with the changes of row and arm, and where its keys stand."""
+    opt, lines = read_unchecked(path)
+    for part in parts:
+        changes = {key: value for key, value in part.changes.items() if is_train or key not in _TRAIN_ONLY}
+        if isinstance(changes.get('datasets'), Mapping):
+            wanted = ('train', 'val') if is_train else ('test',)
+            # what is no phase at all goes to both, where the check names it
+            phases = {phase: data for phase, data in changes['datasets'].items() if _kind(phase) in (*wanted, '')}
+            changes = {**changes, 'datasets': phases}
+        opt = merge(opt, changes)
+        lines = {**lines, **part.lines}
+    for name in [name for name, data in (opt.get('datasets') or {}).items() if data is None]:
+        del opt['datasets'][name]  # `test_2: ~` takes a set out
+    return opt, lines
+
+
+def _kind(phase: str) -> str:
+    kind = phase.split('_')[0]
+    return kind if kind in ('train', 'val', 'test') else ''
+
+
+def _sets(opt: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    datasets = opt.get('datasets')
+    for phase, data in datasets.items() if isinstance(datasets, Mapping) else ():
+        if isinstance(data, dict):
+            yield phase, data
+
+
+def _place_priors(opt: dict[str, Any], prior: str | dict[str, Any] | None) -> None:
+    """Names the store that a row or an arm asks for in each set; a source makes them later."""
+    for _, data in _sets(opt):
+        if isinstance(prior, dict):
+            data.pop('dataroot_prior', None)
+        elif prior is not None:
+            data['dataroot_prior'] = fill_template(prior, str(data.get('name'))) if '{' in prior else prior
+
+
+def _bare(test: dict[str, Any], where: str) -> None:
+    """Puts the network itself in the place of its SPTNet, with its weights, and without masks."""
+    network = test.get('network_g')
+    if isinstance(network, Mapping) and network.get('type') == 'SPTNet':
+        if not isinstance(network.get('backbone'), Mapping):
+            raise UserError(f'{where}: tune: none needs network_g.backbone, a section {{type: NAME, ...}}')
+        test['network_g'] = dict(network['backbone'])
+        test['path'] = {'pretrain_network_g': network['backbone_weights']} if network.get('backbone_weights') else {}
+        if network.get('backbone_key'):
+            test['path']['param_key_g'] = network['backbone_key']
+    for _, data in _sets(test):
+        data.pop('dataroot_prior', None)
+
+
+def _tuned(network: Mapping[str, Any], arm: Part) -> dict[str, Any]:
+    """Returns the section of a network that is tuned otherwise than by units, without what belongs to units."""
+    units = ('unit', 'num_masks') if arm.tune == 'lora' else ('unit', 'num_masks', 'sites')
+    kept = {key: value for key, value in network.items() if key not in units}
+    return {**kept, 'tune': arm.tune, **({} if arm.rank is None else {'rank': arm.rank})}
+
+
+def _note_lacking(draft: _Draft) -> None:
+    """Notes the files and folders that are not on this machine; sets of a test by their phase."""
+    for opt in (draft.train, draft.test):
+        if opt is None:
+            continue
+        network, path = opt.get('network_g'), opt.get('path') or {}
+        weights = [network.get('backbone_weights')] if isinstance(network, Mapping) else []
+        for file in [*weights, path.get('pretrain_network_g')]:
+            if isinstance(file, str) and not Path(file).expanduser().is_file():
+                draft.lacks.append(file)
+        for phase, data in list(_sets(opt)):
+            lacking = next(
+                (
+                    value
+                    for key, value in data.items()
+                    if key.startswith('dataroot_') and isinstance(value, str) and not Path(value).expanduser().is_dir()
+                ),
+                None,
+            )
+            if lacking is None:
+                continue
+            if _kind(phase) == 'train':
+                draft.lacks.append(lacking)
+            elif _kind(phase) == 'val':
+                del opt['datasets'][phase]  # it plays no part in the table
+            else:
+                draft.lacking_sets[phase] = lacking
+    if isinstance(draft.arm.prior, str) and draft.arm.prior not in CONTROLS and draft.lacking_sets:
+        guess = nearest(draft.arm.prior, CONTROLS)
+        if guess and not Path(draft.arm.prior).exists():
+            raise UserError(f'{draft.arm.line}: prior: {draft.arm.prior}: no such store{guess}')
+
+
+def _leave_out(study: Study, drafts: list[_Draft]) -> list[str]:
+    """Takes out of a row what a user lacks; returns a line for each thing. `lacks` stays where a case cannot be run."""
+    lines = []
+    row = drafts[0].row.name
+    sets: dict[str, str] = {phase: path for draft in drafts for phase, path in draft.lacking_sets.items()}
+    for phase, path in sets.items():  # all arms of a row see the same images
+        names = [draft.test['datasets'].pop(phase, {}).get('name') for draft in drafts]
+        name = next((name for name in names if name), phase)
+        lines.append(f'{row}: {name} is left out: {path} is not there')
+    lacked = {draft.arm.name: draft.lacks[0] for draft in drafts if draft.lacks}
+    if sets and not any(_kind(phase) == 'test' for phase, _ in _sets(drafts[0].test)):
+        lacked = {draft.arm.name: next(iter(sets.values())) for draft in drafts}
+    if study.control in lacked or len(lacked) == len(drafts):
+        reason = lacked.get(study.control or '') or next(iter(lacked.values()))
+        for draft in drafts:
+            draft.lacks = draft.lacks or [reason]
+        return [f'{row} is left out: {reason} is not there']
+    return lines + [f'{row}, {arm} is left out: {path} is not there' for arm, path in lacked.items()]
+
+
+def _mistakes(draft: _Draft, study: Study) -> Iterator[str]:
+    """Yields the mistakes of a case, each with its place."""
+    where = f'{draft.arm.line} ({draft.row.name}, {draft.arm.name})'
+    named = {'name': 'study', 'manual_seed': 0}
+    problems: list[Problem] = []
+    if draft.train is not None:
+        problems += check({**draft.train, **named}, True)
+    problems += check({**draft.test, **named}, False)
+    problems += _prior_mistakes(draft)
+    for problem in dict.fromkeys(problems):
+        yield report(where, draft.lines, [problem])
+
+
+def _prior_mistakes(draft: _Draft) -> list[Problem]:
+    """Lists sets without masks for an arm that needs them, and mistakes of a source."""
+    prior = draft.arm.prior if draft.arm.prior is not None else draft.row.prior
+    source = prior if isinstance(prior, dict) else draft.row.prior if isinstance(draft.row.prior, dict) else None
+    if source is not None:
+        try:
+            entry = find('source', str(source['source']))
+        except UserError as error:
+            return [(('prior', 'source'), f'prior: {error}')]
+        arguments = {key: value for key, value in source.items() if key != 'source'}
+        found = argument_problems(entry.parameters() or {}, arguments, f'source {source["source"]}')
+        return [(('prior', key) if key else ('prior',), f'prior: {message}') for key, message in found]
+    problems: list[Problem] = []
+    wants = prior in CONTROLS or _uses_masks(draft.test.get('network_g'))
+    for opt in (draft.train, draft.test) if wants else ():
+        for phase, data in _sets(opt or {}):
+            if 'dataroot_prior' not in data:
+                message = (
+                    f"datasets.{phase}: '{draft.arm.name}' needs masks, and the set has none; name a store in "
+                    'dataroot_prior, or say prior: {source: NAME} of the row'
+                )
+                problems.append((('datasets', phase), message))
+    return problems
+
+
+def _uses_masks(network: Any) -> bool:
+    """Returns whether a network must be given masks."""
+    if not isinstance(network, Mapping) or network.get('type') != 'SPTNet':
+        return False
+    if network.get('tune', 'adapter') != 'adapter':
+        return False
+    from sptsr.core.registry import UNIT_REGISTRY, lookup, register_all  # seconds
+
+    register_all()
+    unit = network.get('unit')
+    try:
+        return bool(lookup(UNIT_REGISTRY, str((unit or {}).get('type', 'ModulationUnit'))).uses_masks)
+    except UserError:  # the check names it
+        return False
+
+
+def _check_published(study: Study, cases: Sequence[Case]) -> None:
+    """Raises UserError for a published figure of a set or a metric that its row does not have."""
+    for row, by_arm in study.published.items():
+        tests = [case.test for case in cases if case.row == row]
+        if not tests:
+            continue  # left out
+        sets = [str(data.get('name')) for _, data in _sets(tests[0])]
+        metrics = list((tests[0].get('val') or {}).get('metrics') or {})
+        for arm, published in by_arm.items():
+            for dataset, figures in published.figures.items():
+                if dataset not in sets and not _is_left_out(study, row, dataset):
+                    raise UserError(f"{published.line}: published: {row} has no set '{dataset}'{one_of(dataset, sets)}")
+                for metric in figures:
+                    if metric not in metrics:
+                        raise UserError(
+                            f"{published.line}: published: {row}, {arm}, {dataset}: no metric '{metric}'"
+                            f'{one_of(metric, metrics)}'
+                        )
+
+
+def _is_left_out(study: Study, row: str, dataset: str) -> bool:
+    """Returns whether the option files of a row name a set that is not there on this machine."""
+    part = next(part for part in study.rows if part.name == row)
+    opt, _ = _merged({**study.base, **part.base}['test'], (part,), False)
+    return any(data.get('name') == dataset for _, data in _sets(opt))

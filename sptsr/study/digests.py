@@ -1,0 +1,94 @@
+"""Digests of what a run is made of: files, folders of images, prior stores. They are noted until something changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from sptsr.core.errors import UserError
+from sptsr.core.files import read_json, sha256_file, write_json
+from sptsr.priors.store import PriorStore
+
+_LARGEST = 64 << 20
+
+
+class Digests:
+    """Digests by path. What has kept its size and time of change is taken from a note.
+
+    Args:
+        notes: JSON file of the notes; one that cannot be read is begun anew.
+    """
+
+    def __init__(self, notes: Path) -> None:
+        self.notes = notes
+        self.known: dict[str, str] = {}
+        self.found: dict[tuple[str, str], str] = {}  # of this process
+        if notes.is_file():
+            try:
+                content = read_json(notes, 'remove it', _LARGEST)
+            except UserError:
+                content = {}
+            if isinstance(content, dict) and all(isinstance(value, str) for value in content.values()):
+                self.known = content
+
+    def file(self, path: str) -> str:
+        """Returns the sha256 of a file's bytes."""
+        return self._noted('file', path, [path], sha256_file)
+
+    def folder(self, path: str) -> str:
+        """Returns a digest of the names and the bytes of all files below a folder, those of LMDB's locks left out."""
+        files = sorted(_files(path))
+        return self._noted('folder', path, files, lambda _: _digest_of_files(path, files))
+
+    def store(self, path: str) -> str:
+        """Returns a digest of what a prior store holds: what made its masks, and every entry."""
+        return self._noted('store', path, [os.path.join(path, 'data.mdb')], digest_of_store)
+
+    def _noted(self, kind: str, path: str, files: list[str], read: Callable[[str], str]) -> str:
+        if (kind, path) in self.found:
+            return self.found[kind, path]
+        mark = hashlib.sha256(f'{kind} {os.path.abspath(path)}'.encode())
+        try:
+            for file in files:
+                found = os.stat(file)
+                mark.update(f'\n{file} {found.st_size} {found.st_mtime_ns}'.encode(errors='surrogateescape'))
+        except OSError as error:
+            raise UserError(f'{error.filename}: cannot read it ({error.strerror}); check the path') from error
+        key = mark.hexdigest()
+        if key not in self.known:
+            self.known[key] = read(path)
+            write_json(self.notes, self.known)
+        self.found[kind, path] = self.known[key]
+        return self.known[key]
+
+
+def digest_of_store(path: str) -> str:
+    """Returns a digest of a store's header, without versions, and of all its entries."""
+    store = PriorStore(path)
+    header = asdict(store.header)
+    header.pop('versions')
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for key in store.keys():  # noqa: SIM118 (not a dict)
+        image, content = store.raw(key)
+        digest.update(b'\n' + key.encode() + b'\0' + image + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _files(folder: str) -> list[str]:
+    found = []
+    for root, _, names in os.walk(folder, followlinks=True):
+        found += [os.path.join(root, name) for name in names if not name.startswith(('.', 'lock.mdb'))]
+    return found
+
+
+def _digest_of_files(folder: str, files: list[str]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(
+            f'\n{os.path.relpath(file, folder)} '.encode(errors='surrogateescape') + bytes.fromhex(sha256_file(file))
+        )
+    return digest.hexdigest()

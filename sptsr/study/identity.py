@@ -1,0 +1,127 @@
+"""What a run is: the digest of its options and of the content of what they name. Equal runs are made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from inspect import Parameter
+from pathlib import Path
+from typing import Any
+
+from sptsr.core.catalogue import find
+from sptsr.core.errors import UserError
+from sptsr.options.keys import TRAIN_DEFAULTS, VAL_DEFAULTS
+from sptsr.study.digests import Digests
+
+# What changes neither the adapter nor a figure.
+_PROGRESS = ('name', 'num_gpu', 'logger', 'dist_params', 'find_unused_parameters', 'model_type')
+_LOADING = (
+    'name',
+    'num_worker_per_gpu',
+    'prefetch_mode',
+    'pin_memory',
+    'persistent_workers',
+    'io_backend',
+    'phase',
+)
+_SHOWN = ('save_img', 'suffix', 'pbar', 'val_freq')
+_LENGTH = 16
+
+
+def identity(value: Mapping[str, Any]) -> str:
+    """Returns the name of what a record describes: 16 digits of the sha256 of its JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:_LENGTH]
+
+
+def training_record(
+    opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, str], processes: int
+) -> dict[str, Any]:
+    """Returns all that decides an adapter.
+
+    Args:
+        opt: options of the training.
+        digests: of files and folders.
+        priors: digests of stores that do not exist yet, by path.
+        processes: ranks of the run, each of which has a batch of its own.
+    """
+    record = _record(opt, digests, priors)
+    record['train'] = _called({**TRAIN_DEFAULTS, **opt['train']})
+    record['datasets'] = {'train': record['datasets']['train']}
+    record.pop('val', None)
+    return {**record, **({'processes': processes} if processes > 1 else {})}
+
+
+def test_record(opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, str]) -> dict[str, Any]:
+    """Returns all that decides the figures of a test beside its adapter; see `training_record`."""
+    record = _record(opt, digests, priors)
+    record.pop('manual_seed', None)  # the noise of a test has a seed of its own
+    val = {key: value for key, value in {**VAL_DEFAULTS, **(opt.get('val') or {})}.items() if key not in _SHOWN}
+    if val['bands'] is not None:
+        val['bands'] = {name: _store(path, digests, priors) for name, path in val['bands'].items()}
+    names = {phase: data.get('name') for phase, data in opt['datasets'].items()}
+    return {**record, 'val': val, 'names': names}
+
+
+def _record(opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, str]) -> dict[str, Any]:
+    record = {key: value for key, value in opt.items() if key not in _PROGRESS}
+    record['network_g'] = _network(opt['network_g'], digests)
+    record['datasets'] = {phase: _dataset(data, digests, priors) for phase, data in opt['datasets'].items()}
+    record['plugins'] = [digests.file(p) if Path(p).is_file() else p for p in opt.get('plugins') or []]
+    path = dict(opt.get('path') or {})
+    if isinstance(path.get('pretrain_network_g'), str):
+        path['pretrain_network_g'] = digests.file(str(Path(path['pretrain_network_g']).expanduser()))
+    record['path'] = path
+    return record
+
+
+def _network(section: Mapping[str, Any], digests: Digests) -> dict[str, Any]:
+    network = _filled(section, 'arch')
+    if isinstance(network.get('backbone'), Mapping):
+        network['backbone'] = _network(network['backbone'], digests)
+    if network.get('type') == 'SPTNet':
+        network['unit'] = _filled(network.get('unit') or {'type': 'ModulationUnit'}, 'unit')
+    for key in ('backbone_weights', 'path'):  # `path` is of spandrel's networks
+        if isinstance(network.get(key), str) and Path(network[key]).expanduser().is_file():
+            network[key] = digests.file(str(Path(network[key]).expanduser()))
+    return network
+
+
+def _dataset(section: Mapping[str, Any], digests: Digests, priors: Mapping[str, str]) -> dict[str, Any]:
+    data = {key: value for key, value in _filled(section, 'dataset', 'settings').items() if key not in _LOADING}
+    for key, value in data.items():
+        if not isinstance(value, str):
+            continue
+        path = str(Path(value).expanduser())
+        if key == 'dataroot_prior':
+            data[key] = _store(value, digests, priors)
+        elif key.startswith('dataroot_'):
+            data[key] = digests.folder(path)
+        elif key.endswith('_file') and Path(path).is_file():
+            data[key] = digests.file(path)
+    return data
+
+
+def _store(path: str, digests: Digests, priors: Mapping[str, str]) -> str:
+    return priors[path] if path in priors else digests.store(str(Path(path).expanduser()))
+
+
+def _called(train: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {'optim_g': 'optimizer', 'scheduler': 'scheduler'}
+    kinds |= {key: 'loss' for key in train if key.endswith('_opt')}
+    return {key: _filled(value, kinds[key]) if key in kinds else value for key, value in train.items()}
+
+
+def _filled(section: Any, kind: str, method: str = '__init__') -> dict[str, Any]:
+    """Returns a section `{type: NAME, ...}` with the defaults of what NAME stands for."""
+    try:
+        known = find(kind, str(section['type'])).parameters(method) or {}
+    except UserError:
+        known = {}
+    plain = str | int | float | bool | None
+    defaults = {
+        name: parameter.default
+        for name, parameter in known.items()
+        if parameter.default is not Parameter.empty and isinstance(parameter.default, plain)
+    }
+    return {**defaults, **section}

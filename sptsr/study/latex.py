@@ -1,0 +1,167 @@
+"""The table of a study as LaTeX: a document that compiles as it stands, with tables to paste."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from sptsr.study.results import PARTS, Block, Cell, Column
+from sptsr.study.study_file import Study
+from sptsr.study.texts import PARTS_LEGEND, against_cells, digits, groups, metric_name, part_cell, parts_of, shown
+
+_HEAD = r"""% Compiles as it stands: pdflatex table.tex. To paste a table into a paper: \usepackage{booktabs}.
+\documentclass[10pt]{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage{booktabs}
+\usepackage[a4paper,landscape,margin=15mm]{geometry}
+\usepackage{graphicx}
+\usepackage{longtable}
+% shrinks what is wider than the page
+\newsavebox{\whole}
+\newcommand{\fitted}[1]{\sbox{\whole}{#1}%
+  \ifdim\wd\whole>\linewidth\resizebox{\linewidth}{!}{\usebox{\whole}}\else\usebox{\whole}\fi}
+\begin{document}
+"""
+_SIGNS = {
+    '\\': r'\textbackslash{}',
+    '{': r'\{',
+    '}': r'\}',
+    '$': r'\$',
+    '&': r'\&',
+    '#': r'\#',
+    '%': r'\%',
+    '_': r'\_',
+    '^': r'\textasciicircum{}',
+    '~': r'\textasciitilde{}',
+    '<': r'\textless{}',
+    '>': r'\textgreater{}',
+    '|': r'\textbar{}',
+    '"': r'\textquotedbl{}',
+    '\N{MULTIPLICATION SIGN}': r'$\times$',
+    '\N{PLUS-MINUS SIGN}': r'$\pm$',
+    '\N{MINUS SIGN}': r'$-$',
+    '\N{EN DASH}': '--',
+    '\N{EM DASH}': '---',
+    '\N{HORIZONTAL ELLIPSIS}': r'\ldots{}',
+    '\N{GREEK SMALL LETTER SIGMA}': r'$\sigma$',
+    '\N{LEFT SINGLE QUOTATION MARK}': '`',
+    '\N{RIGHT SINGLE QUOTATION MARK}': "'",
+    '\N{LEFT DOUBLE QUOTATION MARK}': '``',
+    '\N{RIGHT DOUBLE QUOTATION MARK}': "''",
+}
+
+
+def escaped(text: str) -> str:
+    """Returns text as LaTeX prints it; a letter that pdflatex does not know loses its accent, else it becomes `?`."""
+    found = []
+    for sign in unicodedata.normalize('NFC', text):
+        if sign in _SIGNS:
+            found.append(_SIGNS[sign])
+        elif (sign.isascii() and sign.isprintable()) or '\u00c0' <= sign <= '\u017e':
+            found.append(sign)
+        else:
+            plain = unicodedata.normalize('NFKD', sign).encode('ascii', 'ignore').decode()
+            found.append(escaped(plain) if plain and plain.isprintable() else '?')
+    return ''.join(found)
+
+
+def table_latex(study: Study, blocks: Sequence[Block], notes: Sequence[str]) -> str:
+    """Returns the document: the table, each arm against the control, and the notes."""
+    parts = [_HEAD, rf'\section*{{{escaped(study.title)}}}', '']
+    for group in groups(blocks):
+        parts += _table(group)
+    parts += [_legend(study), '']
+    for block in blocks:
+        parts += [*_against(study, block), *_parts(block)]
+    if notes:
+        parts += [r'\subsection*{Notes}', r'\begin{itemize}', *(rf'\item {escaped(note)}' for note in notes)]
+        parts += [r'\end{itemize}', '']
+    return '\n'.join([*parts, r'\end{document}', ''])
+
+
+def _table(group: Sequence[Block]) -> list[str]:
+    columns, higher = group[0].columns, group[0].higher
+    lines = [r'\begin{center}', r'\fitted{%', rf'\begin{{tabular}}{{l{"r" * len(columns)}}}', r'\toprule']
+    lines += [*_head(columns, higher), r'\midrule']
+    for number, block in enumerate(group):
+        if number:
+            lines.append(r'\addlinespace')
+        lines.append(rf'\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{escaped(block.name)}}}}} \\')
+        for arm, cells in block.lines.items():
+            texts = [_cell(cells[column], column[1]) for column in columns]
+            lines.append(rf'\quad {escaped(arm)} & {" & ".join(texts)} \\')
+    return [*lines, r'\bottomrule', r'\end{tabular}}', r'\end{center}', '']
+
+
+def _head(columns: Sequence[Column], higher: Mapping[Column, bool]) -> list[str]:
+    """Returns three lines: datasets, rules below them, and their metrics."""
+    cells, rules, metrics, at = [], [], [], 2
+    for dataset, group in itertools.groupby(columns, key=lambda column: column[0]):
+        names = [column[1] for column in group]
+        cells.append(rf'\multicolumn{{{len(names)}}}{{c}}{{{escaped(dataset)}}}')
+        rules.append(rf'\cmidrule(lr){{{at}-{at + len(names) - 1}}}')
+        at += len(names)
+        arrows = [r'$\uparrow$' if higher[dataset, name] else r'$\downarrow$' for name in names]
+        metrics += [f'{escaped(metric_name(name))} {arrow}' for name, arrow in zip(names, arrows, strict=True)]
+    return [_line('', *cells), ''.join(rules), _line('', *metrics)]
+
+
+def _line(*cells: str) -> str:
+    return f'{" & ".join(cells)} \\\\'
+
+
+def _cell(cell: Cell, metric: str) -> str:
+    if cell.mean is None:
+        return '--'
+    text = shown(cell, metric)
+    text = {'best': rf'\textbf{{{text}}}', 'second': rf'\underline{{{text}}}'}.get(cell.mark, text)
+    if cell.sd is not None:
+        text += rf'\,{{\scriptsize$\pm${cell.sd:.{digits(metric)}f}}}'
+    if cell.published is not None:
+        text += rf' {{\small\textit{{({cell.published:g})}}}}'
+    return text
+
+
+def _legend(study: Study) -> str:
+    seeds = len(study.seeds)
+    several = rf'Means over {seeds} training seeds, {{\scriptsize$\pm$}} their standard deviation. '
+    text = (
+        r'Best in \textbf{bold}, second \underline{underlined}; where the 95\,\% interval of the paired difference '
+        r'between the first two holds 0, nothing is bold and both are underlined.'
+    )
+    text = (several if seeds > 1 else 'One training seed. ') + text
+    return text + (r' \textit{(Published figures)} in brackets.' if study.published else '')
+
+
+def _against(study: Study, block: Block) -> list[str]:
+    found = [(column, one) for column in block.columns for one in block.against.get(column, ())]
+    if not found:
+        return []
+    control = escaped(study.control or '')
+    head = ['set', 'metric', 'arm', f'arm $-$ {control}', r'95\,\% interval', 'better on', '$p$', '$p$ (Holm)']
+    lines = [rf'\subsection*{{{escaped(block.name)}: against {control}}}', r'\begin{longtable}{lllrrrrr}', r'\toprule']
+    lines += [_line(*head), r'\midrule', r'\endhead']
+    for (dataset, metric), one in found:
+        names = [escaped(dataset), escaped(metric_name(metric)), escaped(one.arm)]
+        lines.append(_line(*names, *(_minus(text) for text in against_cells(one))))
+    return [*lines, r'\bottomrule', r'\end{longtable}', '']
+
+
+def _parts(block: Block) -> list[str]:
+    if not block.parts:
+        return []
+    lines = [r'{\small', rf'\begin{{longtable}}{{lll{"r" * len(PARTS)}}}', r'\toprule']
+    lines += [_line('set', 'metric', 'arm', *PARTS), r'\midrule', r'\endhead']
+    for (dataset, metric, arm), parts in parts_of(block).items():
+        names = [escaped(dataset), escaped(metric_name(metric)), escaped(arm)]
+        cells = [_minus(part_cell(parts.get(part))).replace(' ± ', r'\,{\tiny$\pm$') for part in PARTS]
+        lines.append(_line(*names, *(f'{cell}}}' if 'pm' in cell else cell for cell in cells)))
+    return [*lines, r'\bottomrule', r'\end{longtable}}', escaped(PARTS_LEGEND), '']
+
+
+def _minus(text: str) -> str:
+    """Returns numbers with signs of mathematics; a hyphen between digits of an exponent stays."""
+    return re.sub(r'(?<![\de])-', '$-$', text).replace('+', '$+$')

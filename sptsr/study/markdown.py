@@ -1,0 +1,95 @@
+"""The table of a study as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sptsr.report.tables import markdown_table
+from sptsr.study.results import PARTS, Block, Cell
+from sptsr.study.study_file import Study
+from sptsr.study.texts import PARTS_LEGEND, against_cells, digits, groups, metric_name, part_cell, parts_of, shown
+
+_ARROWS = {True: '↑', False: '↓'}
+
+
+def table_markdown(study: Study, blocks: Sequence[Block], notes: Sequence[str]) -> str:
+    """Returns the whole page: the table, each arm against the control, and what has to be said of both."""
+    lines = [f'# {study.title}', '']
+    for group in groups(blocks):
+        arrows = group[0].higher
+        heads = [f'{_plain(set_)} {metric_name(name)} {_ARROWS[arrows[set_, name]]}' for set_, name in group[0].columns]
+        header = ['', '', *heads]
+        rows = []
+        for block in group:
+            for number, (arm, cells) in enumerate(block.lines.items()):
+                texts = [_cell_markdown(cells[column], column[1]) for column in block.columns]
+                rows.append([f'**{_plain(block.name)}**' if number == 0 else '', _plain(arm), *texts])
+        lines += [markdown_table(header, rows), '']
+    lines += _legend(study)
+    for block in blocks:
+        lines += _against_markdown(study, block)
+    if notes:
+        lines += ['## Notes', '', *(f'- {_plain(note)}' for note in notes), '']
+    return '\n'.join(lines)
+
+
+def _plain(text: str) -> str:
+    """Returns text whose signs mean nothing in Markdown."""
+    for sign in '\\`*_[]<>|#':
+        text = text.replace(sign, f'\\{sign}')
+    return text
+
+
+def _cell_markdown(cell: Cell, metric: str) -> str:
+    text = shown(cell, metric)
+    text = {'best': f'**{text}**', 'second': f'<u>{text}</u>'}.get(cell.mark, text)
+    if cell.sd is not None:
+        text += f' <sub>± {cell.sd:.{digits(metric)}f}</sub>'
+    if cell.published is not None:
+        text += f' *({cell.published:g})*'
+    return text
+
+
+def _legend(study: Study) -> list[str]:
+    seeds = len(study.seeds)
+    text = f'Means over {seeds} training seeds, ± their standard deviation. ' if seeds > 1 else 'One training seed. '
+    text += (
+        'Best **bold**, second <u>underlined</u>; where the 95 % interval of the paired difference between the first '
+        'two holds 0, nothing is bold and both are underlined.'
+    )
+    if study.published:
+        text += ' *(Published figures)* in brackets.'
+    return [text, '']
+
+
+def _against_markdown(study: Study, block: Block) -> list[str]:
+    rows = [
+        [_plain(column[0]), metric_name(column[1]), _plain(one.arm), *against_cells(one)]
+        for column in block.columns
+        for one in block.against.get(column, ())
+    ]
+    if not rows:
+        return []
+    header = [
+        'set',
+        'metric',
+        'arm',
+        f'arm - {_plain(study.control or "")}',
+        '95 % interval',
+        'better on',
+        'p',
+        'p (Holm)',
+    ]
+    title = f'## {_plain(block.name)}: against {_plain(study.control or "")}'
+    return [title, '', markdown_table(header, rows), '', *_parts_markdown(block)]
+
+
+def _parts_markdown(block: Block) -> list[str]:
+    if not block.parts:
+        return []
+    rows = []
+    for (dataset, metric, arm), parts in parts_of(block).items():
+        cells = [part_cell(parts.get(part)) for part in PARTS]
+        rows.append([_plain(dataset), metric_name(metric), _plain(arm), *cells])
+    title = f'### {_plain(block.name)}: where the difference lies'
+    return [title, '', markdown_table(['set', 'metric', 'arm', *PARTS], rows), '', PARTS_LEGEND, '']

@@ -1,0 +1,301 @@
+"""The figures of a study: its cells, and each arm against the control."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sptsr.evaluation.bands import BANDS
+from sptsr.evaluation.comparison import Row, compare_runs, paired_by_seed, read_run
+from sptsr.evaluation.comparison import Run as Measured
+from sptsr.evaluation.statistics import holm, paired_interval
+from sptsr.study.cases import Cases
+from sptsr.study.runs import Run, Use
+from sptsr.study.study_file import Study
+
+Column = tuple[str, str]  # dataset, metric
+THIRDS = ('hard', 'middling', 'easy')
+PARTS = (*BANDS, *THIRDS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of the table.
+
+    Attributes:
+        means: of each run over the images.
+        mean: over the runs; None where there is none.
+        sd: standard deviation over the runs; None for fewer than two.
+        mark: `best`, `second`, or nothing.
+        published: figure that was published for it; None where the study names none.
+    """
+
+    means: tuple[float, ...]
+    mean: float | None
+    sd: float | None
+    mark: str
+    published: float | None
+
+
+@dataclass(frozen=True)
+class Against:
+    """An arm against the control, in one column.
+
+    Attributes:
+        arm: its name.
+        row: what `sptsr compare` computes of the two.
+        p_holm: p corrected for the number of arms.
+    """
+
+    arm: str
+    row: Row
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """The gain of an arm over the control in a part of the images or of their pixels.
+
+    Attributes:
+        dataset, metric, arm: names.
+        part: one of `PARTS`.
+        images: that the part has.
+        difference: mean of arm - control.
+        interval: 95 % interval of it; None for one image.
+    """
+
+    dataset: str
+    metric: str
+    arm: str
+    part: str
+    images: int
+    difference: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A row of the study.
+
+    Attributes:
+        name: of the row.
+        columns: datasets and metrics.
+        higher: of each column, whether a greater value is the better one.
+        lines: cells by arm and column, arms in the order of the study.
+        against: arms against the control by column.
+        parts: the same in parts of the images and of their pixels.
+        notes: what has to be said of it, such as arms without results.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    higher: Mapping[Column, bool]
+    lines: Mapping[str, Mapping[Column, Cell]]
+    against: Mapping[Column, tuple[Against, ...]]
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric of an image in a run."""
+
+    use: Use
+    dataset: str
+    metric: str
+    key: str
+    value: float
+
+
+def blocks_of(study: Study, cases: Cases, runs: Sequence[Run]) -> tuple[list[Block], list[Value]]:
+    """Reads the `metrics.json` of all runs that are done; returns the rows of the table and all images' values."""
+    measured: dict[Use, Measured] = {}
+    for run in runs:
+        for use, test in run.uses:
+            if run.metrics(test).is_file():
+                measured[use] = read_run(run.metrics(test))
+    names = [row.name for row in study.rows if cases.of(row.name)]
+    blocks = [_block(study, name, cases, measured) for name in names]
+    values = [
+        Value(use, dataset, metric, key, value)
+        for use, one in measured.items()
+        for dataset, metrics in one.datasets.items()
+        for metric, record in metrics.items()
+        for key, value in record.values.items()
+    ]
+    return blocks, values
+
+
+def _block(study: Study, name: str, cases: Cases, measured: Mapping[Use, Measured]) -> Block:
+    arms: dict[str, list[Measured]] = {}
+    notes = []
+    for case in cases.of(name):
+        uses = [Use(name, case.arm, seed) for seed in (study.seeds if case.train is not None else (None,))]
+        found = [measured[use] for use in uses if use in measured]
+        if len(found) < len(uses):
+            notes.append(f'{name}, {case.arm}: {len(found)} of {len(uses)} runs have results')
+        arms[case.arm] = found
+    some = [one for found in arms.values() for one in found]
+    measured_by_all = [
+        (dataset, metric)
+        for dataset, metrics in (some[0].datasets.items() if some else ())
+        for metric in metrics
+        if all(metric in one.datasets.get(dataset, {}) for one in some)
+    ]
+    banded = {(dataset, metric): _band(some[0], dataset, metric) for dataset, metric in measured_by_all}
+    columns = [column for column in measured_by_all if banded[column] is None]
+    oracles = [case.arm for case in cases.of(name) if case.prior == 'oracle']
+    higher = {column: _is_higher(some, column) for column in columns}
+    lines: dict[str, dict[Column, Cell]] = {arm: {} for arm in arms}
+    for column in columns:
+        means = {arm: tuple(_mean(one, column) for one in found) for arm, found in arms.items()}
+        ranked = {arm: found for arm, found in arms.items() if found and arm not in oracles}
+        marks = _marks(ranked, means, column, higher[column])
+        for arm, values in means.items():
+            published = study.published.get(name, {}).get(arm)
+            lines[arm][column] = Cell(
+                values,
+                statistics.fmean(values) if values else None,
+                statistics.stdev(values) if len(values) > 1 else None,
+                marks.get(arm, ''),
+                published.figures.get(column[0], {}).get(column[1]) if published else None,
+            )
+    against = _against(study.control, arms, columns)
+    frozen = next((case.arm for case in cases.of(name) if case.train is None and arms[case.arm]), study.control)
+    parts = _parts(study.control, frozen, arms, {column: band for column, band in banded.items() if band is not None})
+    return Block(name, tuple(columns), higher, lines, against, tuple(parts), tuple(notes))
+
+
+def _band(one: Measured, dataset: str, metric: str) -> tuple[str, str] | None:
+    """Returns the metric and the band that a figure is of, or None for one of whole images."""
+    band = (one.datasets[dataset][metric].options or {}).get('band')
+    return None if band is None else (metric.removesuffix(f' {band}'), str(band))
+
+
+def _parts(
+    control: str | None,
+    frozen: str | None,
+    arms: Mapping[str, Sequence[Measured]],
+    banded: Mapping[Column, tuple[str, str]],
+) -> Iterator[Part]:
+    """Yields the gains over the control in the bands of the images, and in thirds of the images by difficulty."""
+    if control is None or frozen is None or not arms.get(control):
+        return
+    datasets = list(dict.fromkeys(dataset for dataset, _ in banded))
+    for dataset, arm in itertools.product(datasets, arms):
+        if arm == control or not arms[arm]:
+            continue
+        for column, (metric, band) in banded.items():
+            if column[0] == dataset:
+                yield from _part(arms[control], arms[arm], column, (metric, arm, band))
+        for metric in dict.fromkeys(metric for (name, _), (metric, _) in banded.items() if name == dataset):
+            for third, keys in _thirds(arms[frozen], (dataset, metric)).items():
+                yield from _part(arms[control], arms[arm], (dataset, metric), (metric, arm, third), keys)
+
+
+def _part(
+    a: Sequence[Measured],
+    b: Sequence[Measured],
+    column: Column,
+    names: tuple[str, str, str],
+    keys: Collection[str] | None = None,
+) -> Iterator[Part]:
+    found = _gain(a, b, column, keys)
+    if found is not None:
+        metric, arm, part = names
+        yield Part(column[0], metric, arm, part, *found)
+
+
+def _gain(
+    a: Sequence[Measured], b: Sequence[Measured], column: Column, keys: Collection[str] | None = None
+) -> tuple[int, float, tuple[float, float] | None] | None:
+    """Returns number of images, mean of B - A and its 95 % interval; None where no image has a value in all runs."""
+    a, b = _same_seeds(a, b)
+    same_seeds, b = paired_by_seed(a, b)
+    tables = [[one.datasets[column[0]][column[1]].values for one in arm] for arm in (a, b)]
+    every = [table for arm in tables for table in arm]
+    wanted = every[0] if keys is None else keys
+    common = [key for key in wanted if all(math.isfinite(table.get(key, math.nan)) for table in every)]
+    if not common:
+        return None
+    first, second = (np.array([[table[key] for key in common] for table in arm]) for arm in tables)
+    return len(common), *paired_interval(first, second, same_seeds)
+
+
+def _thirds(runs: Sequence[Measured], column: Column) -> dict[str, list[str]]:
+    """Returns the images in thirds by the figures of an arm, those that are hardest for it first."""
+    records = [one.datasets[column[0]][column[1]].values for one in runs]
+    means = {key: statistics.fmean(values[key] for values in records) for key in records[0]}
+    order = sorted((key for key in means if math.isfinite(means[key])), key=lambda key: (means[key], key))
+    cuts = [round(len(order) * n / 3) for n in range(4)]
+    return {name: order[cuts[n] : cuts[n + 1]] for n, name in enumerate(THIRDS)}
+
+
+def _mean(one: Measured, column: Column) -> float:
+    values = [v for v in one.datasets[column[0]][column[1]].values.values() if math.isfinite(v)]
+    return statistics.fmean(values) if values else math.nan
+
+
+def _is_higher(some: Sequence[Measured], column: Column) -> bool:
+    options = some[0].datasets[column[0]][column[1]].options or {}
+    return options.get('better') != 'lower'
+
+
+def _marks(
+    arms: Mapping[str, Sequence[Measured]], means: Mapping[str, Sequence[float]], column: Column, higher: bool
+) -> dict[str, str]:
+    """Returns which arm is the best and which the second.
+
+    There is no best where the 95 % interval of the difference between the first two holds 0; both are then `second`.
+    """
+    finite = [arm for arm in arms if all(map(math.isfinite, means[arm]))]
+    order = sorted(finite, key=lambda arm: statistics.fmean(means[arm]), reverse=higher)
+    if len(order) < 2:
+        return {}
+    first, second = order[:2]
+    found = _gain(arms[second], arms[first], column)
+    interval = None if found is None else found[2]
+    apart = interval is not None and (interval[0] > 0 or interval[1] < 0)
+    return {first: 'best' if apart else 'second', second: 'second'}
+
+
+def _compared(a: Sequence[Measured], b: Sequence[Measured], column: Column) -> Row | None:
+    """Returns the comparison of two arms in one column; None where no image has a value in both."""
+    dataset, metric = column
+    if _gain(a, b, column) is None:
+        return None
+    both = [
+        [Measured(one.path, one.seed, {dataset: {metric: one.datasets[dataset][metric]}}, one.images) for one in arm]
+        for arm in _same_seeds(a, b)
+    ]
+    return compare_runs(both[0], both[1]).rows[0]
+
+
+def _same_seeds(a: Sequence[Measured], b: Sequence[Measured]) -> tuple[Sequence[Measured], Sequence[Measured]]:
+    """Returns the runs of the seeds that both arms have; all runs where they have none in common."""
+    common = {one.seed for one in a} & {one.seed for one in b} - {None}
+    if not common:
+        return a, b
+    return [one for one in a if one.seed in common], [one for one in b if one.seed in common]
+
+
+def _against(
+    control: str | None, arms: Mapping[str, Sequence[Measured]], columns: Sequence[Column]
+) -> dict[Column, tuple[Against, ...]]:
+    if control is None or not arms.get(control):
+        return {}
+    found = {}
+    for column in columns:
+        rows = {
+            arm: row
+            for arm, measured in arms.items()
+            if arm != control and measured and (row := _compared(arms[control], measured, column)) is not None
+        }
+        corrected = holm([row.figures.p for row in rows.values()])
+        found[column] = tuple(Against(arm, row, p) for (arm, row), p in zip(rows.items(), corrected, strict=True))
+    return found

@@ -1,0 +1,186 @@
+"""The runs of a study: each distinct training once, with the tests of it that the table needs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from sptsr.core.errors import UserError
+from sptsr.core.files import read_json, write_json, write_text
+from sptsr.study.cases import Case
+from sptsr.study.digests import Digests
+from sptsr.study.identity import identity, test_record, training_record
+from sptsr.study.stores import Stores
+
+
+@dataclass(frozen=True)
+class Use:
+    """Where a run stands in the table; `seed` is None where nothing is trained."""
+
+    row: str
+    arm: str
+    seed: int | None
+
+    def __str__(self) -> str:
+        return f'{self.row}, {self.arm}' + ('' if self.seed is None else f', seed {self.seed}')
+
+
+@dataclass
+class Run:
+    """A training, or a network without one, and its tests.
+
+    Attributes:
+        id: digest of what decides the adapter.
+        home: folder of the run.
+        record: what `id` is the digest of.
+        train: its options; None where nothing is trained.
+        tests: options of its tests by their digest.
+        uses: where it stands in the table, each with the digest of its test.
+    """
+
+    id: str
+    home: Path
+    record: dict[str, Any]
+    train: dict[str, Any] | None
+    tests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uses: list[tuple[Use, str]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What to call it: its first place in the table."""
+        return str(self.uses[0][0])
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter, which is there when the training is complete."""
+        return self.home / 'experiments' / self.id / 'models' / 'net_g_latest.safetensors'
+
+    @property
+    def states(self) -> Path:
+        """Folder of its training states."""
+        return self.home / 'experiments' / self.id / 'training_states'
+
+    def metrics(self, test: str) -> Path:
+        """Returns the file of a test's figures, which is there when the test is complete."""
+        return self.home / 'results' / test / 'metrics.json'
+
+    @property
+    def trained(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.train is None or self.adapter.is_file()
+
+    def missing(self) -> list[str]:
+        """Returns the tests that are not done."""
+        return [test for test in self.tests if not self.metrics(test).is_file()]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.trained and not self.missing()
+
+    def check(self) -> None:
+        """Raises UserError where the folder of the run holds another one."""
+        note = self.home / 'run.json'
+        if note.is_file():
+            noted = read_json(note, 'remove the folder')
+            if not isinstance(noted, dict) or noted.get('identity') != self.record:
+                raise UserError(f'{self.home}: holds a run of other options; remove it, or choose another --runs')
+        elif (self.home / 'experiments').exists():
+            raise UserError(
+                f'{self.home}: holds a run that does not say what it is; remove it, or choose another --runs'
+            )
+
+    def prepare(self) -> None:
+        """Writes what the run is, and its option files."""
+        write_json(self.home / 'run.json', {'identity': self.record, 'uses': [str(use) for use, _ in self.uses]})
+        if self.train is not None:
+            _write_options(self.home / 'train.yml', self.train)
+        for test, options in self.tests.items():
+            _write_options(self.home / f'test_{test}.yml', options)
+
+    def commands(self) -> list[list[str]]:
+        """Returns the commands that make the run, each as the words behind `sptsr`."""
+        root = ['--root', str(self.home)]
+        found = []
+        if self.train is not None:
+            found.append(['train', '-opt', str(self.home / 'train.yml'), *root, '--auto_resume'])
+        return found + [['test', '-opt', str(self.home / f'test_{test}.yml'), *root] for test in self.tests]
+
+    def lock(self) -> TextIO | None:
+        """Returns a file that holds the run until it is closed, here and in children; None when others hold it.
+
+        The lock of a process that was killed is free.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        lock = open(self.home / 'lock', 'w')  # noqa: SIM115 (held as long as the run is worked on)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            if isinstance(error, BlockingIOError):
+                return None
+            raise UserError(
+                f'{lock.name}: cannot be locked ({error.strerror}); choose --runs on a local disk'
+            ) from error
+        return lock
+
+
+def make_runs(
+    cases: Sequence[Case], seeds: Sequence[int], folder: Path, stores: Stores, digests: Digests, processes: int = 1
+) -> list[Run]:
+    """Returns the distinct runs of cases whose stores are placed, in the order of the table.
+
+    Args:
+        cases: of the study.
+        seeds: of each training.
+        folder: of all runs, this study's and others'.
+        stores: that the cases use.
+        digests: of files and folders.
+        processes: ranks of each training.
+    """
+    runs: dict[str, Run] = {}
+    for case in cases:
+        for seed in seeds if case.train is not None else (None,):
+            train = None if case.train is None else {**case.train, 'manual_seed': seed}
+            tested = test_record(case.test, digests, stores.made)
+            if train is None:
+                record = {'network': tested['network_g'], 'path': tested['path'], 'plugins': tested['plugins']}
+            else:
+                record = training_record(train, digests, stores.made, processes)
+            run_id = identity(record)
+            named = None if train is None else {**train, 'name': run_id}
+            run = runs.setdefault(run_id, Run(run_id, folder / run_id, record, named))
+            test_id = identity(tested)
+            test = {**case.test, 'name': test_id, 'manual_seed': 0 if seed is None else seed}
+            if train is not None:
+                test['path'] = {**case.test['path'], 'pretrain_network_g': str(run.adapter)}
+            run.tests[test_id] = test
+            run.uses.append((Use(case.row, case.arm, seed), test_id))
+    return list(runs.values())
+
+
+def _write_options(path: Path, options: dict[str, Any]) -> None:
+    text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+    if not path.is_file() or path.read_text() != text:
+        write_text(path, text)
+
+
+def python(words: Sequence[str], processes: int = 1) -> list[str]:
+    """Returns the command that runs `sptsr WORDS` with this Python, trainings in several processes under torchrun."""
+    module = {'train': 'sptsr.train', 'test': 'sptsr.test'}[words[0]]
+    if processes > 1 and words[0] == 'train':
+        torchrun = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
+        return [sys.executable, *torchrun, '-m', module, *words[1:], '--launcher', 'pytorch']
+    return [sys.executable, '-m', module, *words[1:]]
+
+
+def threads() -> str:
+    """Returns the number of threads of a run on CPUs, as the environment says it; sums depend on it."""
+    return os.environ.get('OMP_NUM_THREADS', '1')

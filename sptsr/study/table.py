@@ -1,0 +1,78 @@
+"""The whole of `sptsr table`: read, run what is missing, write the table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sptsr.study.cases import Cases, make_cases
+from sptsr.study.digests import Digests
+from sptsr.study.outputs import check_folder, runs_json, write_outputs
+from sptsr.study.pool import Failure, LocalProcess, Pool, Slot, Start
+from sptsr.study.results import Block, blocks_of
+from sptsr.study.runs import Run, make_runs
+from sptsr.study.stores import Stores
+from sptsr.study.study_file import Study, read_study
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that is read, with its runs.
+
+    Attributes:
+        study: the file.
+        cases: what of it can be run here.
+        runs: distinct runs.
+        stores: that it makes.
+    """
+
+    study: Study
+    cases: Cases
+    runs: list[Run]
+    stores: Stores
+
+
+def make_plan(path: str | os.PathLike[str], runs: str | os.PathLike[str], processes: int = 1) -> Plan:
+    """Reads and checks a study; makes nothing but the note of digests.
+
+    Args:
+        path: the study file.
+        runs: folder of all runs.
+        processes: ranks of each training.
+
+    Raises:
+        UserError: any mistake in it or in the option files that it names.
+    """
+    study = read_study(path)
+    cases = make_cases(study)
+    folder = Path(runs)
+    digests = Digests(folder / 'digests.json')
+    stores = Stores(folder / 'priors', digests)
+    banded = [case for row in study.rows for case in stores.add_bands(cases.of(row.name))]
+    placed = [stores.place(case) for case in banded]
+    found = make_runs(placed, study.seeds, folder, stores, digests, processes)
+    for run in found:
+        run.check()
+    return Plan(study, replace(cases, cases=tuple(placed)), found, stores)
+
+
+def run_plan(
+    plan: Plan, slots: Sequence[Slot], processes: int = 1, start: Start = LocalProcess, quiet: bool = False
+) -> list[Failure]:
+    """Makes the missing stores, then the missing runs; returns the runs that failed."""
+    if all(run.done for run in plan.runs):
+        return []
+    for recipe in plan.stores.recipes.values():
+        recipe.run()
+    return Pool(slots, processes, start, quiet).do(plan.runs)
+
+
+def write_table(plan: Plan, out: Path, failures: Sequence[Failure] = ()) -> list[Block]:
+    """Writes the table of what is done; returns its rows."""
+    check_folder(out, plan.study)
+    blocks, values = blocks_of(plan.study, plan.cases, plan.runs)
+    notes = [*plan.cases.left_out, *(note for block in blocks for note in block.notes), *map(str, failures)]
+    write_outputs(out, plan.study, blocks, values, runs_json(plan.study, plan.runs, failures, plan.stores.made), notes)
+    return blocks

@@ -1,0 +1,71 @@
+"""The cells of a study's table as texts, for all forms of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sptsr.study.results import Against, Block, Cell, Part
+
+PARTS_LEGEND = (
+    'Differences with 95 % intervals. PSNR of the pixels up to 3 pixels from boundaries of masks, and of the others; of '
+    'those whose smallest mask has up to 1 %, up to 10 % and more of the image; and of whole images in thirds by the '
+    'figures of the frozen network (of the control where there is none).'
+)
+_ENGLISH = {'psnr': 'PSNR', 'ssim': 'SSIM', 'niqe': 'NIQE', 'lpips': 'LPIPS'}
+
+
+def metric_name(metric: str) -> str:
+    """Returns what a metric is called in tables."""
+    return _ENGLISH.get(metric, metric)
+
+
+def digits(metric: str) -> int:
+    """Returns the decimals that a metric is shown with."""
+    return 3 if 'psnr' in metric.lower() else 4
+
+
+def shown(cell: Cell, metric: str) -> str:
+    """Returns mean and standard deviation of a cell as plain text; `-` where there is no result."""
+    if cell.mean is None:
+        return '-'
+    return f'{cell.mean:.{digits(metric)}f}'
+
+
+def groups(blocks: Iterable[Block]) -> list[list[Block]]:
+    """Returns the rows in tables: those next to each other that have the same columns stand in one."""
+    found: list[list[Block]] = []
+    for block in blocks:
+        if found and found[-1][0].columns == block.columns:
+            found[-1].append(block)
+        else:
+            found.append([block])
+    return found
+
+
+def parts_of(block: Block) -> dict[tuple[str, str, str], dict[str, Part]]:
+    """Returns the parts of a row by dataset, metric and arm, and by name."""
+    found: dict[tuple[str, str, str], dict[str, Part]] = {}
+    for part in block.parts:
+        found.setdefault((part.dataset, part.metric, part.arm), {})[part.part] = part
+    return found
+
+
+def part_cell(part: Part | None) -> str:
+    """Returns the difference in a part with the half width of its interval as text."""
+    if part is None:
+        return '-'
+    half = '' if part.interval is None else f' ± {(part.interval[1] - part.interval[0]) / 2:.4f}'
+    return f'{part.difference:+.4f}{half}'
+
+
+def against_cells(one: Against) -> list[str]:
+    """Returns difference, interval, k of n, p and corrected p of an arm as texts."""
+    figures = one.row.figures
+    interval = '-' if figures.interval is None else '{:+.4f} to {:+.4f}'.format(*figures.interval)
+    return [
+        f'{figures.difference:+.4f}',
+        interval,
+        f'{figures.better} of {figures.images}',
+        f'{figures.p:.3g}',
+        f'{one.p_holm:.3g}',
+    ]

@@ -1,0 +1,145 @@
+"""What a study file may say: each mistake in one line with its place, before anything runs."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+
+from sptsr.core.errors import UserError
+from sptsr.study.cases import make_cases
+from sptsr.study.study_file import read_study
+from tests.conftest import run_cli
+from tests.study.conftest import write_study
+
+
+def _change(content: dict, path: str, value: object) -> dict:
+    content = copy.deepcopy(content)
+    section = content
+    *keys, last = path.split('/')
+    for key in keys:
+        section = section.setdefault(key, {})
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    return content
+
+
+MISTAKES = [
+    ('arm', {}, r"study.yml:\d+: unknown key 'arm'; did you mean 'arms'"),
+    ('arms/SPT', {'tuna': 'none'}, r"study.yml:\d+: unknown key 'arms.SPT.tuna'; did you mean 'tune'"),
+    ('arms/SPT', {'tune': 'lore', 'rank': 4}, r"study.yml:\d+: arms.SPT.tune: 'lore'; did you mean 'lora'"),
+    ('arms/SPT', {'rank': 4}, r'study.yml:\d+: arms.SPT.rank: .* for tune: lora only'),
+    ('arms/SPT', {'prior': 'shufle'}, r"study.yml:\d+.*shufle: no such store; did you mean 'shuffle'"),
+    ('arms/SPT', {'prior': {'source': 'felsenszwalb'}}, r"study.yml:\d+.*did you mean 'felzenszwalb'"),
+    ('arms/SPT', {'prior': {'source': 'felzenszwalb', 'scale': [50]}}, r"study.yml:\d+.*takes no 'scale'.*'scales'"),
+    ('arms/SPT', {'network_g': {'unit': {'type': 'PlainUnt'}}}, r"study.yml:\d+: .*did you mean 'PlainUnit'"),
+    ('arms/SPT', {'train': {'total_iters': 5}}, r"study.yml:\d+: unknown key 'train.total_iters'.*'total_iter'"),
+    ('arms/SPT', {'datasets': {'tset': {}}}, r"study.yml:\d+: datasets: 'tset' must be"),
+    ('arms/SPT', {'manual_seed': 3}, r'study.yml:\d+: arms.SPT.manual_seed: give seeds'),
+    ('arms/SPT', {'path': {'pretrain_network_g': 'x'}}, r'study.yml:\d+: .*pretrain_network_g: the study sets it'),
+    ('rows/IMDN', {'prior': 'oracle'}, r'study.yml:\d+: rows.IMDN.prior: oracle .* say it of an arm'),
+    ('rows/IMDN', {'tune': 'none'}, r"study.yml:\d+: unknown key 'rows.IMDN.tune'"),
+    ('rows/IMDN', 3, r'study.yml:\d+: rows.IMDN must be a section'),
+    ('rows/a\tb', {}, r'study.yml:\d+: rows: .* cannot be a name'),
+    ('rows', {}, r"study.yml: 'rows' is missing"),
+    ('control', ..., r"study.yml: 'control' is missing"),
+    ('control', 'plane', r"study.yml:\d+: control: no arm is called 'plane'; did you mean 'plain'"),
+    ('seeds', [0, 1, 0], r'study.yml:\d+: seeds: 0 stands twice'),
+    ('seeds', [], r'study.yml:\d+: seeds: '),
+    ('seeds', [-1], r'study.yml:\d+: seeds: '),
+    ('seeds', [True], r'study.yml:\d+: seeds: '),
+    ('columns', ['parms'], r"study.yml:\d+: columns: 'parms'; did you mean 'params'"),
+    ('base/test', 'none.yml', r'study.yml:\d+: base.test: none.yml: no such file; it is relative'),
+    ('base/tests', 'x.yml', r"study.yml:\d+: base: unknown key 'tests'; did you mean 'test'"),
+    ('base/train', ..., r"study.yml:\d+: base.train is missing for 'IMDN'"),
+    ('published', {'IMDM': {}}, r"study.yml:\d+: published: no row is called 'IMDM'; did you mean 'IMDN'"),
+    ('published', {'IMDN': {'forzen': {}}}, r"study.yml:\d+: .*no arm is called 'forzen'; did you mean 'frozen'"),
+    (
+        'published',
+        {'IMDN': {'frozen': {'photograph': {'psnr': 30}}}},
+        r"study.yml:\d+: published: IMDN has no set 'photograph'; did you mean 'photographs'",
+    ),
+    (
+        'published',
+        {'IMDN': {'frozen': {'photographs': {'psrn': 30}}}},
+        r"study.yml:\d+: .*no metric 'psrn'; did you mean 'psnr'",
+    ),
+    ('published', {'IMDN': {'frozen': {'photographs': {'psnr': 'x'}}}}, r'study.yml:\d+: .* must be figures by metric'),
+]
+
+
+@pytest.mark.parametrize(('path', 'value', 'expected'), MISTAKES, ids=[f'{p}={v}' for p, v, _ in MISTAKES])
+def test_a_mistake_is_said_with_its_place(study, tmp_path, path, value, expected):
+    file = write_study(tmp_path, _change(study, path, value))
+    done = run_cli('table', file, '--dry-run')
+    assert done.returncode == 2
+    message = done.stderr.strip()
+    assert re.search(expected, message), message
+    assert 'Traceback' not in message
+    assert not (tmp_path / 'results').exists()
+
+
+def test_two_arms_of_one_name(study, tmp_path):
+    file = write_study(tmp_path, study)
+    text = file.read_text()
+    file.write_text(text.replace('  SPT: {}\n', '  SPT: {}\n  SPT: {}\n'))
+    with pytest.raises(UserError, match="'SPT' stands twice in this section"):
+        read_study(file)
+    file.write_text(text.replace('  IMDN: {}\n', '  IMDN: {}\n  IMDN: {}\n'))
+    with pytest.raises(UserError, match="'IMDN' stands twice in this section"):
+        read_study(file)
+
+
+def test_a_set_without_priors_for_an_arm_that_needs_them(study, tmp_path):
+    options = tmp_path / 'options' / 'test.yml'
+    options.write_text(re.sub(r'    dataroot_prior: .*\n', '', options.read_text()))
+    with pytest.raises(UserError, match=r"datasets.test: 'SPT' needs masks, and the set has none"):
+        make_cases(read_study(write_study(tmp_path, study)))
+    study['arms'] = {'frozen': {'tune': 'none'}, 'plain': study['arms']['plain']}
+    assert len(make_cases(read_study(write_study(tmp_path, study))).cases) == 2
+
+
+def test_rows_and_arms_are_merged_into_both_files(study, tmp_path):
+    study['rows'] = {'wide': {'network_g': {'unit': {'width': 12}}, 'val': {'metrics': {'ssim': {'crop_border': 2}}}}}
+    cases = {case.arm: case for case in make_cases(read_study(write_study(tmp_path, study))).cases}
+    spt, plain, frozen = (cases[name] for name in ('SPT', 'plain', 'frozen'))
+    assert spt.train is not None
+    for opt in (spt.train, spt.test):
+        assert opt['network_g']['unit'] == {'type': 'ModulationUnit', 'width': 12}
+        assert opt['val']['metrics']['ssim'] == {'type': 'calculate_ssim', 'crop_border': 2, 'test_y_channel': True}
+    # another type replaces the section
+    assert plain.test['network_g']['unit'] == {'type': 'PlainUnit', 'width': 8}
+    assert (frozen.train, frozen.test['network_g']['type']) == (None, 'IMDN')
+    assert frozen.test['path'] == {'pretrain_network_g': spt.test['network_g']['backbone_weights']}
+    assert all('dataroot_prior' not in data for data in frozen.test['datasets'].values())
+
+
+def test_what_a_user_lacks_is_left_out_and_named(study, tmp_path, photographs):
+    study['rows'] = {
+        'IMDN': {'datasets': {'test_2': {**_test_set(tmp_path), 'name': 'Urban100', 'dataroot_gt': 'no/Urban100'}}},
+        'RCAN': {'network_g': {'backbone_weights': 'weights/none.pth'}},
+    }
+    cases = make_cases(read_study(write_study(tmp_path, study)))
+    assert {case.row for case in cases.cases} == {'IMDN'}
+    assert all(list(case.test['datasets']) == ['test'] for case in cases.cases)
+    assert cases.left_out == (
+        'IMDN: Urban100 is left out: no/Urban100 is not there',
+        'RCAN is left out: weights/none.pth is not there',
+    )
+    del study['rows']['IMDN']
+    with pytest.raises(UserError, match=r'nothing is left to run(.|\n)*weights/none.pth'):
+        make_cases(read_study(write_study(tmp_path, study)))
+
+
+def _test_set(folder: Path) -> dict:
+    import yaml
+
+    return yaml.safe_load((folder / 'options' / 'test.yml').read_text())['datasets']['test']
+
+
+def test_a_set_can_be_taken_out(study, tmp_path):
+    study['rows'] = {'IMDN': {'datasets': {'test_2': {**_test_set(tmp_path), 'name': 'again'}, 'test': None}}}
+    cases = make_cases(read_study(write_study(tmp_path, study)))
+    assert all(list(case.test['datasets']) == ['test_2'] for case in cases.cases)
