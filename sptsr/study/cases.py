@@ -274,7 +274,7 @@ def _prior_mistakes(draft: _Draft) -> list[Problem]:
     source = prior if isinstance(prior, dict) else draft.row.prior if isinstance(draft.row.prior, dict) else None
     if source is not None:
         try:
-            entry = find('source', str(source['source']))
+            entry = find('source', _registered(str(source['source'])))
         except UserError as error:
             return [(('prior', 'source'), f'prior: {error}')]
         arguments = {key: value for key, value in source.items() if key != 'source'}
@@ -291,6 +291,15 @@ def _prior_mistakes(draft: _Draft) -> list[Problem]:
                 )
                 problems.append((('datasets', phase), message))
     return problems
+
+
+def _registered(name: str) -> str:
+    """Returns the name that a source is registered by; that of `path/to/file.py:NAME` is imported."""
+    if ':' not in name:
+        return name
+    from sptsr.core.registry import import_named
+
+    return import_named(name)[0]
 
 
 def _uses_masks(network: Any) -> bool:

@@ -15,16 +15,17 @@ _HEAD = r"""% Compiles as it stands: pdflatex table.tex. To paste a table into a
 \documentclass[10pt]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
 \usepackage{booktabs}
 \usepackage[a4paper,landscape,margin=15mm]{geometry}
 \usepackage{graphicx}
-\usepackage{longtable}
 % shrinks what is wider than the page
 \newsavebox{\whole}
 \newcommand{\fitted}[1]{\sbox{\whole}{#1}%
   \ifdim\wd\whole>\linewidth\resizebox{\linewidth}{!}{\usebox{\whole}}\else\usebox{\whole}\fi}
 \begin{document}
 """
+_ROWS = 30  # of a table on one page
 _SIGNS = {
     '\\': r'\textbackslash{}',
     '{': r'\{',
@@ -142,26 +143,35 @@ def _against(study: Study, block: Block) -> list[str]:
         return []
     control = escaped(study.control or '')
     head = ['set', 'metric', 'arm', f'arm $-$ {control}', r'95\,\% interval', 'better on', '$p$', '$p$ (Holm)']
-    lines = [rf'\subsection*{{{escaped(block.name)}: against {control}}}', r'\begin{longtable}{lllrrrrr}', r'\toprule']
-    lines += [_line(*head), r'\midrule', r'\endhead']
+    rows = []
     for (dataset, metric), one in found:
         names = [escaped(dataset), escaped(metric_name(metric)), escaped(one.arm)]
-        lines.append(_line(*names, *(_minus(text) for text in against_cells(one))))
-    return [*lines, r'\bottomrule', r'\end{longtable}', '']
+        rows.append(_line(*names, *(_minus(text) for text in against_cells(one))))
+    title = rf'\subsection*{{{escaped(block.name)}: against {control}}}'
+    return [title, *_long('lllrrrrr', _line(*head), rows)]
 
 
 def _parts(block: Block) -> list[str]:
     if not block.parts:
         return []
-    lines = [r'{\small', rf'\begin{{longtable}}{{lll{"r" * len(PARTS)}}}', r'\toprule']
-    lines += [_line('set', 'metric', 'arm', *PARTS), r'\midrule', r'\endhead']
+    rows = []
     for (dataset, metric, arm), parts in parts_of(block).items():
         names = [escaped(dataset), escaped(metric_name(metric)), escaped(arm)]
         cells = [_minus(part_cell(parts.get(part))).replace(' ± ', r'\,{\tiny$\pm$') for part in PARTS]
-        lines.append(_line(*names, *(f'{cell}}}' if 'pm' in cell else cell for cell in cells)))
-    return [*lines, r'\bottomrule', r'\end{longtable}}', escaped(PARTS_LEGEND), '']
+        rows.append(_line(*names, *(f'{cell}}}' if 'pm' in cell else cell for cell in cells)))
+    head = _line('set', 'metric', 'arm', *PARTS)
+    return [*_long(f'lll{"r" * len(PARTS)}', head, rows), escaped(PARTS_LEGEND), '']
+
+
+def _long(columns: str, head: str, rows: Sequence[str]) -> list[str]:
+    """Returns tables with the same head, as many as the rows need pages."""
+    lines = []
+    for start in range(0, len(rows), _ROWS):
+        lines += [r'\begin{center}\fitted{%', rf'\begin{{tabular}}{{{columns}}}', r'\toprule', head, r'\midrule']
+        lines += [*rows[start : start + _ROWS], r'\bottomrule', r'\end{tabular}}', r'\end{center}', '']
+    return lines
 
 
 def _minus(text: str) -> str:
     """Returns numbers with signs of mathematics; a hyphen between digits of an exponent stays."""
-    return re.sub(r'(?<![\de])-', '$-$', text).replace('+', '$+$')
+    return re.sub(r'(?<![\de])-(?=\d)', '$-$', text).replace('+', '$+$')

@@ -116,7 +116,10 @@ class Stores:
         record: dict[str, Any] = {'source': name, 'arguments': self._content(arguments), 'set': self._images(data)}
         if 'dataroot_lq' not in data:
             record['draws'] = _DRAWS if phase == 'train' else 1
-        path = self.folder / f'{name}-{identity(record)}'
+        file, _, registered = name.rpartition(':')
+        if file:
+            record |= {'source': registered, 'file': self.digests.file(file)}
+        path = self.folder / f'{registered}-{identity(record)}'
 
         def make() -> None:
             from sptsr.priors.extract import extract, make_source

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from sptsr.study.results import Against, Block, Cell, Part
 
 PARTS_LEGEND = (
-    'Differences with 95 % intervals. PSNR of the pixels up to 3 pixels from boundaries of masks, and of the others; of '
-    'those whose smallest mask has up to 1 %, up to 10 % and more of the image; and of whole images in thirds by the '
-    'figures of the frozen network (of the control where there is none).'
+    'Differences with 95 % intervals. PSNR of the pixels up to 3 pixels from boundaries of masks, and of the others; '
+    'of those whose smallest mask has up to 1 %, up to 10 % and more of the image; and of whole images in thirds by '
+    'the figures of the frozen network (of the control where there is none).'
 )
 _ENGLISH = {'psnr': 'PSNR', 'ssim': 'SSIM', 'niqe': 'NIQE', 'lpips': 'LPIPS'}
 
