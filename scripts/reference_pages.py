@@ -23,6 +23,7 @@ from sptsr.core.registry import (
     LOSS_REGISTRY,
     METRIC_REGISTRY,
     SOURCE_REGISTRY,
+    STEM_REGISTRY,
     UNIT_REGISTRY,
     lookup,
     register_all,
@@ -69,6 +70,9 @@ def options_page() -> str:
         '## network_g.unit',
         '`type` is the name of a unit.',
         *_all(sptnet['unit'], UNIT_REGISTRY, 3),
+        '## network_g.unit.stem',
+        'The name of a stem, or a section in which `type` is the name.',
+        *_all(schema['definitions']['stem'], STEM_REGISTRY, 3),
         '## train',
         _table(top['train']['properties'], 'train'),
         'Optimisers and schedulers have [a page of their own](optimisers.md).',
@@ -184,6 +188,7 @@ def plugins_page() -> str:
     """Returns the page of what plug-ins build on: registries, base classes and the data that passes between them."""
     names = [
         'sptsr.archs.units.SPTUnit',
+        'sptsr.archs.stems.MaskStem',
         'sptsr.archs.spt_arch.SPTNet',
         'sptsr.archs.pooling.SiteMasks',
         'sptsr.masks.prior.Prior',
@@ -196,8 +201,8 @@ def plugins_page() -> str:
     ]
     parts = [
         '# For plug-ins',
-        'Networks, units, sources, datasets, losses and metrics join by a file that registers them (`plugins:` in the '
-        'option file; [Your own network](../plug-in.md)). `sptsr.registry` has the registries and `register`.',
+        'Networks, units, stems, sources, datasets, losses and metrics join by a file that registers them (`plugins:` '
+        'in the option file; [Your own network](../plug-in.md)). `sptsr.registry` has the registries and `register`.',
     ]
     return _joined([*parts, *(f'::: {name}' for name in names)])
 

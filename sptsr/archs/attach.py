@@ -13,8 +13,9 @@ from sptsr.archs.backbone import Found, build_network, probe_of, size_rules
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
+from sptsr.archs.units import stem_section
 from sptsr.core.errors import UserError
-from sptsr.core.registry import UNIT_REGISTRY, lookup, register_all
+from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY, lookup, register_all
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.masks.prior import MAX_MASKS
 from sptsr.options.schema import check_network
@@ -153,6 +154,10 @@ def _check_unit(section: Mapping[str, Any], what: str) -> None:
     name = str(section.get('type', 'ModulationUnit'))
     arguments = {key: value for key, value in section.items() if key != 'type'}
     _refuse(argument_problems(parameters(lookup(UNIT_REGISTRY, name), ('channels',)), arguments, name), what)
+    if 'stem' in section:
+        name, arguments = stem_section(section['stem'])
+        given = ('in_channels', 'num_masks', 'width')
+        _refuse(argument_problems(parameters(lookup(STEM_REGISTRY, name), given), arguments, f'stem {name}'), what)
 
 
 def _refuse(problems: Sequence[tuple[Any, str]], what: str) -> None:

@@ -34,11 +34,8 @@ class SiteMasks:
     def of(cls, codes: PriorBatch, num_masks: int) -> SiteMasks:
         """Returns the first `num_masks` masks at the resolution of the codes."""
         index = codes.index.long()
-        batch = torch.arange(len(index), device=index.device).view(-1, 1, 1).expand_as(index)
-        owner = torch.zeros(len(codes.palette), dtype=torch.int64, device=index.device)
-        owner.scatter_(0, index.reshape(-1), batch.reshape(-1))
         counted = codes.tile and codes.tile.counted((index.shape[1], index.shape[2]), 1.0, 0.0, index.device)
-        return cls(codes.table(num_masks), owner, index, codes.tile, counted)
+        return cls(codes.table(num_masks), codes.owners(), index, codes.tile, counted)
 
     def pool(self, features: Tensor) -> Tensor:
         """Returns for each pixel the mean feature of its masks, [B, c, h, w].

@@ -68,6 +68,8 @@ class SPTNet(nn.Module):
         sizes: what the backbone asks of the size of the LQ image.
         in_channels: of the LQ image.
         sites: the sites, in the order of the backbone's modules.
+        uses_masks: whether it must be given masks.
+        uses_statistics: whether masks of a crop should come with the statistics of the whole image.
         trained_with: what the adapter that was loaded says of its training (see `Adapter`).
         rules: which rules the units follow, 1 or 2 (see `RULES`).
 
@@ -119,8 +121,9 @@ class SPTNet(nn.Module):
             self.rung = Grid(last.stride) if plain else Grid()  # where the pixels of S lie when it is joined
             factor = self.scale * int(self.rung.stride)
             self.join = LadderHead(self._unit(0).width, out_channels(self.backbone, placement), factor)
-        self.uses_masks = unit_class.uses_masks
         self.uses_regions = unit_class.uses_regions
+        self.uses_masks = unit_class.uses_masks and (self.uses_regions or getattr(self.stem, 'uses_masks', True))
+        self.uses_statistics: bool = getattr(self.stem, 'uses_statistics', False)
         self.rules = RULES
         self.trained_with: dict[str, Any] = {}
         self.enabled = True

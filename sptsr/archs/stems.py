@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sptsr.core.registry import STEM_REGISTRY, register
 from sptsr.masks.batch import PriorBatch
+from sptsr.masks.prior import MAX_MASKS
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
@@ -18,8 +20,9 @@ def layout_of(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format if plain else torch.channels_last
 
 
+@register(STEM_REGISTRY, 'masks')
 class MaskStem(nn.Sequential):
-    """S0 = conv3x3(LeakyReLU(conv3x3([LQ, masks]))).
+    """S0 = conv3x3(LeakyReLU(conv3x3([LQ, masks]))): each mask is a channel, the largest the first.
 
     Without gradients no dense masks are made. What they add to the first convolution at one pixel and one of its nine
     taps is a sum over the masks around that pixel, so it is one of K values, K the number of palette codes. These are
@@ -32,7 +35,12 @@ class MaskStem(nn.Sequential):
         in_channels: of the LQ image.
         num_masks: N.
         width: channels of S0.
+
+    Attributes:
+        uses_masks: whether a stem must be given masks.
     """
+
+    uses_masks: ClassVar[bool] = True
 
     def __init__(self, in_channels: int, num_masks: int, width: int) -> None:
         first = nn.Conv2d(in_channels + num_masks, width, 3, padding=1)
@@ -60,6 +68,7 @@ class MaskStem(nn.Sequential):
         return self[2](self[1](of_image + of_masks))
 
 
+@register(STEM_REGISTRY, 'plain')
 class PlainStem(MaskStem):
     """A `MaskStem` that reads intervals of the LQ image's grey level where the other reads masks.
 
@@ -71,15 +80,19 @@ class PlainStem(MaskStem):
 
     Args:
         in_channels, num_masks, width: as in `MaskStem`.
-        density: in how many intervals a grey level lies on average; as many as the masks that a pixel is in.
+        density: in how many intervals a grey level lies on average, above 0 and at most 64: as many as the masks that
+            a pixel is in, in the priors of the unit that this one is compared with (`sptsr prior info STORE`).
 
     Attributes:
         palette: int64 [256], in which intervals each grey level lies, as codes of `PriorBatch`; kept in the adapter.
     """
 
+    uses_masks: ClassVar[bool] = False
     palette: Tensor
 
-    def __init__(self, in_channels: int, num_masks: int, width: int, density: float) -> None:
+    def __init__(self, in_channels: int, num_masks: int, width: int, density: float = 2.5) -> None:
+        if not 0 < density <= MAX_MASKS:
+            raise ValueError(f'density must be above 0 and at most {MAX_MASKS}, got {density}')
         super().__init__(in_channels, num_masks, width)
         self.register_buffer('palette', _grey_codes(num_masks, density))
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sptsr.archs.geometry import GeometryStem  # noqa: F401 (registers itself)
 from sptsr.archs.modulation import modulate
 from sptsr.archs.pooling import SiteMasks
-from sptsr.archs.stems import MaskStem, PlainStem, weight_and_bias
-from sptsr.core.registry import UNIT_REGISTRY, register
-from sptsr.masks.prior import MAX_MASKS
+from sptsr.archs.stems import MaskStem, PlainStem, weight_and_bias  # noqa: F401 (plug-ins of 0.1 import stems here)
+from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY, lookup, register
+
+
+def stem_section(stem: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns name and options of a stem, given as its name or as `{type: NAME, ...}`."""
+    if isinstance(stem, str):
+        return stem, {}
+    options = dict(stem)
+    return str(options.pop('type', '')), options
 
 
 class LadderHead(nn.Sequential):
@@ -44,11 +53,13 @@ class SPTUnit(nn.Module):
         uses_regions: whether `forward` is given the masks at the site's resolution as a third argument.
         path: `inline`, where F' goes on through the backbone; or `ladder`, where only S' counts: it ends in
             a correction of the restored image (see `LadderHead`), and nothing is back-propagated through the backbone.
+        stem: name of a registered stem, or `{type: NAME, ...}` with its options; used by the unit at the first site.
     """
 
     uses_masks: ClassVar[bool] = True
     uses_regions: ClassVar[bool] = False
     path: str = 'inline'
+    stem: str | Mapping[str, Any] = 'masks'
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -57,7 +68,8 @@ class SPTUnit(nn.Module):
 
     def make_stem(self, in_channels: int, num_masks: int, width: int) -> nn.Module:
         """Returns the stem: LQ image [B, in_channels, h, w] and its masks to S0 [B, width, h, w]."""
-        return MaskStem(in_channels, num_masks, width)
+        name, options = stem_section(self.stem)
+        return lookup(STEM_REGISTRY, name)(in_channels, num_masks, width, **options)
 
     def forward(self, features: Tensor, prior: Tensor, regions: SiteMasks | None = None) -> tuple[Tensor, Tensor]:
         """Refines F [B, C, h, w] with S [B, width, h, w]; returns F' and S' of the same shapes."""
@@ -84,10 +96,19 @@ class ModulationUnit(SPTUnit):
         channels: C, of the feature at the site.
         width: channels of the prior representation.
         path: see `SPTUnit`; on a `ladder` there is no o, and F stays as it is.
+        stem: what makes S of the LQ image and its masks: `masks`, `geometry`, `plain`, or a section
+            `{type: NAME, ...}` of one.
     """
 
-    def __init__(self, channels: int, width: int = 16, path: Literal['inline', 'ladder'] = 'inline') -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int = 16,
+        path: Literal['inline', 'ladder'] = 'inline',
+        stem: str | dict[str, Any] = 'masks',
+    ) -> None:
         super().__init__(channels, width)
+        self.stem = stem
         if path not in ('inline', 'ladder'):
             raise ValueError(f"path must be inline or ladder, not '{path}'")
         self.path = path
@@ -157,13 +178,7 @@ class PlainUnit(ModulationUnit):
         path: Literal['inline', 'ladder'] = 'inline',
         density: float = 2.5,
     ) -> None:
-        super().__init__(channels, width, path)
-        if not 0 < density <= MAX_MASKS:
-            raise ValueError(f'density must be above 0 and at most {MAX_MASKS}, got {density}')
-        self.density = density
-
-    def make_stem(self, in_channels: int, num_masks: int, width: int) -> nn.Module:
-        return PlainStem(in_channels, num_masks, width, self.density)
+        super().__init__(channels, width, path, {'type': 'plain', 'density': density})
 
 
 @register(UNIT_REGISTRY)
@@ -181,11 +196,25 @@ class RegionUnit(PlainUnit):
     `sptsr.restoring.tiling`).
 
     Args:
-        channels, width, path, density: as in `PlainUnit`.
+        channels, width, path: as in `ModulationUnit`.
+        density: as in `PlainUnit`, for its stem.
+        stem: as in `ModulationUnit`; with one that reads masks, the unit is told of them in two ways.
     """
 
     uses_masks: ClassVar[bool] = True
     uses_regions: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        channels: int,
+        width: int = 16,
+        path: Literal['inline', 'ladder'] = 'inline',
+        density: float = 2.5,
+        stem: str | dict[str, Any] = 'plain',
+    ) -> None:
+        super().__init__(channels, width, path, density)
+        if stem != 'plain':
+            self.stem = stem
 
     def forward(self, features: Tensor, prior: Tensor, regions: SiteMasks | None = None) -> tuple[Tensor, Tensor]:
         assert regions is not None

@@ -29,6 +29,8 @@ OWN = (
     'sptsr.archs.backbones.denoisers_arch',
     'sptsr.archs.backbones.imdn_arch',
     'sptsr.archs.backbones.spandrel_arch',
+    'sptsr.archs.geometry',
+    'sptsr.archs.stems',
     'sptsr.archs.units',
     'sptsr.archs.spt_arch',
     'sptsr.data.denoising',
@@ -93,7 +95,7 @@ def find(kind: str, name: str) -> Entry:
     """Returns the entry of a name.
 
     Args:
-        kind: `arch`, `dataset`, `loss`, `metric`, `model`, `unit`, `source`, `optimizer` or `scheduler`.
+        kind: `arch`, `dataset`, `loss`, `metric`, `model`, `unit`, `stem`, `source`, `optimizer` or `scheduler`.
         name: as options give it.
 
     Raises:
@@ -126,7 +128,7 @@ def full_name(kind: str, name: str, known: Collection[str]) -> str:
 
 @functools.cache
 def _from_source() -> dict[str, dict[str, Entry]]:
-    found: dict[str, dict[str, Entry]] = {kind: {} for kind in ('unit', 'source')}
+    found: dict[str, dict[str, Entry]] = {kind: {} for kind in ('unit', 'stem', 'source')}
     modules = [module for package in BASICSR for module in _modules_in(package)]
     for module in (*modules, *OWN):
         for theirs, suffix, ours, other_name, name in _DECORATOR.findall(_path(module).read_text()):

@@ -27,6 +27,7 @@ from sptsr.core.plugin_files import module_name
 T = TypeVar('T')
 
 UNIT_REGISTRY = Registry('unit')
+STEM_REGISTRY = Registry('stem')
 SOURCE_REGISTRY = Registry('source')
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     'METRIC_REGISTRY',
     'MODEL_REGISTRY',
     'SOURCE_REGISTRY',
+    'STEM_REGISTRY',
     'UNIT_REGISTRY',
     'import_named',
     'import_plugins',

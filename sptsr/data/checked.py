@@ -27,11 +27,16 @@ class CheckedDataset(Dataset):
     Args:
         opt: the section.
 
+    Attributes:
+        describes_masks: whether training samples carry the statistics of their whole images (`Prior.statistics`);
+            switched off where no stem reads them, since that takes time.
+
     Raises:
         UserError: an unknown key, or one of another type.
     """
 
     settings: ClassVar[Callable[..., None]]
+    describes_masks: bool = True
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__()

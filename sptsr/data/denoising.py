@@ -14,6 +14,7 @@ from sptsr.core import logs
 from sptsr.core.errors import UserError
 from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
+from sptsr.data.described import Described
 from sptsr.data.transforms import Sample, augment, random_window
 from sptsr.images.decode import RGB, image_digest, luminance
 from sptsr.images.draws import Degradation
@@ -106,6 +107,7 @@ class PriorDenoisingDataset(CheckedDataset):
         if self.prior is not None:
             self._bind(self.prior, prior_sigma)
         self.checked: set[str] = set()
+        self.described = Described()
 
     def _bind(self, store: PriorStore, prior_sigma: float | None) -> None:
         """Decides which noise goes with the masks of a store; raises UserError where that is not the data's."""
@@ -147,9 +149,8 @@ class PriorDenoisingDataset(CheckedDataset):
             rng = np.random.default_rng(getattr(index, 'seed', None))
             sample, level = self._training_sample(key, clean, rng)
         else:
-            gt, level = self._channels(clean), self.noise.low
-            lq = add_noise(gt, level, fixed_rng(key, self.noise.seed))
-            sample = Sample(lq, gt, self._prior(key, clean, 0))
+            level = self.noise.low
+            sample = Sample(self._noisy(key, clean, 0), self._channels(clean), self._prior(key, clean, 0))
         return {
             'lq': to_tensor(sample.lq),
             'gt': to_tensor(sample.gt),
@@ -170,16 +171,26 @@ class PriorDenoisingDataset(CheckedDataset):
         noise = self.noise
         draw = int(rng.integers(noise.draws)) if noise.draws > 1 else 0
         prior = self._prior(key, clean, draw)
+        if prior is not None and self.describes_masks and not self.fresh:
+            prior = self.described.whole((key, draw), prior, lambda: self._noisy(key, clean, draw))
         top, left = random_window(clean.shape[:2], self.size, rng)
         crop = Sample(clean, clean, prior).crop(top, left, self.size, self.size, 1)
         gt = self._channels(crop.gt)
         if self.fresh:
             sample = augment(Sample(gt, gt, crop.prior), self.use_hflip, self.use_rot, rng)
             level = noise.low if noise.low == noise.high else float(rng.uniform(noise.low, noise.high))
-            return replace(sample, lq=add_noise(sample.gt, level, rng)), level
+            sample = replace(sample, lq=add_noise(sample.gt, level, rng))
+            if prior is not None and self.describes_masks:
+                described = self.described.noisy_crop(key, prior, lambda: self._channels(clean), sample, level, rng)
+                sample = replace(sample, prior=described)
+            return sample, level
         level = noise.level(key, draw)
         lq = add_noise_to_window(gt, top, left, clean.shape[1], level, fixed_rng(key, noise.seed, draw))
         return augment(Sample(lq, gt, crop.prior), self.use_hflip, self.use_rot, rng), level
+
+    def _noisy(self, key: str, clean: RGB, draw: int) -> npt.NDArray[np.float32]:
+        """Returns a draw of the noisy image, [H, W, C] of 0..1 plus noise."""
+        return add_noise(self._channels(clean), self.noise.level(key, draw), fixed_rng(key, self.noise.seed, draw))
 
     def _channels(self, image: Any) -> npt.NDArray[np.uint8]:
         return luminance(image) if self.gray else image

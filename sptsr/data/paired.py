@@ -14,6 +14,7 @@ from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.core.template import check_template, fill_template
 from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
+from sptsr.data.described import Described
 from sptsr.data.transforms import Pixels, Sample, augment, random_crop
 from sptsr.images.decode import RGB, luminance
 from sptsr.images.folder import IMAGE_SUFFIXES, ImageFolder, image_key, list_lines, listed_name
@@ -97,6 +98,7 @@ class PriorPairedImageDataset(CheckedDataset):
         self.prior = PriorStore(dataroot_prior) if dataroot_prior is not None else None
         if self.prior is not None:
             must_hold(self.prior, [lq_key for _, lq_key in self.pairs])
+        self.described = Described()
         self.lq_size = 0
         if self.train:
             if not gt_size or gt_size % scale:
@@ -110,6 +112,10 @@ class PriorPairedImageDataset(CheckedDataset):
         gt_key, lq_key = self.pairs[index]
         sample = self._load(gt_key, lq_key)
         if self.train:
+            if sample.prior is not None and self.describes_masks:
+                lq = sample.lq
+                prior = self.described.whole(lq_key, sample.prior, lambda: self.convert(lq) if self.convert else lq)
+                sample = replace(sample, prior=prior)
             seed = getattr(index, 'seed', None)
             rng = np.random.default_rng(seed)
             sample = random_crop(sample, self.lq_size, self.scale, rng)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sptsr.masks.mask_statistics import CodeSums
 from sptsr.masks.prior import MAX_MASKS, Prior
 from sptsr.masks.tiles import Tile
 
@@ -22,11 +24,15 @@ class PriorBatch:
         palette: int64 [sum of K], the codes of all images one after the other; bit n means "inside mask n".
         index: int32 [B, H, W], which code of `palette` each pixel has.
         tile: where the batch is one tile of its images, else None.
+        statistics: float32 [B, 64, 2 + C], what the whole LQ image is like inside each mask: the share of its pixels,
+            0..1, the mean in each of C channels, and the spread (see `CodeSums.statistics`). Crops and tiles keep it.
+            None where it is not known; whoever needs it then takes `describe`.
     """
 
     palette: Tensor
     index: Tensor
     tile: Tile | None = None
+    statistics: Tensor | None = None
 
     @classmethod
     def of(cls, priors: Sequence[Prior]) -> PriorBatch:
@@ -37,7 +43,7 @@ class PriorBatch:
         offsets = np.cumsum([0] + [len(prior.palette) for prior in priors[:-1]])
         palette = np.concatenate([prior.palette for prior in priors]).view(np.int64)
         index = np.stack([prior.index.astype(np.int32) + off for prior, off in zip(priors, offsets, strict=True)])
-        return cls(torch.from_numpy(palette), torch.from_numpy(index.astype(np.int32)))
+        return cls(torch.from_numpy(palette), torch.from_numpy(index.astype(np.int32)), statistics=_joined(priors))
 
     @classmethod
     def from_masks(cls, masks: Tensor) -> PriorBatch:
@@ -62,26 +68,63 @@ class PriorBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PriorBatch:
         """Returns the codes on a device."""
-        palette, index = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.palette, self.index))
-        return replace(self, palette=palette, index=index)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PriorBatch:
         """Called by torch's DataLoader when `pin_memory` is on."""
-        return PriorBatch(self.palette.pin_memory(), self.index.pin_memory())
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> PriorBatch:
+        statistics = None if self.statistics is None else change(self.statistics)
+        return replace(self, palette=change(self.palette), index=change(self.index), statistics=statistics)
 
     def rows(self, start: int, stop: int) -> PriorBatch:
         """Returns the codes of images start..stop of the batch, end excluded."""
-        return PriorBatch(self.palette, self.index[start:stop])
+        statistics = None if self.statistics is None else self.statistics[start:stop]
+        return replace(self, index=self.index[start:stop], statistics=statistics)
 
     def crop(self, top: int, left: int, bottom: int, right: int) -> PriorBatch:
         """Returns the codes of rows top..bottom and columns left..right, ends excluded."""
-        return PriorBatch(self.palette, self.index[:, top:bottom, left:right])
+        return replace(self, index=self.index[:, top:bottom, left:right])
 
     def pad(self, right: int, bottom: int) -> PriorBatch:
         """Returns the codes padded at the right and bottom, as `restore_padded` pads the image."""
         _, height, width = self.shape
         rows, columns = (_padded(*sides, self.index.device) for sides in ((height, bottom), (width, right)))
         return replace(self, index=self.index[:, rows][:, :, columns])
+
+    def describe(self, lq: Tensor) -> PriorBatch:
+        """Returns the codes with `statistics`; those that they have stay, else they are taken of these images.
+
+        Args:
+            lq: [B, C, H, W], the images that the masks belong to, whole.
+        """
+        if self.statistics is not None:
+            return self
+        sums = CodeSums.of(self.index, len(self.palette), lq)
+        return replace(self, statistics=sums.statistics(self.table(), self.owners(), len(self.index)))
+
+    def owners(self) -> Tensor:
+        """Returns which image of the batch each code belongs to, int64 [sum of K]."""
+        images = torch.arange(len(self.index), device=self.index.device).view(-1, 1, 1).expand_as(self.index)
+        owner = torch.zeros(len(self.palette), dtype=torch.int64, device=self.index.device)
+        return owner.scatter_(0, self.index.reshape(-1).long(), images.reshape(-1))
+
+    def changes(self) -> Tensor:
+        """Returns how many masks end between a pixel and its four neighbours, all four added up, int64 [B, H, W].
+
+        Two neighbours differ in as many masks as their codes differ in bits. Beyond the edges nothing ends.
+        """
+        codes = self.look_up(self.palette)
+        across, down = codes[:, :, 1:] ^ codes[:, :, :-1], codes[:, 1:] ^ codes[:, :-1]
+        bits = popcount(torch.cat([across.flatten(), down.flatten()]))
+        across, down = bits[: across.numel()].view_as(across), bits[across.numel() :].view_as(down)
+        sides = F.pad(across, (1, 0)) + F.pad(across, (0, 1))
+        return sides + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
+
+    def look_up(self, values: Tensor) -> Tensor:
+        """Returns for each pixel the value of its code: [B, H, W] for [sum of K]."""
+        return values.index_select(0, self.index.reshape(-1).long()).view(self.index.shape)
 
     def table(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns which masks each code is inside, 0 and 1, [sum of K, num_masks]."""
@@ -99,8 +142,49 @@ class PriorBatch:
         return F.embedding(self.index, self.table(num_masks, dtype)).permute(0, 3, 1, 2)
 
 
+def sums_of(prior: Prior, image: Tensor) -> CodeSums:
+    """Returns the sums of an image [C, H, W] over the codes of its prior."""
+    index = torch.from_numpy(prior.index.astype(np.int64))
+    return CodeSums.of(index, len(prior.palette), image[None])
+
+
+def statistics_of(prior: Prior, image: Tensor | CodeSums) -> npt.NDArray[np.float32]:
+    """Returns what an image is like inside each of its masks: `Prior.statistics`, float32 [N, 2 + C].
+
+    Args:
+        prior: the masks.
+        image: [C, H, W], or its sums.
+    """
+    sums = image if isinstance(image, CodeSums) else sums_of(prior, image)
+    shifts = np.arange(prior.count, dtype=np.uint64)
+    members = torch.from_numpy(((prior.palette[:, None] >> shifts) & np.uint64(1)).astype(np.float64))
+    return sums.statistics(members, torch.zeros(len(members), dtype=torch.int64), 1)[0].numpy()
+
+
 def _padded(length: int, extra: int, device: torch.device) -> Tensor:
     """Returns positions that go on by reflection, and by the last of those where it ends."""
     positions = torch.arange(length + extra, device=device)
     last = length - 1
     return torch.where(positions > last, 2 * last - positions, positions).clamp(min=0)
+
+
+def popcount(bits: Tensor) -> Tensor:
+    """Returns how many of the 64 bits of each number are 1: int64 for int64.
+
+    The sum of neighbouring groups of 1, 2 and 4 bits, then of all bytes (Warren, "Hacker's Delight", 5-1).
+    """
+    bits = bits - ((bits >> 1) & 0x5555555555555555)
+    bits = (bits & 0x3333333333333333) + ((bits >> 2) & 0x3333333333333333)
+    bits = (bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return (bits * 0x0101010101010101) >> 56
+
+
+def _joined(priors: Sequence[Prior]) -> Tensor | None:
+    """Returns the statistics of priors, [B, 64, 2 + C]; None unless all have them."""
+    rows = [prior.statistics for prior in priors if prior.statistics is not None]
+    if len(rows) < len(priors):
+        return None
+    joined = np.zeros((len(rows), MAX_MASKS, rows[0].shape[1]), np.float32)
+    for row, own in zip(joined, rows, strict=True):
+        row[: len(own)] = own
+    return torch.from_numpy(joined)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,14 @@ class Prior:
         palette: uint64 [K], the codes; bit n set means "inside mask n".
         index: uint16 (uint32 when K > 65536) [H, W], which code each pixel has.
         count: N, 0..64.
+        statistics: float32 [N, 2 + C], what the whole image is like inside each mask (see
+            `sptsr.masks.batch.PriorBatch.statistics`); a crop keeps it. None where it was not computed; not stored.
     """
 
     palette: npt.NDArray[np.uint64]
     index: npt.NDArray[np.unsignedinteger]
     count: int
+    statistics: npt.NDArray[np.float32] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,19 +90,19 @@ class Prior:
         full_height, full_width = self.size
         if top < 0 or left < 0 or top + height > full_height or left + width > full_width:
             raise ValueError(f'window {height}x{width} at ({top}, {left}) leaves {full_height}x{full_width}')
-        return Prior(self.palette, self.index[top : top + height, left : left + width], self.count)
+        return replace(self, index=self.index[top : top + height, left : left + width])
 
     def flip(self, axis: int) -> Prior:
         """Returns the prior of the image flipped along an axis: 0 vertically, 1 horizontally."""
-        return Prior(self.palette, np.flip(self.index, axis), self.count)
+        return replace(self, index=np.flip(self.index, axis))
 
     def transpose(self) -> Prior:
         """Returns the prior of the image with height and width exchanged."""
-        return Prior(self.palette, self.index.T, self.count)
+        return replace(self, index=self.index.T)
 
     def rotate(self, quarters: int = 1) -> Prior:
         """Returns the prior of the image rotated counter-clockwise by quarters of a turn."""
-        return Prior(self.palette, np.rot90(self.index, quarters), self.count)
+        return replace(self, index=np.rot90(self.index, quarters))
 
     def resized(self, height: int, width: int) -> Prior:
         """Returns the prior at another size, nearest; masks that vanish are left out, the rest ordered anew."""

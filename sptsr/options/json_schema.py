@@ -12,6 +12,7 @@ from sptsr.core.registry import (
     LOSS_REGISTRY,
     METRIC_REGISTRY,
     MODEL_REGISTRY,
+    STEM_REGISTRY,
     UNIT_REGISTRY,
     lookup,
     register_all,
@@ -37,6 +38,12 @@ def json_schema() -> dict[str, Any]:
             rule['then']['properties'] = {**calling, **rule['then']['properties']}
     (sptnet,) = [rule for rule in network['allOf'] if rule['if']['properties']['type']['const'] == 'SPTNet']
     units = _choice(UNIT_REGISTRY.keys(), lambda name: lookup(UNIT_REGISTRY, name), ('channels',))
+    stems = _choice(
+        STEM_REGISTRY.keys(), lambda name: lookup(STEM_REGISTRY, name), ('in_channels', 'num_masks', 'width')
+    )
+    for rule in units['allOf']:
+        if 'stem' in rule['then']['properties']:
+            _refine(rule['then'], {'stem': {'anyOf': [_names(STEM_REGISTRY.keys()), {'$ref': '#/definitions/stem'}]}})
     _refine(sptnet['then'], {'backbone': {'allOf': [{'$ref': '#/definitions/network'}]}, 'unit': units})
     metric = _choice(METRIC_REGISTRY.keys(), lambda name: lookup(METRIC_REGISTRY, name), ('img', 'img2'), ('better',))
     train = _object('train', keys.TRAIN, keys.TRAIN_DEFAULTS)
@@ -70,7 +77,7 @@ def json_schema() -> dict[str, Any]:
         '$schema': 'http://json-schema.org/draft-07/schema#',
         'title': 'Option file of sptsr',
         **top,
-        'definitions': {'network': network, 'dataset': _dataset()},
+        'definitions': {'network': network, 'dataset': _dataset(), 'stem': stems},
     }
 
 

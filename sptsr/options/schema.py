@@ -222,7 +222,15 @@ def check_network(section: Mapping[str, Any]) -> list[Problem]:
     if isinstance(sites, list) and not all(isinstance(site, str) and site for site in sites):
         problems.append(((*path, 'sites'), f'network_g.sites: {sites!r} is not a list of module paths, or auto'))
     problems += _call(section.get('backbone'), 'arch', (*path, 'backbone'), calling=True)
-    return problems + _call(section.get('unit'), 'unit', (*path, 'unit'), ('channels',))
+    unit = section.get('unit')
+    problems += _call(unit, 'unit', (*path, 'unit'), ('channels',))
+    return problems + _stem(unit.get('stem') if isinstance(unit, Mapping) else None, (*path, 'unit', 'stem'))
+
+
+def _stem(stem: object, path: KeyPath) -> list[Problem]:
+    if isinstance(stem, str):
+        return _registered('stem', stem, path)
+    return _call(stem, 'stem', path, ('in_channels', 'num_masks', 'width'))
 
 
 def _network(section: Mapping[str, Any]) -> list[Problem]:

@@ -35,6 +35,7 @@ def restore_padded(forward: Forward, lq: Tensor, masks: PriorBatch | None, rules
     if right == 0 and bottom == 0:
         return forward(lq, masks)
     reflected = min(right, width - 1), min(bottom, height - 1)
+    masks = None if masks is None else masks.describe(lq)  # before pixels are added
     lq = F.pad(lq, (0, reflected[0], 0, reflected[1]), mode='reflect')
     lq = F.pad(lq, (0, right - reflected[0], 0, bottom - reflected[1]), mode='replicate')
     masks = None if masks is None else masks.pad(right, bottom)
@@ -67,6 +68,8 @@ def restore_tiled(
     tile, overlap = round_up(tile, step), round_up(overlap, step)
     height, width = lq.shape[-2:]
     corners = [(top, left) for top in range(0, height, tile) for left in range(0, width, tile)]
+    if masks is not None and len(corners) > 1:
+        masks = masks.describe(lq)
     sums = TiledSums()
     result: Tensor | None = None
     for number in itertools.count(1):

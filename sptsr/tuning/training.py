@@ -93,6 +93,7 @@ def train_pipeline(
         with ranks.together():
             loaders = _Loaders(opt, state['iter'] if state else 0, ranks)
             model = build_spt_model(opt)
+            loaders.dataset.describes_masks = model.net.uses_statistics
             if state:
                 model.resume_training(state)
         with ranks.together():
@@ -112,11 +113,11 @@ class _Loaders:
     def __init__(self, opt: dict[str, Any], start: int, ranks: Ranks) -> None:
         data = opt['datasets']['train']
         self.batch = int(data['batch_size_per_gpu']) * int(opt['train']['accumulate'])
-        dataset = open_dataset(data)
-        self.images = len(dataset)
+        self.dataset = open_dataset(data)
+        self.images = len(self.dataset)
         total = int(opt['train']['total_iter'])
         self.stream = TrainStream(self.images, self.batch, opt['manual_seed'], start, total, ranks)
-        self.train = train_loader(dataset, data, self.stream)
+        self.train = train_loader(self.dataset, data, self.stream)
         self.val = eval_loaders(opt, ranks)
 
 

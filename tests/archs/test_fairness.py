@@ -9,7 +9,7 @@ import torch
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.stems import MaskStem, PlainStem, RepeatedStem
 from sptsr.commands.demo import NETWORK, WEIGHTS
-from sptsr.core.registry import UNIT_REGISTRY
+from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.images.prepare import prepare
@@ -48,7 +48,7 @@ def test_all_arms_start_alike_and_learn_as_fast(crops):
 def test_the_test_would_tell_an_unfair_control(crops, monkeypatch):
     """The control of 0.1."""
     own = measure(Arm({'type': 'ModulationUnit'}, PriorBatch.of(crops.own)), crops, NETWORK, str(WEIGHTS))
-    monkeypatch.setattr('sptsr.archs.units.PlainStem', lambda *args: RepeatedStem(*args[:3]))
+    monkeypatch.setitem(STEM_REGISTRY._obj_map, 'plain', lambda *args, density: RepeatedStem(*args))
     old = measure(Arm({'type': 'PlainUnit'}), crops, NETWORK, str(WEIGHTS)).over(own)
     assert old.spread > 1.15
     assert old.second_prior > 4
