@@ -19,7 +19,7 @@ from sptsr.masks.prior import MAX_MASKS
 MAPS = ('boundary', 'nearness', 'count', 'size', 'residual', 'spread')
 _OF_THE_IMAGE = {'size', 'residual', 'spread'}  # depend on `PriorBatch.statistics`
 REACH = 6  # pixels from a boundary at which nothing is told of it any more
-_NOISE = 0.1  # added to a spread that is divided by, so that flat regions do not show their noise alone
+_NOISE = 0.1  # added to a spread that is divided by: flat regions keep flat residuals, and other images' masks differ less
 
 
 @register(STEM_REGISTRY, 'geometry')
@@ -35,7 +35,7 @@ class GeometryStem(nn.Sequential):
     - `count`: the number of masks around the pixel;
     - `size`: -log of the share of the image that the smallest mask around the pixel takes;
     - `residual`: each channel of the LQ image less its mean in that mask, over 0.1 + its spread there;
-    - `spread`: the spread in that mask.
+    - `spread`: that spread over 0.1 + itself.
 
     Where a pixel is in no mask, the last four are 0; without masks, all are. Each is scaled to about unit variance.
     Share, mean and spread are those of the whole image (`PriorBatch.statistics`); where these are not given, they are
@@ -113,5 +113,5 @@ def _of_regions(lq: Tensor, masks: PriorBatch) -> dict[str, Tensor]:
         'count': masks.look_up(table.sum(dim=1))[:, None] * 0.4,
         'size': share.clamp(min=1e-8).log() * -0.5,
         'residual': torch.where(inside, (lq - mean) / (spread + _NOISE), 0),
-        'spread': spread * 8,
+        'spread': 2 * spread / (spread + _NOISE),
     }

@@ -57,7 +57,7 @@ def _plainly(lq: Tensor, prior: Prior) -> Tensor:
             mean, spread = image[:, inside].mean(axis=1), np.sqrt(image[:, inside].var(axis=1).mean())
             maps[3, y, x] = -0.5 * np.log(inside.mean())
             maps[4:7, y, x] = (image[:, y, x] - mean) / (spread + 0.1)
-            maps[7, y, x] = 8 * spread
+            maps[7, y, x] = 2 * spread / (spread + 0.1)
     maps[0] = np.log1p(changes)
     return torch.from_numpy(maps).float()
 
