@@ -19,7 +19,7 @@ from sptsr.masks.prior import MAX_MASKS
 MAPS = ('boundary', 'nearness', 'count', 'size', 'residual', 'spread')
 _OF_THE_IMAGE = {'size', 'residual', 'spread'}  # depend on `PriorBatch.statistics`
 REACH = 6  # pixels from a boundary at which nothing is told of it any more
-_NOISE = 0.1  # added to a spread that is divided by: flat regions keep flat residuals, and other images' masks differ less
+_NOISE = 0.1  # added to a spread that is divided by: flat regions stay flat, and masks of other images count alike
 
 
 @register(STEM_REGISTRY, 'geometry')
