@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from sptsr.core.errors import UserError
 from sptsr.options.keys import LAUNCHERS
 from sptsr.options.load import read_checked
 
@@ -32,6 +33,12 @@ def add_train_and_test(commands: argparse._SubParsersAction) -> None:
         if name == 'train':
             command.add_argument('--auto_resume', action='store_true', help='go on also when the options changed')
             command.add_argument('--fresh', action='store_true', help='put an unfinished run aside and start anew')
+        else:
+            command.add_argument(
+                '--report',
+                action='store_true',
+                help='write results/NAME/report.html: the images beside the frozen ones',
+            )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -46,11 +53,15 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
+    if options.report and options.launcher != 'none':
+        raise UserError('--report: needs all images in one process; leave out --launcher')
     read_checked(options.opt, False, options.force_yml)
     from sptsr.report.tables import results_table
     from sptsr.tuning.testing import test_pipeline
 
-    results = test_pipeline(options.opt, options.root, options.force_yml, launcher=options.launcher)
+    results = test_pipeline(
+        options.opt, options.root, options.force_yml, launcher=options.launcher, report=options.report
+    )
     if int(os.environ.get('RANK', '0')) == 0:
         print(results_table(results))
     return 0

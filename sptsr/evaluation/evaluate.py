@@ -34,7 +34,7 @@ def evaluate(
     save_dir: str | os.PathLike[str] | None = None,
     suffix: str = '',
     progress: bool = True,
-    on_image: Callable[[int, str, dict[str, Any], Any], None] | None = None,
+    on_image: Callable[[int, str, dict[str, Any], Any, dict[str, float]], None] | None = None,
     bands: PriorStore | None = None,
 ) -> Results:
     """Restores each image of a loader and measures it.
@@ -50,7 +50,7 @@ def evaluate(
         save_dir: write the restored images there as PNG, `KEY{suffix}.png`.
         suffix: see `save_dir`.
         progress: show a bar.
-        on_image: is given number, key, batch and restored image (uint8, BGR or gray) of each.
+        on_image: is given number, key, batch, restored image (uint8, BGR or gray) and figures by metric of each.
         bands: masks by which PSNR is measured in parts of the images as well (see `sptsr.evaluation.bands`).
 
     Returns:
@@ -75,8 +75,6 @@ def evaluate(
             image: Any = tensor2img(restore(batch))
             if save_dir is not None:
                 write_png(Path(save_dir) / f'{key}{suffix}.png', rgb_of(image))
-            if on_image is not None:
-                on_image(number, key, batch, image)
             if measures:
                 if key in results.images:
                     raise UserError(f'{name}: two images are called {key}; rename one, or put it into another set')
@@ -89,6 +87,8 @@ def evaluate(
                 results.images[key] = _digest(batch, reference)
                 places = {} if bands is None else bands_of(prior_of(bands, key), image.shape[:2])
                 _measure(results, measures, key, image, reference, places)
+            if on_image is not None:
+                on_image(number, key, batch, image, {m: record['per_image'][key] for m, record in results.items()})
             shown.update()
     _gather(results, ranks)
     add_means(results, measures)

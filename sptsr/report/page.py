@@ -19,7 +19,7 @@ from sptsr.report.page_file import means_table, page_html
 from sptsr.report.picks import Picks
 
 BUDGET = 20_000_000
-LQ, GT = 'LQ', 'GT'
+LQ, FROZEN, TUNED, GT = 'LQ', 'frozen', 'tuned', 'GT'  # names of images
 _SHOWN = 24  # pictures on a page
 _CHANGES = {'worst': 'largest change', 'best': 'smallest change', 'random': 'random'}
 _SPARE = 1000  # bytes of a picture's names and numbers

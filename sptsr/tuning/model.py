@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ from sptsr.report.boards import Boards
 from sptsr.restoring.tiling import restore_padded, restore_tiled
 from sptsr.tuning.tuner import Batch, Tuner
 from sptsr.tuning.watch import Watch
+
+# See `SPTModel.validation`.
+OnImage = Callable[[str, str, dict[str, Any], Any, dict[str, float]], None]
 
 UNTRAINED = 0.01  # share of the untrained adapter in an average that is worth a warning
 
@@ -193,7 +196,14 @@ class SPTModel(BaseModel):
                 f'{net.sizes.multiple}, at least {net.sizes.minimum}; choose a multiple of {net.sizes.multiple * scale}'
             )
 
-    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
+    def validation(
+        self,
+        dataloader: Any,
+        current_iter: int | str,
+        tb_logger: Any,
+        save_img: bool = False,
+        on_image: OnImage | None = None,
+    ) -> None:
         """Evaluates a dataset; the results stay in `validation_results[name]`.
 
         Args:
@@ -201,17 +211,20 @@ class SPTModel(BaseModel):
             current_iter: names the pictures in training.
             tb_logger: a `Boards`, anything else with `add_scalar`, or None.
             save_img: write the restored images.
+            on_image: is given name of the set, key, batch, restored image and figures by metric of each image.
         """
         name = dataloader.dataset.opt['name']
         val = self.opt['val']
         folder = Path(self.opt['path']['visualization']) / name if save_img else None
         suffix = f'_{current_iter}' if self.is_train else f'_{val["suffix"]}' if val.get('suffix') else ''
 
-        def show(number: int, key: str, batch: dict[str, Any], image: Any) -> None:
+        def show(number: int, key: str, batch: dict[str, Any], image: Any, figures: dict[str, float]) -> None:
             if isinstance(tb_logger, Boards) and number < tb_logger.pictures:
                 lq, gt = (rgb_of(tensor2img(batch[k])) if k in batch else None for k in ('lq', 'gt'))
                 assert lq is not None
                 tb_logger.add_picture(f'{name}/{key}', lq, rgb_of(image), gt, self.masks, int(current_iter))
+            if on_image is not None:
+                on_image(name, key, batch, image, figures)
 
         was_training = self.net_g.training
         self.net_g.eval()

@@ -9,6 +9,7 @@ from pathlib import Path
 from sptsr.core import logs
 from sptsr.core.files import write_json
 from sptsr.evaluation.records import Results, metrics_json
+from sptsr.tuning.page_of_test import PageOfTest
 from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
 
 
@@ -18,6 +19,7 @@ def test_pipeline(
     force: Sequence[str] = (),
     quiet: bool = False,
     launcher: str = 'none',
+    report: bool = False,
 ) -> dict[str, Results]:
     """Evaluates a network as an option file says and writes `results/<name>/metrics.json`.
 
@@ -27,6 +29,7 @@ def test_pipeline(
         force: `--force_yml` entries.
         quiet: log lines go to the log file only.
         launcher: with `pytorch` or `slurm`, the ranks share the images; all get the results.
+        report: write `results/<name>/report.html` as well (see `sptsr.tuning.page_of_test`); without a launcher.
 
     Returns:
         the results of each dataset by its name.
@@ -39,14 +42,18 @@ def test_pipeline(
         with ranks.together():
             loaders = eval_loaders(opt, ranks)
             model = build_spt_model(opt)
+        page = PageOfTest(model, loaders) if report else None
         start_log(opt, ranks, quiet=quiet)
         model.log_adapter()
         for loader in loaders:
-            model.validation(loader, opt['name'], None, opt['val']['save_img'])
+            model.validation(loader, opt['name'], None, opt['val']['save_img'], page and page.add)
     home = Path(opt['path']['results_root'])
     results = model.validation_results
     if ranks.first:
         record = metrics_json(opt['name'], options.sha256, results, model.parameter_counts(), model.adapter)
         write_json(home / 'metrics.json', record)
         logs.get().info('Wrote %s', home / 'metrics.json')
+        if page is not None:
+            page.write(home / 'report.html')
+            logs.get().info('Wrote %s', home / 'report.html')
     return results
