@@ -29,7 +29,8 @@ class Adapter:
     """A read adapter.
 
     Attributes:
-        params: tensors of stem and units by name.
+        params: tensors of stem and units by name; where the backbone itself was tuned (`network_g.tune`), those of it
+            that were (see `sptsr.archs.learned`).
         params_ema: their moving average, or None.
         network_g: the options that the network was built from.
         backbone_sha256: digest of the backbone's tensors (see `state_digest`).
@@ -52,6 +53,11 @@ class Adapter:
     untrained: float | None
     rules: int
     trained_with: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tune(self) -> str:
+        """The way it was tuned."""
+        return str(self.network_g.get('tune', 'adapter'))
 
     def entry(self, key: str | None, path: str | os.PathLike[str]) -> str:
         """Returns which tensors are meant, `params` or `params_ema`; None means the average where there is one.
@@ -76,7 +82,7 @@ def save_adapter(
     untrained: float = 0.0,
     trained_with: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the adapter of a network atomically, as safetensors; the backbone is not in it.
+    """Writes the adapter of a network atomically, as safetensors; what is frozen of the backbone is not in it.
 
     Args:
         path: of the file.
@@ -187,6 +193,10 @@ def apply_adapter(net: SPTNet, adapter: Adapter, path: str | os.PathLike[str], k
         )
     if adapter.rules not in range(1, RULES + 1):
         raise UserError(f'{path}: written by a newer sptsr ({adapter.version}); update sptsr')
+    if adapter.tune != net.tune:
+        raise UserError(
+            f'{path}: was tuned by tune: {adapter.tune}, and this network is by tune: {net.tune}; make them agree'
+        )
     net.use_rules(adapter.rules)
     average = adapter.params_ema if adapter.entry(key, path) == 'params_ema' else None
     load_params(net, adapter.params if average is None else average, path)
@@ -209,9 +219,11 @@ def load_params(net: SPTNet, params: Mapping[str, Tensor], path: str | os.PathLi
     different = sorted(own.keys() ^ params.keys())
     different += sorted(n for n in own.keys() & params.keys() if own[n].shape != params[n].shape)
     if different:
+        keys = 'sites and rank' if net.tune == 'lora' else 'sites, unit and num_masks'
         raise UserError(
             f"{path}: the adapter's tensors do not fit ({len(different)} differ, such as '{different[0]}'); "
-            'set sites, unit and num_masks to those it was trained with'
+            f'set {keys} to those it was trained with'
         )
-    for name, value in own.items():
-        value.copy_(params[name])
+    with net.unmerged():
+        for name, value in own.items():
+            value.copy_(params[name])

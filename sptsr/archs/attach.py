@@ -19,6 +19,7 @@ from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY, lookup, register_a
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.masks.prior import MAX_MASKS
 from sptsr.options.schema import check_network
+from sptsr.options.tune import tune_problems
 
 
 def attach(
@@ -74,8 +75,8 @@ def _proposed_sites(net: nn.Module) -> list[str]:
 def detach(net: SPTNet) -> nn.Module:
     """Takes the units out of a network and returns the backbone as `attach` found it.
 
-    Its hooks are gone; the modes of its modules and `requires_grad` of its parameters are put back. `net` is of no use
-    afterwards.
+    What was tuned of the backbone itself (`tune: all`, `lora` or `bias`) is undone. Its hooks are gone; the modes of
+    its modules and `requires_grad` of its parameters are put back. `net` is of no use afterwards.
 
     Raises:
         UserError: `net` has no units.
@@ -83,6 +84,8 @@ def detach(net: SPTNet) -> nn.Module:
     _check_units(net, 'detach')
     for hook in net.hooks:
         hook.remove()
+    if net.learned:
+        net.learned.take_out()
     net.found.put_back(net.backbone)
     return net.backbone
 
@@ -140,6 +143,7 @@ def load(
         _check_section(section['backbone'], str(path))
     rest = {key: value for key, value in section.items() if key not in ('type', 'backbone')}
     _refuse(argument_problems(parameters(SPTNet, ('backbone',)), rest, 'the adapter'), str(path))
+    _refuse(tune_problems(rest), str(path))
     _check_unit(rest.get('unit') or {}, str(path))
     net = SPTNet(section['backbone'], **rest)
     apply_adapter(net, adapter, path)

@@ -116,10 +116,11 @@ def size_rules(net: nn.Module, section: Mapping[str, Any] | None = None) -> Size
     return recipe.resolve(section['type'], section).sizes if recipe and section else SizeRules()
 
 
-def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequence[str]) -> Placement:
+def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequence[str] | None) -> Placement:
     """Finds sites, scale, size rules and channels of the LQ image.
 
-    They are declared by the recipe where there is one and the network's section is known, else measured.
+    They are declared by the recipe where there is one and the network's section is known, else measured. Without
+    sites (None), the rest is measured.
 
     Raises:
         UserError: `auto` without a recipe, sites that match nothing or give no feature map.
@@ -140,7 +141,7 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
         take = recipe.take(vars(net)) if callable(recipe.take) else recipe.take
         paths = match_sites(net, recipe.sites)[slice(*take)]
     else:
-        paths = match_sites(net, [sites] if isinstance(sites, str) else list(sites))
+        paths = [] if sites is None else match_sites(net, [sites] if isinstance(sites, str) else list(sites))
     image = probe_of(net, sizes)
     measured, scale = measure_sites(net, paths, image)
     return Placement(measured, scale, sizes, image.shape[1], image)

@@ -19,7 +19,7 @@ def remember_less(net: nn.Module) -> int:
     their class to one below; names, tensors and results of the network stay as they are.
 
     Args:
-        net: without parameters that learn.
+        net: with frozen weights; biases, normalisation layers and LoRA may learn.
 
     Returns:
         number of modules.
@@ -39,12 +39,13 @@ def remember_less(net: nn.Module) -> int:
 
 
 class FrozenConv2d(nn.Conv2d):
-    """A convolution with frozen weights."""
+    """A convolution with frozen weights; its bias may learn."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and input.requires_grad) or self.weight.requires_grad:
-            return super().forward(input)
         weight, bias = self.weight, self.bias
+        learns = input.requires_grad or (bias is not None and bias.requires_grad)
+        if not (torch.is_grad_enabled() and learns) or weight.requires_grad:
+            return super().forward(input)
         kind = input.device.type
         if torch.is_autocast_enabled(kind):  # it does not reach into a Function
             half = torch.get_autocast_dtype(kind)
@@ -83,8 +84,12 @@ class _Conv2d(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         (gradient,) = gradients
         stride, padding, dilation, groups = ctx.geometry
-        result = conv2d_input(ctx.shape, weight, gradient, stride, padding, dilation, groups)
-        return (result, None, None, None, None, None, None)
+        result = of_bias = None
+        if ctx.needs_input_grad[0]:
+            result = conv2d_input(ctx.shape, weight, gradient, stride, padding, dilation, groups)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 2, 3))
+        return (result, None, of_bias, None, None, None, None)
 
 
 class _LeakyReLU(torch.autograd.Function):

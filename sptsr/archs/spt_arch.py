@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sptsr.archs.backbone import Found, build_network, kind_of, out_channels, place
+from sptsr.archs.backbone import Found, Placement, build_network, kind_of, out_channels, place
 from sptsr.archs.call import call_network
 from sptsr.archs.call_state import Call, EnterBackbone, RefineSite, Token, current
 from sptsr.archs.checks import alike, gradient_failure
 from sptsr.archs.frozen import remember_less
+from sptsr.archs.learned import Learned
 from sptsr.archs.pooling import SiteMasks
+from sptsr.archs.recipes import find_recipe
 from sptsr.archs.sites import Grid
 from sptsr.archs.stems import PlainStem
 from sptsr.archs.to_site import CarriedPrior, has_several_strides, regions_to_site
@@ -24,6 +26,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import MAX_MASKS
+from sptsr.options.tune import RANK, tune_problems, tuned_as
 
 # Images that go through a backbone together while a ladder is tuned on a CPU: fewer take longer, more take more memory.
 _LADDER_BATCH = 2
@@ -51,6 +54,9 @@ class SPTNet(nn.Module):
     The backbone is not edited: its module keeps its own state-dict keys (below `backbone.`), and
     called alone it gives its own results. Until they are trained, the units change nothing, bit for bit.
 
+    Other ways to tune, to compare units with, change the backbone itself and have neither units nor masks. Then
+    "adapter" means what was tuned of it (see `Learned`).
+
     Args:
         backbone: a module, or a section `{type: NAME, ...}` of a network in `ARCH_REGISTRY`.
         backbone_weights: its checkpoint, loaded strictly; None keeps the weights as they are.
@@ -58,6 +64,9 @@ class SPTNet(nn.Module):
         sites: `auto` (needs a recipe), or patterns of module paths (see `match_sites`).
         unit: section `{type: NAME, width: 16, ...}` of a unit in `UNIT_REGISTRY`.
         num_masks: masks that the network is given, 1..64.
+        tune: what learns: `adapter` (the units), `all` (every weight of the backbone), `bias` (its biases and
+            normalisation layers) or `lora` (LoRA in the layers of the blocks that `sites` name, by peft).
+        rank: of LoRA, 1..256; 4 where nothing is said.
 
     The state of a call is kept by the thread that made it: several threads, shallow and deep copies and the replicas of
     `torch.nn.DataParallel` may run at once. Stem and units have the backbone's device and dtype.
@@ -67,9 +76,10 @@ class SPTNet(nn.Module):
         scale: size of the output over size of the LQ image.
         sizes: what the backbone asks of the size of the LQ image.
         in_channels: of the LQ image.
-        sites: the sites, in the order of the backbone's modules.
+        sites: the sites, in the order of the backbone's modules; none with `all` and `bias` where no recipe tells them.
         uses_masks: whether it must be given masks.
         uses_statistics: whether masks of a crop should come with the statistics of the whole image.
+        learned: what learns of the backbone; None with `tune: adapter`.
         trained_with: what the adapter that was loaded says of its training (see `Adapter`).
         rules: which rules the units follow, 1 or 2 (see `RULES`).
 
@@ -86,8 +96,18 @@ class SPTNet(nn.Module):
         sites: str | Sequence[str] = 'auto',
         unit: Mapping[str, Any] | None = None,
         num_masks: int = MAX_MASKS,
+        tune: Literal['adapter', 'all', 'lora', 'bias'] = 'adapter',
+        rank: int | None = None,
     ) -> None:
         super().__init__()
+        given = {
+            'sites': (sites, 'auto'),
+            'unit': (unit, None),
+            'num_masks': (num_masks, MAX_MASKS),
+            'rank': (rank, None),
+        }
+        for _, problem in tune_problems({'tune': tune, **{k: v for k, (v, default) in given.items() if v != default}}):
+            raise UserError(problem)
         if not 1 <= num_masks <= MAX_MASKS:
             raise UserError(f'num_masks: {num_masks} is not in 1..{MAX_MASKS}')
         self.options = {
@@ -99,21 +119,41 @@ class SPTNet(nn.Module):
             'unit': dict(unit or {'type': 'ModulationUnit'}),
             'num_masks': num_masks,
         }
+        if tune != 'adapter':
+            self.options = tuned_as(self.options, tune, rank)
+        self.tune = tune
         self.backbone = build_network(backbone)
         self.found = Found.of(self.backbone)
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()
         self.digest = _Digest(self.backbone)
-        placement = place(self.backbone, backbone if isinstance(backbone, Mapping) else None, sites)
+        described = backbone if isinstance(backbone, Mapping) else None
+        known = find_recipe(described['type'] if described else '') is not None
+        placement = place(self.backbone, described, sites if known or tune in ('adapter', 'lora') else None)
         self.sites, self.scale, self.sizes = placement.sites, placement.scale, placement.sizes
         self.in_channels = placement.in_channels
-
-        unit_arguments = dict(self.options['unit'])
-        unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, unit_arguments.pop('type'))
-        self.units = nn.ModuleList(unit_class(site.channels, **unit_arguments) for site in self.sites)
         self.num_masks = num_masks
-        self.stem = self._unit(0).make_stem(placement.in_channels, num_masks, self._unit(0).width)
+        self.rules = RULES
+        self.trained_with: dict[str, Any] = {}
+        self.enabled = True
+        self.copies = False  # whether units work on copies of the backbone's features in training
+        self.token = Token()
+        self.hooks = [self.backbone.register_load_state_dict_post_hook(self.digest)]
+        self.learned: Learned | None = None
+        if tune == 'adapter':
+            self._add_units(placement)
+            return
+        self.units = nn.ModuleList()
+        self.uses_masks = self.uses_regions = self.uses_statistics = self.ladder = False
+        self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, self.sites)
+
+    def _add_units(self, placement: Placement) -> None:
+        """Makes stem and units, and the hooks that run them."""
+        arguments = dict(self.options['unit'])
+        unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, arguments.pop('type'))
+        self.units = nn.ModuleList(unit_class(site.channels, **arguments) for site in self.sites)
+        self.stem = self._unit(0).make_stem(placement.in_channels, self.num_masks, self._unit(0).width)
         self.ladder = self._unit(0).path == 'ladder'
         if self.ladder:
             last = self.sites[-1].grid
@@ -124,15 +164,7 @@ class SPTNet(nn.Module):
         self.uses_regions = unit_class.uses_regions
         self.uses_masks = unit_class.uses_masks and (self.uses_regions or getattr(self.stem, 'uses_masks', True))
         self.uses_statistics: bool = getattr(self.stem, 'uses_statistics', False)
-        self.rules = RULES
-        self.trained_with: dict[str, Any] = {}
-        self.enabled = True
-        self.copies = False  # whether units work on copies of the backbone's features in training
-        self.token = Token()
-        self.hooks = [
-            self.backbone.register_load_state_dict_post_hook(self.digest),
-            self.backbone.register_forward_pre_hook(EnterBackbone(self.token)),
-        ]
+        self.hooks.append(self.backbone.register_forward_pre_hook(EnterBackbone(self.token)))
         for number, site in enumerate(self.sites):
             module = self.backbone.get_submodule(site.path)
             self.hooks.append(module.register_forward_hook(RefineSite(self.token, number), with_kwargs=True))
@@ -156,7 +188,7 @@ class SPTNet(nn.Module):
         Raises:
             ValueError: masks of another size or number.
         """
-        if not self.enabled:
+        if self.learned or not self.enabled:
             return call_network(self.backbone, lq, sigma)
         codes = self._codes(lq, masks) if self.uses_masks else None
         if not (self.ladder and torch.is_grad_enabled() and lq.device.type == 'cpu'):
@@ -188,17 +220,38 @@ class SPTNet(nn.Module):
         return output + self.join(prior)[..., : output.shape[-2], : output.shape[-1]]
 
     def train(self, mode: bool = True) -> SPTNet:
-        """Sets the mode of stem and units; the backbone stays in eval mode."""
+        """Sets the mode of stem and units; the backbone stays in eval mode. Training undoes `merge`."""
         super().train(mode)
         self.backbone.eval()
+        if mode and self.learned:
+            self.learned.unmerge()
+        return self
+
+    def merge(self) -> SPTNet:
+        """Adds LoRA to the weights of its layers, for inference: it then costs nothing. Elsewhere nothing is done."""
+        if self.learned:
+            self.learned.merge()
         return self
 
     @contextmanager
-    def units_off(self) -> Iterator[SPTNet]:
-        """Within it the network is its backbone."""
-        before, self.enabled = self.enabled, False
+    def unmerged(self) -> Iterator[SPTNet]:
+        """Within it LoRA is beside its layers, where its values may be changed."""
+        merged = self.learned is not None and self.learned.merged
+        if self.learned and merged:
+            self.learned.unmerge()
         try:
             yield self
+        finally:
+            if merged:
+                self.merge()
+
+    @contextmanager
+    def units_off(self) -> Iterator[SPTNet]:
+        """Within it the network is its backbone, as it was before it was tuned."""
+        before, self.enabled = self.enabled, False
+        try:
+            with self.learned.as_found() if self.learned and before else nullcontext():
+                yield self
         finally:
             self.enabled = before
 
@@ -207,20 +260,24 @@ class SPTNet(nn.Module):
         return [module for name, module in self.named_children() if name != 'backbone']
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """Returns the trainable tensors by name (`stem.…`, `units.…`, and `join.…` of a ladder)."""
+        """Returns the trainable tensors by name: `stem.…`, `units.…`, `join.…` of a ladder; else `backbone.…`."""
+        if self.learned:
+            return self.learned.parameters()
         return {name: p for name, p in self.named_parameters() if not name.startswith('backbone.')}
 
     def adapter_state(self) -> dict[str, Tensor]:
         """Returns tensors and buffers of the adapter by name."""
+        if self.learned:
+            return {name: value.detach() for name, value in self.learned.parameters().items()}
         return {name: value for name, value in self.state_dict().items() if not name.startswith('backbone.')}
 
     def depends_on_rules(self) -> bool:
         """Returns whether an adapter means something else by the rules of 0.1 (see `RULES`)."""
-        return isinstance(self.stem, PlainStem) or has_several_strides(self.sites)
+        return self.learned is None and (isinstance(self.stem, PlainStem) or has_several_strides(self.sites))
 
     def use_rules(self, rules: int) -> None:
         """Makes the units follow the rules that an adapter was trained by; for a network that follows the latest."""
-        if rules < 2 and isinstance(self.stem, PlainStem):
+        if rules < 2 and self.learned is None and isinstance(self.stem, PlainStem):
             self.stem = self.stem.as_of_old()
         self.rules = rules
 

@@ -65,7 +65,7 @@ def _restore(options: argparse.Namespace) -> int:
     images = find_images(given, out)
     if options.tile is not None and options.tile < 0:
         raise UserError(f'--tile {options.tile}: must be 0 (whole) or above')
-    net = _network(options)
+    net = _network(options).merge()
     net.to('cuda' if torch.cuda.is_available() else 'cpu')
     sigma = _sigma(options.sigma, net, net.trained_with.get('sigma'))
     masks, described = _masks(options, net)

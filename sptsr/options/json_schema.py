@@ -19,6 +19,7 @@ from sptsr.core.registry import (
 )
 from sptsr.core.signatures import argument_texts, choices, expected_types, parameters
 from sptsr.options import keys
+from sptsr.options.tune import RANKS
 
 _JSON_TYPES = {int: 'integer', float: 'number', bool: 'boolean', str: 'string', list: 'array', tuple: 'array'}
 _JSON_TYPES |= {dict: 'object', type(None): 'null'}
@@ -44,7 +45,8 @@ def json_schema() -> dict[str, Any]:
     for rule in units['allOf']:
         if 'stem' in rule['then']['properties']:
             _refine(rule['then'], {'stem': {'anyOf': [_names(STEM_REGISTRY.keys()), {'$ref': '#/definitions/stem'}]}})
-    _refine(sptnet['then'], {'backbone': {'allOf': [{'$ref': '#/definitions/network'}]}, 'unit': units})
+    rank = {'minimum': RANKS[0], 'maximum': RANKS[1]}
+    _refine(sptnet['then'], {'backbone': {'allOf': [{'$ref': '#/definitions/network'}]}, 'unit': units, 'rank': rank})
     metric = _choice(METRIC_REGISTRY.keys(), lambda name: lookup(METRIC_REGISTRY, name), ('img', 'img2'), ('better',))
     train = _object('train', keys.TRAIN, keys.TRAIN_DEFAULTS)
     train['patternProperties'] = {'_opt$': _choice(LOSS_REGISTRY.keys(), lambda name: lookup(LOSS_REGISTRY, name))}

@@ -31,6 +31,7 @@ from sptsr.options.keys import (
     WANDB,
     Types,
 )
+from sptsr.options.tune import tune_problems
 
 Problem = tuple[KeyPath, str]
 
@@ -221,6 +222,7 @@ def check_network(section: Mapping[str, Any]) -> list[Problem]:
     sites = section.get('sites', 'auto')
     if isinstance(sites, list) and not all(isinstance(site, str) and site for site in sites):
         problems.append(((*path, 'sites'), f'network_g.sites: {sites!r} is not a list of module paths, or auto'))
+    problems += [((*path, key), f'network_g.{message}') for key, message in tune_problems(section)]
     problems += _call(section.get('backbone'), 'arch', (*path, 'backbone'), calling=True)
     unit = section.get('unit')
     problems += _call(unit, 'unit', (*path, 'unit'), ('channels',))

@@ -46,8 +46,8 @@ UNTRAINED = 0.01  # share of the untrained adapter in an average that is worth a
 class SPTModel(BaseModel):
     """A network with what trains and evaluates it, in BasicSR's form.
 
-    An `SPTNet` is tuned: only stem and units learn, and checkpoints hold only them. Any other
-    registered network can be evaluated.
+    An `SPTNet` is tuned: only its adapter learns (stem and units, or what `tune` says), and checkpoints hold only that.
+    Any other registered network can be evaluated.
 
     Args:
         opt: complete options (see `sptsr.options.load_options`).
@@ -62,6 +62,8 @@ class SPTModel(BaseModel):
         if load_path is not None:
             self._load(load_path)
         self.net_g.eval()
+        if isinstance(self.net_g, SPTNet) and not self.is_train:
+            self.net_g.merge()
         self.ranks = Ranks(opt['rank'], opt['world_size'])
         self.best_metric_results: dict[str, Any] = {}
         self.validation_results: dict[str, Results] = {}

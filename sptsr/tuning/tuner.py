@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.adapter import load_params
+from sptsr.archs.backbone import kind_of, probe
 from sptsr.archs.frozen import remember_less
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
@@ -89,11 +90,14 @@ class Tuner:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=train['precision'] == 'fp16')  # type: ignore[attr-defined]
         self.clip = float(train['clip_grad_norm'] or math.inf)
         self.accumulate = int(train['accumulate'])
-        if not train['compile']:  # a compiler finds out by itself what need not be kept
+        if net.learned:
+            net.learned.check(probe(net.sizes, net.in_channels).to(**kind_of(net.backbone)))
+        # a compiler finds out by itself what need not be kept; where weights learn, that is what torch keeps
+        if not train['compile'] and net.tune != 'all':
             remember_less(net.backbone)
         if train['checkpoint'] and not recompute_blocks(net):
             name = type(net.backbone).__name__
-            raise UserError(f'train.checkpoint: the sites of {name} are single layers, nothing to run again; remove it')
+            raise UserError(f'train.checkpoint: the sites of {name} are no blocks that could run again; remove it')
         if self.half is not None:
             keep_ends_exact(net)
         self.run: Callable[..., Tensor] = torch.compile(net) if train['compile'] else net

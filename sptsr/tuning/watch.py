@@ -11,7 +11,7 @@ from sptsr.core.errors import UserError
 
 
 class Watch:
-    """Compares the tensors of a backbone with those of the start.
+    """Compares the tensors of a backbone that do not learn with those of the start.
 
     Some networks compute tensors from other ones while they run (SPAN fuses convolutions). These are the same for
     every image, so an adapter may rely on them. Statistics of a BatchNorm that is in training mode are not.
@@ -52,8 +52,9 @@ class Watch:
 
 
 def _sums(net: SPTNet) -> dict[str, int]:
-    """Returns the sum of each backbone tensor's bits, read as whole numbers; far cheaper than a digest."""
-    state = net.backbone.state_dict()
+    """Returns the sum of each frozen tensor's bits, read as whole numbers; far cheaper than a digest."""
+    learned = net.learned.paths if net.learned else set()
+    state = {name: value for name, value in net.backbone.state_dict().items() if name not in learned}
     sums = [_bits(value).sum(dtype=torch.int64) for value in state.values()]
     return dict(zip(state, torch.stack(sums).tolist(), strict=True)) if sums else {}
 
