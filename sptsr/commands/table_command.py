@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from pathlib import Path
 
 from sptsr.core.errors import UserError
@@ -26,6 +28,9 @@ def add_table(commands: argparse._SubParsersAction) -> None:
     command.add_argument('--nproc', type=int, default=1, metavar='N', help='processes of each training, by torchrun')
     command.add_argument('--runs', default='results/runs', metavar='DIR', help='of all studies; default: %(default)s')
     command.add_argument('--dry-run', action='store_true', help='list the runs, and run nothing')
+    command.add_argument(
+        '--check', type=float, metavar='TOL', help='exit 1 where a figure is farther from its published one'
+    )
     command.add_argument('--report-only', action='store_true', help='make the table of what is there, and run nothing')
     command.set_defaults(run=_table)
 
@@ -33,8 +38,10 @@ def add_table(commands: argparse._SubParsersAction) -> None:
 def _table(options: argparse.Namespace) -> int:
     from sptsr.study.outputs import check_folder
     from sptsr.study.pool import slots_of
-    from sptsr.study.table import make_plan, run_plan, write_table
+    from sptsr.study.table import far_off, make_plan, run_plan, write_table
 
+    if options.check is not None and not 0 <= options.check < math.inf:
+        raise UserError(f'--check {options.check}: must be a number from 0 up')
     for flag, value in (('--jobs', options.jobs), ('--nproc', options.nproc)):
         if not 1 <= value <= 1024:
             raise UserError(f'{flag} {value}: must be in 1..1024')
@@ -49,8 +56,11 @@ def _table(options: argparse.Namespace) -> int:
             print(f'{"done   " if run.done else "missing"}  {run.id}  {"; ".join(str(use) for use, _ in run.uses)}')
         return 0
     failures = [] if options.report_only else run_plan(plan, slots, options.nproc)
-    write_table(plan, out, failures)
+    blocks = write_table(plan, out, failures)
     print((out / 'table.md').read_text())
-    for failure in failures:
-        print(f'sptsr: {failure}')
-    return 1 if failures else 0
+    wrong = [str(failure) for failure in failures]
+    if options.check is not None:
+        wrong += [f'--check {options.check:g}: {line}' for line in far_off(blocks, options.check)]
+    for line in wrong:
+        print(f'sptsr: {line}', file=sys.stderr)
+    return 1 if wrong else 0

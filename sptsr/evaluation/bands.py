@@ -33,7 +33,7 @@ class BandMetric(Metric):
 
     @property
     def options(self) -> dict[str, Any]:
-        return {**super().options, 'band': self.band}
+        return {**super().options, 'band': self.band, 'reach': _REACH}
 
     def measure_in(self, image: Any, reference: Any, inside: BoolArray) -> float:
         """Returns the PSNR over the pixels of a band, in dB; infinite where they are equal.

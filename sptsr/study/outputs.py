@@ -42,7 +42,7 @@ def check_folder(out: Path, study: Study) -> None:
 def table_csv(blocks: Sequence[Block]) -> str:
     """Returns a line for each row, arm, dataset and metric."""
     names = ['row', 'arm', 'dataset', 'metric', 'better', 'runs', 'mean', 'sd', 'mark', 'published']
-    names += ['difference', 'low', 'high', 'p', 'p_holm', 'better_on', 'images']
+    names += ['difference', 'low', 'high', 'bootstrap_low', 'bootstrap_high', 'p', 'p_holm', 'better_on', 'images']
     rows: list[list[Any]] = []
     for block in blocks:
         for arm, cells in block.lines.items():
@@ -52,7 +52,8 @@ def table_csv(blocks: Sequence[Block]) -> str:
                 one = next((one for one in block.against.get(column, ()) if one.arm == arm), None)
                 if one is not None:
                     figures = one.row.figures
-                    row += [figures.difference, *(figures.interval or (None, None)), figures.p, one.p_holm]
+                    row += [figures.difference, *(figures.interval or (None, None))]
+                    row += [*(figures.bootstrap or (None, None)), figures.p, one.p_holm]
                     row += [figures.better, figures.images]
                 rows.append(row + [None] * (len(names) - len(row)))
     return _csv(names, rows)

@@ -20,7 +20,7 @@ _CLOSE = 2  # of 255: MATLAB and its copies round a pixel differently now and th
 _MOST_APART = 0.01  # share of pixels that may differ by more
 
 
-def protocol_notes(row: str, test: Mapping[str, Any]) -> Iterator[str]:
+def protocol_notes(row: str, test: Mapping[str, Any], published: bool) -> Iterator[str]:
     """Yields a line for each difference between a test and the published protocol of its sets.
 
     Super-resolution: Y channel, a border of the scale shaved, LR images by MATLAB's bicubic. Colour denoising: RGB,
@@ -29,6 +29,7 @@ def protocol_notes(row: str, test: Mapping[str, Any]) -> Iterator[str]:
     Args:
         row: what to call it.
         test: options of a test.
+        published: whether published figures stand beside ours.
     """
     scale = int(test.get('scale', 1))
     for data in test['datasets'].values():
@@ -47,7 +48,7 @@ def protocol_notes(row: str, test: Mapping[str, Any]) -> Iterator[str]:
                 yield f'{where}: on {"RGB" if on_y else "Y"}; figures are published on {"Y" if on_y else "RGB"}'
         if scale > 1 and 'dataroot_lq' in data and not _is_bicubic(data, scale):
             yield f"{row}, {name}: its LR images are not MATLAB's bicubic of its GT; figures are published on those"
-        if scale == 1 and 'sigma' in data:
+        if published and 'sigma' in data:
             yield f'{row}, {name}: the noise is another draw than that of published figures'
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from sptsr.study.cases import Cases, make_cases
 from sptsr.study.digests import Digests
 from sptsr.study.outputs import check_folder, runs_json, write_outputs
 from sptsr.study.pool import Failure, LocalProcess, Pool, Slot, Start
+from sptsr.study.protocol import protocol_notes
 from sptsr.study.results import Block, blocks_of
 from sptsr.study.runs import Run, make_runs
 from sptsr.study.stores import Stores
@@ -74,5 +75,31 @@ def write_table(plan: Plan, out: Path, failures: Sequence[Failure] = ()) -> list
     check_folder(out, plan.study)
     blocks, values = blocks_of(plan.study, plan.cases, plan.runs)
     notes = [*plan.cases.left_out, *(note for block in blocks for note in block.notes), *map(str, failures)]
+    notes += _notes(plan)
     write_outputs(out, plan.study, blocks, values, runs_json(plan.study, plan.runs, failures, plan.stores.made), notes)
     return blocks
+
+
+def _notes(plan: Plan) -> Iterator[str]:
+    """Yields what has to be said of the rows: protocols that are not the published ones, and sources of figures."""
+    for row in plan.study.rows:
+        published = plan.study.published.get(row.name, {})
+        cases = plan.cases.of(row.name)
+        if cases:
+            yield from protocol_notes(row.name, cases[0].test, bool(published))
+        for arm, figures in published.items() if cases else ():
+            yield f'{row.name}, {arm}: published by {figures.source or "(the study does not say whom)"}'
+
+
+def far_off(blocks: Sequence[Block], tolerance: float) -> list[str]:
+    """Returns a line for each figure that is farther from the published one than the tolerance."""
+    found = []
+    for block in blocks:
+        for arm, cells in block.lines.items():
+            for (dataset, metric), cell in cells.items():
+                if cell.published is None:
+                    continue
+                if cell.mean is None or not abs(cell.mean - cell.published) <= tolerance:
+                    ours = 'no result' if cell.mean is None else f'{cell.mean:.4f}'
+                    found.append(f'{block.name}, {arm}, {dataset}, {metric}: {ours}, published {cell.published:g}')
+    return found

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sptsr.evaluation.statistics import clustered_half_width, compare_paired, half_width, holm, sign_flip
+from sptsr.evaluation.statistics import (
+    bootstrap_interval,
+    clustered_half_width,
+    compare_paired,
+    half_width,
+    holm,
+    sign_flip,
+)
 
 
 def _differences(count: int, seed: int = 0, shift: float = 0.2) -> np.ndarray:
@@ -110,3 +117,25 @@ def test_holm_is_the_step_down_of_the_paper():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_the_bootstrap_of_images_is_scipys_but_for_its_width():
+    values = np.random.default_rng(8).exponential(size=30)
+    expected = scipy.stats.bootstrap((values,), np.mean, n_resamples=99_999, method='percentile', rng=1)
+    widening = (30 / 29) ** 0.5 * scipy.stats.t.ppf(0.975, 29) / scipy.stats.norm.ppf(0.975)
+    low, high = (
+        values.mean() + widening * (end - values.mean())
+        for end in (expected.confidence_interval.low, expected.confidence_interval.high)
+    )
+    found = bootstrap_interval(values, [])
+    assert found == pytest.approx((low, high), abs=0.03 * (high - low))  # both are random
+    assert found[1] - values.mean() > 1.02 * (values.mean() - found[0])  # it sees that the values are skewed
+    assert bootstrap_interval(values, []) == found
+    assert bootstrap_interval(values[:1], []) is None
+
+
+def test_the_bootstrap_of_seeds_alone_is_of_the_width_of_students_interval():
+    layout = np.random.default_rng(9).normal(size=(20, 1)) + np.zeros((1, 6))
+    half = clustered_half_width(layout.mean(axis=0), [layout])
+    low, high = bootstrap_interval(layout.mean(axis=0), [layout])
+    assert high - low == pytest.approx(2 * half, rel=0.05)
