@@ -159,6 +159,9 @@ def make_runs(
             run = runs.setdefault(run_id, Run(run_id, folder / run_id, record, named))
             test_id = identity(tested)
             test = {**case.test, 'name': test_id, 'manual_seed': 0 if seed is None else seed}
+            # the images of one seed, for report.html
+            shown = {'save_img': seed in (None, seeds[0]), 'pbar': False, 'suffix': None}
+            test['val'] = {**(case.test.get('val') or {}), **shown}
             if train is not None:
                 test['path'] = {**case.test['path'], 'pretrain_network_g': str(run.adapter)}
             run.tests[test_id] = test

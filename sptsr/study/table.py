@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sptsr.study.cases import Cases, make_cases
 from sptsr.study.digests import Digests
+from sptsr.study.gallery import write_gallery
 from sptsr.study.outputs import check_folder, runs_json, write_outputs
 from sptsr.study.pool import Failure, LocalProcess, Pool, Slot, Start
 from sptsr.study.protocol import protocol_notes
@@ -77,6 +78,7 @@ def write_table(plan: Plan, out: Path, failures: Sequence[Failure] = ()) -> list
     notes = [*plan.cases.left_out, *(note for block in blocks for note in block.notes), *map(str, failures)]
     notes += _notes(plan)
     write_outputs(out, plan.study, blocks, values, runs_json(plan.study, plan.runs, failures, plan.stores.made), notes)
+    write_gallery(out / 'report.html', plan.study, plan.cases, plan.runs, blocks, values)
     return blocks
 
 

@@ -10,7 +10,7 @@ from tests.study.conftest import write_study
 from tests.study.forks import start_fork
 
 
-def _table(file: Path, folder: Path, jobs: int = 1) -> dict[str, bytes]:
+def run_study(file: Path, folder: Path, jobs: int = 1) -> dict[str, bytes]:
     """Runs a study in `folder`, each step in a fork; returns the files of its table."""
     plan = make_plan(file, folder / 'runs')
     assert run_plan(plan, [Slot()] * jobs, start=start_fork, quiet=True) == []
@@ -20,7 +20,7 @@ def _table(file: Path, folder: Path, jobs: int = 1) -> dict[str, bytes]:
 
 def test_a_study_from_its_file_to_its_table(study, tmp_path):
     file = write_study(tmp_path, study)
-    files = _table(file, tmp_path / 'one')
+    files = run_study(file, tmp_path / 'one')
     rows = list(csv.DictReader(files['table.csv'].decode().splitlines()))
     cells = {(row['arm'], row['metric']): row for row in rows}
     assert cells['frozen', 'psnr']['runs'] == '1'
@@ -38,7 +38,7 @@ def test_a_study_from_its_file_to_its_table(study, tmp_path):
     assert text.startswith('# Tiny\n')
     assert 'masks of other images' in text
     # two at a time give the same table, byte for byte
-    twice = _table(file, tmp_path / 'two', jobs=2)
+    twice = run_study(file, tmp_path / 'two', jobs=2)
     assert twice['table.csv'] == files['table.csv']
     assert twice['per_image.csv'] == files['per_image.csv']
 
