@@ -6,8 +6,12 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sptsr.core.errors import UserError
+
+if TYPE_CHECKING:
+    from sptsr.study.slurm import SlurmStart
 
 
 def add_table(commands: argparse._SubParsersAction) -> None:
@@ -23,9 +27,15 @@ def add_table(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument('study', metavar='STUDY.yml', help='study file; see options/studies/')
     command.add_argument('-o', '--out', metavar='DIR', help='default: results/<file name>')
-    command.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at a time; default: 1')
+    command.add_argument('--jobs', type=int, metavar='N', help='runs at a time; default: 1, all with --slurm')
     command.add_argument('--gpus', default='', metavar='0,1', help='one run at a time on each of these GPUs')
     command.add_argument('--nproc', type=int, default=1, metavar='N', help='processes of each training, by torchrun')
+    command.add_argument(
+        '--slurm',
+        nargs='*',
+        metavar='k=v',
+        help='each step is a job, with these settings of submitit, such as slurm_partition=gpu gpus_per_node=1',
+    )
     command.add_argument('--runs', default='results/runs', metavar='DIR', help='of all studies; default: %(default)s')
     command.add_argument('--dry-run', action='store_true', help='list the runs, and run nothing')
     command.add_argument(
@@ -37,15 +47,16 @@ def add_table(commands: argparse._SubParsersAction) -> None:
 
 def _table(options: argparse.Namespace) -> int:
     from sptsr.study.outputs import check_folder
-    from sptsr.study.pool import slots_of
+    from sptsr.study.pool import LocalProcess, slots_of
     from sptsr.study.table import far_off, make_plan, run_plan, write_table
 
     if options.check is not None and not 0 <= options.check < math.inf:
         raise UserError(f'--check {options.check}: must be a number from 0 up')
-    for flag, value in (('--jobs', options.jobs), ('--nproc', options.nproc)):
+    jobs = options.jobs or (1 if options.slurm is None else 1024)
+    for flag, value in (('--jobs', jobs), ('--nproc', options.nproc)):
         if not 1 <= value <= 1024:
             raise UserError(f'{flag} {value}: must be in 1..1024')
-    slots = slots_of(options.jobs, [gpu.strip() for gpu in options.gpus.split(',') if gpu.strip()], options.nproc)
+    slots = slots_of(jobs, [gpu.strip() for gpu in options.gpus.split(',') if gpu.strip()], options.nproc)
     plan = make_plan(options.study, options.runs, options.nproc)
     out = Path(options.out or Path('results') / Path(options.study).stem)
     check_folder(out, plan.study)
@@ -55,7 +66,8 @@ def _table(options: argparse.Namespace) -> int:
         for run in plan.runs:
             print(f'{"done   " if run.done else "missing"}  {run.id}  {"; ".join(str(use) for use, _ in run.uses)}')
         return 0
-    failures = [] if options.report_only else run_plan(plan, slots, options.nproc)
+    start = LocalProcess if options.slurm is None else _slurm(options)
+    failures = [] if options.report_only else run_plan(plan, slots, options.nproc, start)
     blocks = write_table(plan, out, failures)
     print((out / 'table.md').read_text())
     wrong = [str(failure) for failure in failures]
@@ -64,3 +76,12 @@ def _table(options: argparse.Namespace) -> int:
     for line in wrong:
         print(f'sptsr: {line}', file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _slurm(options: argparse.Namespace) -> SlurmStart:
+    from sptsr.core.yaml_io import read_settings
+    from sptsr.study.slurm import SlurmStart
+
+    if options.gpus:
+        raise UserError('--gpus is for GPUs of this machine; with --slurm say gpus_per_node=1')
+    return SlurmStart(Path(options.runs) / 'slurm', read_settings(options.slurm, '--slurm'))
