@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError, nearest, one_of
@@ -14,6 +14,7 @@ from sptsr.core.template import fill_template
 from sptsr.core.yaml_io import Lines
 from sptsr.options.load import merge, read_unchecked, report
 from sptsr.options.schema import Problem, check
+from sptsr.options.tune import Tune, tuned_as
 from sptsr.study.study_file import CONTROLS, Part, Study
 
 _TRAIN_ONLY = ('train', 'logger')
@@ -137,7 +138,7 @@ def _draft(study: Study, row: Part, arm: Part) -> _Draft:
     elif arm.tune is not None and arm.tune != 'adapter':
         for opt in (train, test):
             assert opt is not None
-            opt['network_g'] = _tuned(opt.get('network_g') or {}, arm)
+            opt['network_g'] = tuned_as(opt.get('network_g') or {}, cast(Tune, arm.tune), arm.rank)
     draft = _Draft(row, arm, train, test, lines)
     _note_lacking(draft)
     return draft
@@ -193,13 +194,6 @@ def _bare(test: dict[str, Any], where: str) -> None:
             test['path']['param_key_g'] = network['backbone_key']
     for _, data in _sets(test):
         data.pop('dataroot_prior', None)
-
-
-def _tuned(network: Mapping[str, Any], arm: Part) -> dict[str, Any]:
-    """Returns the section of a network that is tuned otherwise than by units, without what belongs to units."""
-    units = ('unit', 'num_masks') if arm.tune == 'lora' else ('unit', 'num_masks', 'sites')
-    kept = {key: value for key, value in network.items() if key not in units}
-    return {**kept, 'tune': arm.tune, **({} if arm.rank is None else {'rank': arm.rank})}
 
 
 def _note_lacking(draft: _Draft) -> None:

@@ -142,7 +142,7 @@ def _against(study: Study, block: Block) -> list[str]:
     if not found:
         return []
     control = escaped(study.control or '')
-    head = ['set', 'metric', 'arm', f'arm $-$ {control}', r'95\,\% interval', 'better on', '$p$', '$p$ (Holm)']
+    head = ['set', 'metric', 'arm', 'difference', r'95\,\% interval', 'better on', '$p$', '$p$ (Holm)']
     rows = []
     for (dataset, metric), one in found:
         names = [escaped(dataset), escaped(metric_name(metric)), escaped(one.arm)]

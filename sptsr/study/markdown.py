@@ -74,7 +74,7 @@ def _against_markdown(study: Study, block: Block) -> list[str]:
         'set',
         'metric',
         'arm',
-        f'arm - {_plain(study.control or "")}',
+        'difference',
         '95 % interval',
         'better on',
         'p',

@@ -14,10 +14,11 @@ from sptsr.core.template import check_template
 from sptsr.core.yaml_io import KeyPath, Lines, read_yaml
 from sptsr.options.keys import TOP
 from sptsr.options.load import report
+from sptsr.options.tune import WAYS
 
 Problem = tuple[KeyPath, str]
 
-TUNES = ('none', 'adapter', 'all', 'lora', 'bias')
+TUNES = ('none', *WAYS)
 CONTROLS = ('shuffle', 'random', 'oracle')
 COLUMNS = ('params', 'macs', 'latency', 'memory')
 _KEYS: dict[str, tuple[type, ...]] = {

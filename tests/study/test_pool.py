@@ -82,6 +82,28 @@ def test_a_step_that_ends_well_without_its_result_has_failed(tmp_path):
     assert 'train failed' in str(failure)
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_all_steps_and_the_same_command_goes_on(tmp_path, number):
+    runs = [_run(tmp_path, name) for name in 'abc']
+    started = []
+
+    def start(*arguments):
+        step = _Step(*arguments)
+        step.looks = 10**9  # it runs until it is stopped
+        started.append(step)
+        if len(started) == 2:
+            os.kill(os.getpid(), number)
+        return step
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        Pool([Slot(), Slot()], start=start, quiet=True).do(runs)
+    assert len(started) == 2
+    assert [step.poll() for step in started] == [-15, -15]
+    assert signal.getsignal(number) is before
+    assert Pool([Slot()], start=_Step, quiet=True).do(runs) == []
+
+
 def test_each_gpu_has_one_run_at_a_time(tmp_path):
     assert slots_of(3, [], 1) == [Slot(), Slot(), Slot()]
     assert [slot.environment for slot in slots_of(1, ['0', '1', '2'], 1)] == [
@@ -249,15 +271,6 @@ def test_killed_and_started_again_it_ends_with_the_table_of_an_undisturbed_run(s
     text = (tmp_path / 'log').read_text()
     assert 'train failed: it was ended by SIGKILL' in text
     assert run in text
-
-    # SIGTERM saves and ends
-    command = _table(file, tmp_path)
-    _await(_trainings, 'no training')
-    time.sleep(1)
-    command.send_signal(signal.SIGTERM)
-    code = command.wait(400)
-    assert code in (0, 130)  # 0: it was done before
-    assert not _trainings()
 
     command = _table(file, tmp_path)
     assert command.wait(400) == 0, (tmp_path / 'log').read_text()[-2000:]
