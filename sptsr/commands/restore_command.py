@@ -13,6 +13,8 @@ from sptsr.core.errors import UserError
 
 if TYPE_CHECKING:
     from sptsr.archs.spt_arch import SPTNet
+    from sptsr.images.decode import RGB
+    from sptsr.masks.prior import Prior
     from sptsr.restoring.folder_run import Masks
 
 # Sources that look something up for each image, so they know nothing of other images.
@@ -50,6 +52,7 @@ def add_restore(commands: Any) -> None:
     command.add_argument('--self-ensemble', action='store_true', help='average over 8 flips and rotations')
     command.add_argument('--suffix', default='', metavar='S', help='appended to the names of the results')
     command.add_argument('--format', choices=('png', 'jpg', 'webp', 'tif'), default='png', help='default: %(default)s')
+    command.add_argument('--report', action='store_true', help='write DIR/report.html: results beside the frozen ones')
     command.set_defaults(run=_restore)
 
 
@@ -57,6 +60,7 @@ def _restore(options: argparse.Namespace) -> int:
     import torch
 
     from sptsr.core.files import sha256_tensors
+    from sptsr.report.page import FROZEN, TUNED, Page, Picture
     from sptsr.restoring.folder_run import How, find_images, restore_all
 
     given, out = Path(options.input).expanduser(), Path(options.out).expanduser()
@@ -77,7 +81,14 @@ def _restore(options: argparse.Namespace) -> int:
         'self_ensemble': options.self_ensemble,
         'sigma': sigma,
     }
-    outcome = restore_all(net, images, out, how, masks, settings)
+    page = Page(f'{given.name}, restored', TUNED, FROZEN, sets={'': len(images)})
+
+    def show(name: str, lq: RGB, prior: Prior | None, tuned: RGB, frozen: RGB) -> None:
+        page.add(Picture(name, {FROZEN: frozen, TUNED: tuned}, lq, prior=prior))
+
+    outcome = restore_all(net, images, out, how, masks, settings, show if options.report else None)
+    if options.report and outcome.made + outcome.kept:
+        page.write(out / 'report.html')
     for line in outcome.notes:
         print(line)
     for line in outcome.faults:

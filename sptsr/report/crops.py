@@ -60,9 +60,9 @@ def window_of(change: Change, area: int, scale: int) -> Window:
     rows = min(height, _in_steps(area**0.5, scale))
     columns = min(width, _in_steps(area / rows, scale))
     rows = min(height, _in_steps(area / columns, scale))  # what a narrow image leaves
-    squares = np.zeros((-(-height // scale) * scale, -(-width // scale) * scale))
-    squares[:height, :width] = np.square(change, dtype=np.float64)
-    blocks = squares.reshape(squares.shape[0] // scale, scale, -1, scale).sum(axis=(1, 3))
+    squares = np.square(change, dtype=np.float32)
+    blocks = np.add.reduceat(squares, range(0, height, scale), axis=0, dtype=np.float64)
+    blocks = np.add.reduceat(blocks, range(0, width, scale), axis=1)
     sums = np.pad(blocks, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     tall, wide = -(-rows // scale), -(-columns // scale)
     inside = sums[tall:, wide:] - sums[:-tall, wide:] - sums[tall:, :-wide] + sums[:-tall, :-wide]

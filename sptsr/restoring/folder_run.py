@@ -24,6 +24,7 @@ from sptsr.core.files import sha256_file
 from sptsr.core.progress import bar
 from sptsr.images.any_image import AnyImage, read_any, write_any
 from sptsr.images.bicubic import imresize
+from sptsr.images.decode import RGB
 from sptsr.images.folder import IMAGE_SUFFIXES
 from sptsr.masks.prior import Prior
 from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, free_bytes, most_pixels
@@ -32,6 +33,9 @@ from sptsr.restoring.restorer import check_prior, restore_tensor
 JOURNAL = '.sptsr-restored.jsonl'
 # Gives the masks of an image: its RGB pixels and its name relative to the input folder, without suffix.
 Masks = Callable[[Any, str], Prior]
+# Looks at an image: its name, the image, its masks, the restored one, and what the frozen network makes of it;
+# images are uint8 [H, W, 3].
+OnImage = Callable[[str, RGB, 'Prior | None', RGB, RGB], None]
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,13 @@ def find_images(given: Path, out: Path) -> dict[str, Path]:
 
 
 def restore_all(
-    net: SPTNet, images: Mapping[str, Path], out: Path, how: How, masks: Masks | None, settings: Mapping[str, Any]
+    net: SPTNet,
+    images: Mapping[str, Path],
+    out: Path,
+    how: How,
+    masks: Masks | None,
+    settings: Mapping[str, Any],
+    on_image: OnImage | None = None,
 ) -> Outcome:
     """Restores images into a folder, one after the other; the next one is read, and its masks made, meanwhile.
 
@@ -105,13 +115,15 @@ def restore_all(
         how: see `How`.
         masks: gives the masks; None where the units use none.
         settings: all that decides the results, JSON values; another run with others begins anew.
+        on_image: is given each image and what became of it, also by an earlier run (see `OnImage`). The frozen network
+            restores it once more for that.
 
     Raises:
         UserError: a result would overwrite an image, two images have one name, or the folder cannot be written.
     """
     targets = _targets(images, out, how)
     journal = _Journal(out, settings)
-    cost, room = bytes_a_pixel(net), most_pixels(net.scale)
+    cost, room = bytes_a_pixel(net), most_pixels(net.scale) // (2 if on_image else 1)
     made = kept = 0
     faults: list[str] = []
     notes: list[str] = []
@@ -120,23 +132,31 @@ def restore_all(
         if not images[name].is_file():  # a pipe would be waited for
             raise UserError(f'{images[name]}: not a regular file; remove it')
         digest = sha256_file(images[name])
-        if journal.holds(name, digest, targets[name]):
+        is_there = journal.holds(name, digest, targets[name])
+        if is_there and on_image is None:
             return None
         image = read_any(images[name], room)
         prior = None if masks is None else masks(image.rgb8(), str(Path(name).with_suffix('')))
-        return _Ready(digest, image, prior)
+        return _Ready(digest, image, prior, is_there)
 
     with ThreadPoolExecutor(1) as reader, bar(len(images), 'restore') as progress:
         for name, ready in _ahead(reader, prepare, list(images)):
             try:
                 result = ready()
-                if result is None:
+                restored: AnyImage | None = None
+                if result is None or result.is_there:
                     kept += 1
                 else:
-                    said = _restore_one(net, result, targets[name], how, cost)
+                    restored, said = _restored(net, result, how, cost)
+                    said += write_any(targets[name], restored)
                     journal.note(name, result.digest, targets[name])
                     made += 1
                     notes += [f'{name}: {", ".join(said)}'] if said else []
+                if result is not None and on_image is not None:
+                    restored = restored or read_any(targets[name], room * net.scale**2)
+                    with net.units_off():
+                        frozen, _ = _restored(net, result, how, cost)
+                    on_image(name, result.image.rgb8(), result.prior, restored.rgb8(), frozen.rgb8())
             except UserError as error:
                 faults.append(str(error) if name in str(error) else f'{name}: {error}')
             progress.update()
@@ -145,11 +165,12 @@ def restore_all(
 
 @dataclass(frozen=True)
 class _Ready:
-    """An image that is read and has its masks."""
+    """An image that is read and has its masks; `is_there` says that an earlier run restored it."""
 
     digest: str
     image: AnyImage
     prior: Prior | None
+    is_there: bool
 
 
 def _ahead(
@@ -164,8 +185,8 @@ def _ahead(
         yield name, current.result
 
 
-def _restore_one(net: SPTNet, ready: _Ready, target: Path, how: How, cost: float) -> list[str]:
-    """Restores and writes one image; returns what there is to say of it."""
+def _restored(net: SPTNet, ready: _Ready, how: How, cost: float) -> tuple[AnyImage, list[str]]:
+    """Returns the restored image, and what there is to say of it."""
     image, said = ready.image, list(ready.image.notes)
     height, width = image.colour.shape[:2]
     check_prior(net, ready.prior, (height, width))
@@ -178,8 +199,7 @@ def _restore_one(net: SPTNet, ready: _Ready, target: Path, how: How, cost: float
         tile = fitting_tile(net, height, width, cost, free_bytes(kind_of(net.backbone)['device']))
     given = float(sigma) if sigma is not None and takes_sigma(net.backbone) else None
     result = restore_tensor(net, _tensor(image, net), ready.prior, tile or None, how.self_ensemble, given)
-    said += write_any(target, _image(result, image, net.scale))
-    return said
+    return _image(result, image, net.scale), said
 
 
 def _tensor(image: AnyImage, net: SPTNet) -> Tensor:

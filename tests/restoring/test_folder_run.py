@@ -16,6 +16,7 @@ import sptsr
 from sptsr.images.any_image import read_any
 from sptsr.restoring.folder_run import JOURNAL
 from tests.conftest import photograph, run_cli
+from tests.report.test_page import data_of, pixels
 
 OLD = Path(__file__).parents[1] / 'old' / '0.1'
 ARGUMENTS = ['-a', OLD / 'adapter_4.safetensors', '--weights', OLD / 'weights' / 'tiny.pth', '--source', 'felzenszwalb']
@@ -89,6 +90,29 @@ def test_results_inside_the_input_are_no_input_and_nothing_is_overwritten(photos
     assert 'not made by this command' in strange.stderr
     assert Image.open(photos.parent / 'mine' / 'cat.png').size == (4, 4)
     assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_report_shows_all_images_beside_the_frozen_network_also_those_of_an_earlier_run(photos):
+    assert _restore(photos).returncode == 0
+    (photos / 'urlaub' / 'alpha.png').rename(photos / 'zuletzt.png')
+    (photos / 'broken.png').write_bytes((photos / 'cat.png').read_bytes()[:60])
+    result = _restore(photos, '--report')
+    assert '1 images restored, 4 were there' in result.stdout
+    assert result.returncode == 1
+    cards = {card['name']: card for card in data_of(photos.parent / 'out' / 'report.html')['pictures']}
+    assert cards.keys() == {'cat.png', 'gray.png', 'one.png', 'zuletzt.png', 'urlaub/größe/tasse (1).jpg'}
+    net = sptsr.load(OLD / 'adapter_4.safetensors', weights=OLD / 'weights' / 'tiny.pth')
+    image = photograph('chelsea.png', 20, 28)
+    with net.units_off():
+        frozen = sptsr.restore(net, image)
+    cat = cards['cat.png']
+    assert list(cat['images']) == ['LQ', 'frozen', 'tuned']
+    assert np.abs(pixels(cat['images']['frozen']).astype(int) - frozen).max() <= 1
+    assert (pixels(cat['images']['tuned']) == read_any(photos.parent / 'out' / 'cat.png', 10**6).colour).all()
+    assert cat['masks']
+    changes = [float(card['rank']) for card in data_of(photos.parent / 'out' / 'report.html')['pictures']]
+    assert changes == sorted(changes, reverse=True)
+    assert changes[0] > 0
 
 
 def test_a_store_of_other_images_is_refused_by_image(photos):
