@@ -202,7 +202,7 @@ def _note_lacking(draft: _Draft) -> None:
         if opt is None:
             continue
         network, path = opt.get('network_g'), opt.get('path') or {}
-        weights = [network.get('backbone_weights')] if isinstance(network, Mapping) else []
+        weights = _weights(network) if isinstance(network, Mapping) else []
         for file in [*weights, path.get('pretrain_network_g')]:
             if isinstance(file, str) and not Path(file).expanduser().is_file():
                 draft.lacks.append(file)
@@ -227,6 +227,13 @@ def _note_lacking(draft: _Draft) -> None:
         guess = nearest(draft.arm.prior, CONTROLS)
         if guess and not Path(draft.arm.prior).exists():
             raise UserError(f'{draft.arm.line}: prior: {draft.arm.prior}: no such store{guess}')
+
+
+def _weights(network: Mapping[str, Any]) -> list[Any]:
+    """Returns the files of weights that a network names; spandrel's networks name theirs in `path`."""
+    backbone = network.get('backbone')
+    inner = _weights(backbone) if isinstance(backbone, Mapping) else []
+    return [network.get('backbone_weights'), network.get('path') if network.get('type') == 'spandrel' else None, *inner]
 
 
 def _leave_out(study: Study, drafts: list[_Draft]) -> list[str]:
@@ -278,7 +285,7 @@ def _prior_mistakes(draft: _Draft) -> list[Problem]:
     wants = prior in CONTROLS or _uses_masks(draft.test.get('network_g'))
     for opt in (draft.train, draft.test) if wants else ():
         for phase, data in _sets(opt or {}):
-            if 'dataroot_prior' not in data:
+            if data.get('dataroot_prior') is None:
                 message = (
                     f"datasets.{phase}: '{draft.arm.name}' needs masks, and the set has none; name a store in "
                     'dataroot_prior, or say prior: {source: NAME} of the row'

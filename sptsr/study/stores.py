@@ -211,7 +211,9 @@ def _gt_images(data: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     if 'dataroot_lq' not in data:
         return gt, {}
     register_all()
-    pairs = getattr(open_dataset({**data, 'phase': 'test'}), 'pairs', None)
+    # which belongs to which depends neither on the scale nor on the store, which is yet to be made
+    section = {key: value for key, value in data.items() if key != 'dataroot_prior'}
+    pairs = getattr(open_dataset({**section, 'phase': 'test', 'scale': 1}), 'pairs', None)
     if pairs is None:
         raise UserError(
             f'prior: oracle: {data["type"]} does not say which GT belongs to which LQ; use PriorPairedImageDataset'
