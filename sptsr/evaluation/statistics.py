@@ -184,7 +184,7 @@ def bootstrap_interval(
 
     m values drawn from m vary by (m - 1) / m too little; r leaves the part out of the seeds' spread that comes of the
     rest (see `clustered_half_width`). The interval is between quantiles of mean + deviation, so it is not symmetric
-    where images are not. Without c and r, three seeds hold 76 to 88 % where 95 % are said (docs/statistics.md).
+    where images are not. Without c, three seeds that vary hold as little as 76 % (docs/statistics.md).
 
     Args:
         differences, layouts, level: as for `clustered_half_width`.

@@ -1,0 +1,195 @@
+"""What stands in the table, from figures that are made up: marks, intervals, published figures, LaTeX."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sptsr.core.errors import UserError
+from sptsr.core.files import write_json
+from sptsr.study.latex import escaped
+from sptsr.study.table import far_off, make_plan, write_table
+from tests.conftest import run_cli
+from tests.study.conftest import write_study
+
+IMAGES = 12
+
+
+def _measure(plan, gains: dict[str, float], spread: float = 0.01) -> None:
+    """Writes the figures of all runs: those of the images, what an arm gains, and some noise of seed and image."""
+    images = np.random.default_rng(0).normal(30, 3, IMAGES)
+    for run in plan.runs:
+        for use, test in run.uses:
+            noise = np.random.default_rng([len(use.arm), use.seed or 0]).normal(0, spread, IMAGES)
+            psnr = images + gains[use.arm] + noise
+            if run.train is not None:
+                run.adapter.parent.mkdir(parents=True, exist_ok=True)
+                run.adapter.touch()
+            records = {}
+            for name, values in (('psnr', psnr), ('ssim', psnr / 40), ('psnr boundary', psnr - 1)):
+                options = {'type': 'calculate_psnr', 'better': 'higher'}
+                band = {'band': 'boundary'} if 'boundary' in name else {}
+                per_image = {f'image_{n}': float(value) for n, value in enumerate(values)}
+                records[name] = {'mean': float(values.mean()), 'per_image': per_image, 'options': {**options, **band}}
+            content = {'datasets': {'photographs': records}, 'seed': use.seed, 'images': {'photographs': {}}}
+            run.prepare()
+            write_json(run.metrics(test), content)
+
+
+def _table(study, tmp_path, gains, **settings):
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    _measure(plan, gains, **settings)
+    blocks = write_table(plan, tmp_path / 'out')
+    return plan, blocks, (tmp_path / 'out' / 'table.md').read_text()
+
+
+GAINS = {'frozen': 0.0, 'plain': 0.1, 'SPT': 0.3, 'masks of other images': 0.1}
+
+
+def test_the_best_is_bold_only_where_it_is_told_apart(study, tmp_path):
+    _, blocks, text = _table(study, tmp_path, GAINS)
+    marks = {arm: cells['photographs', 'psnr'].mark for arm, cells in blocks[0].lines.items()}
+    assert (marks['SPT'], marks['frozen']) == ('best', '')
+    assert sorted(marks.values()) == ['', '', 'best', 'second']
+    assert re.search(r'\| SPT +\| \*\*\d\d\.\d{3}\*\* <sub>± 0\.\d{3}</sub>', text)
+    # no gap between the first two: nothing is bold
+    _, blocks, text = _table(study, tmp_path, {**GAINS, 'SPT': 0.1}, spread=0.2)
+    marks = {arm: cells['photographs', 'psnr'].mark for arm, cells in blocks[0].lines.items()}
+    assert sorted(marks.values()) == ['', '', 'second', 'second']
+    assert '**3' not in text
+    assert '<u>3' in text
+
+
+def test_each_arm_against_the_control(study, tmp_path):
+    _, blocks, text = _table(study, tmp_path, GAINS)
+    found = {one.arm: one for one in blocks[0].against['photographs', 'psnr']}
+    assert set(found) == {'frozen', 'SPT', 'masks of other images'}
+    figures = found['SPT'].row.figures
+    assert figures.difference == pytest.approx(0.2, abs=0.02)
+    assert figures.interval[0] < 0.2 < figures.interval[1]
+    assert figures.bootstrap[0] < 0.2 < figures.bootstrap[1]
+    assert figures.p == 2 / 2**IMAGES
+    assert found['SPT'].p_holm == pytest.approx(3 * figures.p)  # frozen has the same p
+    assert f'{IMAGES} of {IMAGES}' in text
+    parts = {(part.arm, part.part): part for part in blocks[0].parts}
+    assert parts['SPT', 'boundary'].difference == pytest.approx(figures.difference)
+    assert [parts['SPT', third].images for third in ('hard', 'middling', 'easy')] == [4, 4, 4]
+    rows = list(csv.DictReader((tmp_path / 'out' / 'table.csv').read_text().splitlines()))
+    assert len(rows) == 4 * 2
+    record = json.loads((tmp_path / 'out' / 'runs.json').read_text())
+    for run in record['runs']:
+        verbs = [command.split()[1] for command in run['commands']]
+        assert verbs == (['test'] if run['adapter'] is None else ['train', 'test'])
+        assert run['adapter_sha256'] is None or len(run['adapter_sha256']) == 64
+    # what a command prints is what `sptsr compare` says of the same files
+    files = {(c['arm'], c['seed']): c['metrics'] for run in record['runs'] for c in run['cells']}
+    words = [files['plain', 0], files['plain', 1], '--with', files['SPT', 0], files['SPT', 1]]
+    done = run_cli('compare', *words, '--json', tmp_path / 'compare.json')
+    assert done.returncode == 0
+    row = next(r for r in json.loads((tmp_path / 'compare.json').read_text())['rows'] if r['metric'] == 'psnr')
+    assert row['figures']['interval'] == pytest.approx(list(figures.interval))
+
+
+def test_a_run_without_results_is_named(study, tmp_path):
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    _measure(plan, GAINS)
+    lost = next(run for run in plan.runs if run.uses[0][0].arm == 'SPT' and run.uses[0][0].seed == 1)
+    lost.metrics(lost.uses[0][1]).unlink()
+    blocks = write_table(plan, tmp_path / 'out')
+    assert 'IMDN, SPT: 1 of 2 runs have results' in (tmp_path / 'out' / 'table.md').read_text()
+    assert len(blocks[0].lines['SPT']['photographs', 'psnr'].means) == 1
+    (one,) = [one for one in blocks[0].against['photographs', 'psnr'] if one.arm == 'SPT']
+    assert one.row.figures.runs == (1, 1)  # paired by the seed that both have
+
+
+def test_published_figures(study, tmp_path, monkeypatch):
+    mean = float(np.random.default_rng(0).normal(30, 3, IMAGES).mean())
+    study['published'] = {'IMDN': {'frozen': {'photographs': {'psnr': round(mean, 2)}, 'source': 'A. Uthor, 2019'}}}
+    _, blocks, text = _table(study, tmp_path, GAINS)
+    assert f'*({round(mean, 2):g})*' in text
+    assert 'IMDN, frozen: published by A. Uthor, 2019' in text
+    assert far_off(blocks, 0.02) == []
+    (line,) = far_off(blocks, 1e-6)
+    assert line.startswith('IMDN, frozen, photographs, psnr: ')
+    words = ['table', tmp_path / 'study.yml', '--runs', tmp_path / 'runs', '-o', tmp_path / 'out', '--report-only']
+    assert run_cli(*words, '--check', '0.02').returncode == 0
+    done = run_cli(*words, '--check', '1e-6')
+    assert (done.returncode, '--check 1e-06: IMDN, frozen' in done.stderr) == (1, True)
+    assert run_cli(*words, '--check', '-1').returncode == 2
+
+
+def test_another_protocol_than_the_published_one_is_said(study, tmp_path, photographs):
+    from sptsr.study.protocol import protocol_notes
+
+    data = {'name': 'Set5', 'dataroot_gt': str(photographs / 'GTx4'), 'dataroot_lq': str(photographs / 'LRx4')}
+    metric = {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True}
+    test = {'scale': 4, 'datasets': {'test': data}, 'val': {'metrics': {'psnr': metric}}}
+    assert list(protocol_notes('IMDN', test, True)) == []
+    wrong = {**test, 'val': {'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}}
+    assert list(protocol_notes('IMDN', wrong, True)) == [
+        'IMDN, Set5, psnr: shaves 0 pixels; figures are published with 4',
+        'IMDN, Set5, psnr: on RGB; figures are published on Y',
+    ]
+    swapped = tmp_path / 'LR'
+    shutil.copytree(photographs / 'LRx4', swapped)
+    import cv2
+
+    for path in swapped.glob('*.png'):
+        gt = cv2.imread(str(photographs / 'GTx4' / path.name))
+        cv2.imwrite(str(path), gt[::4, ::4])  # nearest
+    other = {**test, 'datasets': {'test': {**data, 'dataroot_lq': str(swapped)}}}
+    (note,) = protocol_notes('IMDN', other, True)
+    assert "LR images are not MATLAB's bicubic" in note
+    noise = {'name': 'CBSD68', 'dataroot_gt': 'x', 'sigma': 25}
+    denoising = {'scale': 1, 'datasets': {'test': noise}, 'val': {'metrics': {'psnr': metric}}}
+    assert [note.split(': ')[1] for note in protocol_notes('FFDNet', denoising, True)] == [
+        'shaves 4 pixels; figures are published with 0',
+        'on Y; figures are published on RGB',
+        'the noise is another draw than that of published figures',
+    ]
+
+
+def test_a_folder_of_another_study_is_refused(study, tmp_path):
+    plan, _, _ = _table(study, tmp_path, GAINS)
+    other = tmp_path / 'other.yml'
+    other.write_text((tmp_path / 'study.yml').read_text())
+    with pytest.raises(UserError, match=r'out: holds the results of another study \(study.yml\)'):
+        write_table(make_plan(other, tmp_path / 'runs'), tmp_path / 'out')
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.tex').touch()
+    with pytest.raises(UserError, match=r'mine: holds thesis.tex and no runs.json'):
+        write_table(plan, tmp_path / 'mine')
+
+
+HOSTILE = r'50 % & \input{x} _$^~#{}<>|"' + "'\u00e9\u00d7\u00b1\u6f22"
+
+
+def test_names_mean_nothing_in_latex():
+    assert escaped(r'\input{x}') == r'\textbackslash{}input\{x\}'
+    assert escaped('50 % & _x') == r'50 \% \& \_x'
+    assert escaped('漢') == '?'
+
+
+@pytest.mark.skipif(shutil.which('pdflatex') is None, reason='pdflatex is not installed')
+def test_the_latex_compiles(study, tmp_path):
+    study['title'] = HOSTILE
+    study['rows'] = {HOSTILE: {}}
+    study['arms'] = {**study['arms'], HOSTILE: {'prior': 'random'}}
+    _, _, text = _table(study, tmp_path, {**GAINS, HOSTILE: 0.2})
+    assert '\\<' in text
+    done = subprocess.run(
+        ['pdflatex', '-interaction=nonstopmode', '-halt-on-error', 'table.tex'],
+        cwd=tmp_path / 'out',
+        capture_output=True,
+        text=True,
+        errors='replace',
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert Path('out/table.pdf').stat().st_size > 10_000
+    assert 'Overfull' not in done.stdout
