@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 import torch
-from measuring import peak_bytes, rectangles, seconds
+from measuring import rectangles
 from torch import Tensor
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
@@ -23,6 +23,7 @@ from sptsr.archs.recipes import RECIPES
 from sptsr.archs.sizes import round_up
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.registry import register_all
+from sptsr.evaluation.cost import peak_bytes, seconds
 from sptsr.masks.batch import PriorBatch
 from sptsr.report.tables import text_table
 

@@ -17,10 +17,11 @@ import sys
 from typing import Any
 
 import torch
-from measuring import peak_bytes, rectangles, seconds
+from measuring import rectangles
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.core.registry import register_all
+from sptsr.evaluation.cost import peak_bytes, seconds
 from sptsr.masks.batch import PriorBatch
 from sptsr.options.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
 from sptsr.report.tables import text_table

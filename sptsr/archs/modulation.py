@@ -21,8 +21,9 @@ def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> 
         hidden: [B, c, h, w].
         weight, bias: of the convolution, [2C, c, 1, 1] and [2C].
     """
-    if torch.is_autocast_enabled(features.device.type):  # autocast does not act inside an autograd function
-        half = torch.get_autocast_dtype(features.device.type)
+    kind = features.device.type
+    if kind != 'meta' and torch.is_autocast_enabled(kind):  # autocast does not act inside an autograd function
+        half = torch.get_autocast_dtype(kind)
         hidden, weight, bias = hidden.to(half), weight.to(half), bias.to(half)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return cast(Tensor, _Modulate.apply(features, hidden, weight, bias))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sptsr.commands.compare_command import add_compare
+from sptsr.commands.cost_command import add_cost
 from sptsr.commands.data_command import add_data
 from sptsr.commands.demo_command import add_demo, add_doctor
 from sptsr.commands.options_command import add_options
@@ -35,6 +36,7 @@ A real run:   sptsr data prepare    LR images, sub-images, LMDB
               sptsr table           all runs of a table, by a study file (see options/studies/)
 Your images:  sptsr restore         photographs of your own, with an adapter
 Your network: sptsr sites           where units can go in it
+              sptsr cost            what they cost: parameters, multiply-adds, time, memory
 """
 
 
@@ -122,5 +124,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_table(commands)
     add_options(commands)
     add_sites(commands)
+    add_cost(commands)
     add_restore(commands)
     return parser

@@ -1,0 +1,185 @@
+"""What networks cost: against published figures, and against counting by hand."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.errors import UserError
+from sptsr.evaluation.cost import (
+    Spread,
+    count_macs,
+    count_parameters,
+    input_for,
+    made_up_masks,
+    measure_latency,
+    measure_memory,
+    peak_bytes,
+)
+from sptsr.options.keys import TRAIN_DEFAULTS
+from sptsr.options.tune import WAYS
+from sptsr.tuning.step_memory import step_memory
+from tests.archs.cases import CASES, make_net
+from tests.conftest import run_cli
+
+EDSR = {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 64, 'num_block': 16}
+# Thousands of parameters, and G multiply-adds for an output of 1280 x 720.
+PUBLISHED = {
+    # Hui et al., arXiv 1909.11856, table 3
+    'IMDN x2': ({'type': 'IMDN', 'upscale': 2}, 694, 158.8),
+    'IMDN x4': ({'type': 'IMDN', 'upscale': 4}, 715, 40.9),
+    # Ahn et al., arXiv 1803.08664, table 1
+    'CARN x4': ({'type': 'CARN', 'upscale': 4}, 1592, 90.9),
+    'CARN-M x2': ({'type': 'CARN_M', 'upscale': 2}, 412, 91.2),
+    'CARN-M x4': ({'type': 'CARN_M', 'upscale': 4}, 412, 32.5),
+    # of EDSR-baseline, Lim et al., arXiv 1707.02921; counted in many papers since, such as that of IMDN
+    'EDSR-baseline x2': ({'type': 'EDSR', **EDSR, 'upscale': 2}, 1370, 316.3),
+    'EDSR-baseline x4': ({'type': 'EDSR', **EDSR, 'upscale': 4}, 1518, 114.0),
+}
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_figures(name: str):
+    section, thousands, giga = PUBLISHED[name]
+    net = SPTNet(section, tune='all')
+    height, width = input_for(net)
+    assert (height * net.scale, width * net.scale) == (720, 1280)
+    macs = count_macs(net, (height, width))
+    assert not macs.scaled
+    assert macs.backbone == macs.tuned
+    assert macs.backbone / 1e9 == pytest.approx(giga, rel=0.005)
+    assert count_parameters(net).backbone / 1e3 == pytest.approx(thousands, rel=0.01)
+
+
+def test_multiply_adds_by_hand():
+    net = make_net('IMDN').eval()
+    size = (24, 40)
+    area, found = 24 * 40, []
+
+    def note(module: nn.Module, given: tuple, output: torch.Tensor) -> None:
+        found.append(module.weight[0].numel() * output[0].numel())
+
+    hooks = [m.register_forward_hook(note) for m in net.backbone.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        net.backbone(torch.rand(1, 3, *size))
+    for hook in hooks:
+        hook.remove()
+    macs = count_macs(net, size)
+    assert macs.backbone == sum(found)
+    # stem: the image's 3 channels and S by 3x3; the table of 256 codes by 5 masks by 9 taps. unit: q, g, o.
+    stem = area * 9 * (3 + 8) * 8 + 256 * 5 * 9 * 8
+    unit = area * (16 * 8 + 16 * 8 + 9 * 8 + 8 * 32)
+    assert macs.tuned - macs.backbone == stem + len(net.units) * unit
+    assert macs.uncounted['embedding'] == 9  # the lookup of the masks is no product, so it is named
+    assert not {'view', 'cat', 'convolution', 'mm'} & set(macs.uncounted)
+
+
+class Pooled(nn.Module):
+    """x1, attention over the whole image; asks for a value, so that shapes alone are not enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 4, 3, padding=1)
+        self.tail = nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.head(x)
+        tokens = y.flatten(2)
+        if float(y.mean()) < 1e9:
+            y = y + (tokens @ (tokens.transpose(1, 2) @ tokens)).view_as(y) * 1e-3
+        return self.tail(y)
+
+
+def test_a_network_that_needs_values_is_scaled():
+    net = SPTNet(Pooled(), tune='all')
+    macs = count_macs(net, (300, 500))
+    pixels = 300 * 500
+    assert macs.scaled
+    assert macs.backbone == pixels * (9 * 3 * 4 + 4 * 3) + pixels**2 * 4 + 4 * pixels**2
+
+
+def test_a_unit_that_needs_values_is_scaled_and_counted_alike():
+    plain, region = (count_macs(make_net('IMDN', unit), (120, 200)) for unit in ('PlainUnit', 'RegionUnit'))
+    assert (plain.scaled, region.scaled) == (False, True)
+    assert region.backbone == plain.backbone
+    assert region.tuned > plain.tuned  # means of regions
+
+
+@pytest.mark.parametrize('tune', WAYS)
+def test_parameters_and_the_merged_network(tune: str):
+    net = SPTNet({'type': 'IMDN', **CASES['IMDN'][1]}, tune=tune)
+    whole = sum(p.numel() for p in SPTNet({'type': 'IMDN', **CASES['IMDN'][1]}).backbone.parameters())
+    found = count_parameters(net)
+    assert found.backbone == whole
+    assert found.trainable == sum(p.numel() for p in net.parameters() if p.requires_grad)
+    assert found.added == (found.trainable if tune == 'adapter' else 0)
+    macs = count_macs(net, (24, 24))
+    assert (macs.tuned == macs.backbone) == (tune != 'adapter')  # LoRA is part of the weights
+    assert net.learned is None or not net.learned.merged  # the network itself is left as it is
+
+
+def test_masks_are_different_and_half_full():
+    masks = made_up_masks(2, (40, 64), torch.device('cpu'))
+    assert len(masks.palette[:256].unique()) == 256
+    share = masks.expand().mean(dim=(0, 2, 3))
+    assert share.min() > 0.4
+    assert share.max() < 0.6
+    assert masks.index[1].min() == 256
+
+
+def test_times_and_memory():
+    net = make_net('FFDNet')
+    latency = measure_latency(net, (24, 32), rounds=3)
+    assert latency.rounds == 3
+    assert 0 < latency.backbone.low <= latency.backbone.median <= latency.backbone.high
+    assert latency.device.endswith('1 thread')
+    assert Spread.of([5.0]) == Spread(5.0, 5.0, 5.0)
+    backbone, tuned = measure_memory(net, (64, 64))
+    assert tuned > backbone > 3 * 64 * 64 * 4
+    assert peak_bytes(lambda: torch.zeros(1000, 1000), 'cpu') == pytest.approx(4e6, rel=0.01)
+
+
+def test_memory_of_a_step():
+    train = {
+        **TRAIN_DEFAULTS,
+        'optim_g': {'type': 'Adam', 'lr': 1e-3},
+        'scheduler': {'type': 'MultiStepLR', 'milestones': [9]},
+        'pixel_opt': {'type': 'L1Loss'},
+    }
+    nets = {tune: SPTNet({'type': 'IMDN', **CASES['IMDN'][1]}, tune=tune) for tune in WAYS}
+    before = {name: value.clone() for name, value in nets['all'].state_dict().items()}
+    found = {tune: step_memory(net, train, 2, (24, 24)) for tune, net in nets.items()}
+    assert all(torch.equal(value, before[name]) for name, value in nets['all'].state_dict().items())
+    assert found['bias'] < found['all']  # inputs of convolutions are not kept
+    assert step_memory(nets['all'], train, 4, (24, 24)) > 1.5 * found['all']
+
+
+def test_the_command(here: Path):
+    done = run_cli('cost', '-opt', 'train.yml', '--size', '24', '32', '--rounds', '3')
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'\n  trainable +9,', done.stdout) or 'trainable' in done.stdout
+    for word in (
+        'multiply-adds, output 1280x720',
+        'peak memory of a step, 3 x 16x16',
+        'embedding 9x',
+        '2 FLOPs|two FLOPs',
+    ):
+        assert re.search(word, done.stdout), done.stdout
+    done = run_cli('cost', '-opt', 'train.yml', '--size', '24', '32', '--rounds', '3', '--json')
+    record = json.loads(done.stdout)
+    assert record['macs'][0]['size'] == [180, 320]
+    assert record['latency']['rounds'] == 3
+    assert record['step']['batch'] == 3
+    text = Path('test.yml').read_text()
+    Path('bare.yml').write_text(re.sub(r'network_g:\n(  .*\n)+', 'network_g: {type: IMDN, upscale: 4}\n', text))
+    done = run_cli('cost', '-opt', 'bare.yml', '--size', '16', '16', '--rounds', '1')
+    assert '715,176' in done.stdout
+    assert 'tuned' not in done.stdout
+    done = run_cli('cost', '-opt', 'train.yml', '--size', '0', '16')
+    assert (done.returncode, done.stderr.count('\n')) == (2, 1)
+    with pytest.raises(UserError):
+        SPTNet({'type': 'IMDN', 'upscale': 4}, tune='al')
