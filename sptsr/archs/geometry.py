@@ -14,10 +14,11 @@ from sptsr.core.errors import UserError, one_of
 from sptsr.core.registry import STEM_REGISTRY, register
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.mask_statistics import MEAN, SHARE, SPREAD
-from sptsr.masks.prior import MAX_MASKS
+from sptsr.masks.prior import MAX_FINE, MAX_MASKS
 
 MAPS = ('boundary', 'nearness', 'count', 'size', 'residual', 'spread')
 _OF_THE_IMAGE = {'size', 'residual', 'spread'}  # depend on `PriorBatch.statistics`
+FINE_MAPS = ('fine_boundary', 'fine_nearness')
 REACH = 6  # pixels from a boundary at which nothing is told of it any more
 _NOISE = 0.1  # added to a spread that is divided by: flat regions stay flat, and masks of other images count alike
 
@@ -37,9 +38,15 @@ class GeometryStem(nn.Sequential):
     - `residual`: each channel of the LQ image less its mean in that mask, over 0.1 + its spread there;
     - `spread`: that spread over 0.1 + itself.
 
-    Where a pixel is in no mask, the last four are 0; without masks, all are. Each is scaled to about unit variance.
-    Share, mean and spread are those of the whole image (`PriorBatch.statistics`); where these are not given, they are
-    taken of the images that are. So the maps of a crop are those of the whole image from 6 pixels off its border on.
+    With `fine: k`, masks on a grid k times as fine as the LQ image's tell where in a pixel they end, k^2 channels each:
+
+    - `fine_boundary`, `fine_nearness`: the first two maps on that grid, up to two pixels of the LQ image from where a
+      mask ends; the k x k values in a pixel become channels.
+
+    Where a pixel is in no mask, `count` to `spread` are 0; without masks, all maps are. Each is scaled to about unit
+    variance. Share, mean and spread are those of the whole image (`PriorBatch.statistics`); where these are not given,
+    they are taken of the images that are. So the maps of a crop are those of the whole image from 6 pixels off its
+    border on.
 
     Masks must be numbered by area, the largest first, as in every `Prior`; beyond that their order plays no part.
 
@@ -48,20 +55,27 @@ class GeometryStem(nn.Sequential):
         num_masks: so many masks are looked at, the largest.
         width: channels of S0.
         maps: which of the maps above there are, for ablations; by default all.
+        fine: k, 1..4, or 1 to read masks on the grid of the LQ image only. Masks on another grid than the k times as
+            fine one are brought to it (see `Prior.at`).
     """
 
     uses_masks: ClassVar[bool] = True
 
-    def __init__(self, in_channels: int, num_masks: int, width: int, maps: list[str] | None = None) -> None:
-        maps = list(MAPS) if maps is None else maps
-        unknown = [name for name in maps if name not in MAPS]
+    def __init__(
+        self, in_channels: int, num_masks: int, width: int, maps: list[str] | None = None, fine: int = 1
+    ) -> None:
+        if not 1 <= fine <= MAX_FINE:
+            raise UserError(f'stem geometry: fine {fine} is not in 1..{MAX_FINE}')
+        known = MAPS if fine == 1 else MAPS + FINE_MAPS
+        unknown = [name for name in maps or () if name not in known]
         if unknown:
-            raise UserError(f"stem geometry: no map is called '{unknown[0]}'{one_of(str(unknown[0]), MAPS)}")
-        names = [name for name in MAPS if name in maps]
-        channels = in_channels + sum(in_channels if name == 'residual' else 1 for name in names)
+            raise UserError(f"stem geometry: no map is called '{unknown[0]}'{one_of(str(unknown[0]), known)}")
+        names = [name for name in known if maps is None or name in maps]
+        each = {'residual': in_channels, **dict.fromkeys(FINE_MAPS, fine**2)}
+        channels = in_channels + sum(each.get(name, 1) for name in names)
         first = nn.Conv2d(channels, width, 3, padding=1)
         super().__init__(first, nn.LeakyReLU(0.1), nn.Conv2d(width, width, 3, padding=1))
-        self.num_masks, self.names = num_masks, names
+        self.num_masks, self.names, self.fine = num_masks, names, fine
         self.uses_statistics = not _OF_THE_IMAGE.isdisjoint(names)
 
     def forward(self, lq: Tensor, masks: PriorBatch | None) -> Tensor:
@@ -76,17 +90,22 @@ class GeometryStem(nn.Sequential):
         if self.num_masks < MAX_MASKS:
             masks = replace(masks, palette=masks.palette & ((1 << self.num_masks) - 1))
         with torch.autocast(lq.device.type, enabled=False):
-            found = {**_of_boundaries(masks), **_of_regions(lq.float(), masks)}
+            boundary, nearness = _of_boundaries(masks.at(1), REACH)
+            found = {'boundary': boundary, 'nearness': nearness, **_of_regions(lq.float(), masks.at(1))}
+            if self.fine > 1:
+                within = _of_boundaries(masks.at(self.fine), 2 * self.fine)
+                found |= zip(FINE_MAPS, (F.pixel_unshuffle(each, self.fine) for each in within), strict=True)
             return torch.cat([found[name] for name in self.names], dim=1)
 
 
-def _of_boundaries(masks: PriorBatch) -> dict[str, Tensor]:
+def _of_boundaries(masks: PriorBatch, reach: int) -> tuple[Tensor, Tensor]:
+    """Returns `boundary` and `nearness` on the grid of the masks, both [B, 1, k h, k w]."""
     changes = masks.changes().float()[:, None]
     near = grown = (changes > 0).float()
-    for _ in range(REACH - 1):
+    for _ in range(reach - 1):
         grown = _largest_around(grown)
         near = near + grown
-    return {'boundary': changes.log1p(), 'nearness': near * (2 / REACH)}
+    return changes.log1p(), near * (2 / reach)
 
 
 def _largest_around(values: Tensor) -> Tensor:

@@ -178,8 +178,8 @@ class SPTNet(nn.Module):
 
         Args:
             lq: [B, C, h, w] in 0..1.
-            masks: [B, num_masks, h, w] of 0 and 1, or their codes for the same B, h, w; None where
-                the unit uses no masks.
+            masks: [B, num_masks, h, w] of 0 and 1, or their codes for the same B, h, w, on that grid or a finer one;
+                None where the unit uses no masks.
             sigma: noise level [B] in 0..1 (sigma / 255), for backbones that take one.
 
         Returns:
@@ -203,8 +203,9 @@ class SPTNet(nn.Module):
 
     def _restore(self, lq: Tensor, codes: PriorBatch | None, sigma: Tensor | None) -> Tensor:
         keeps_detail = self.rules > 1 and has_several_strides(self.sites)
-        carried = CarriedPrior(self.stem(lq, codes), keeps_detail)
-        regions = SiteMasks.of(codes, self.num_masks) if self.uses_regions and codes is not None else None
+        coarse = None if codes is None else codes.at(1)
+        carried = CarriedPrior(self.stem(lq, codes if getattr(self.stem, 'fine', 1) > 1 else coarse), keeps_detail)
+        regions = SiteMasks.of(coarse, self.num_masks) if self.uses_regions and coarse is not None else None
         size = (lq.shape[-2], lq.shape[-1])
         call = Call(self, size, carried, regions, torch.is_grad_enabled())
         outer = current.set(call)

@@ -29,6 +29,14 @@ def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.
     )
     extract.add_argument('--set', nargs='+', default=[], metavar='k=v', dest='params', help='parameters of the source')
     extract.add_argument('--oracle', metavar='DIR', help='make the masks from these images (GT) of the same names')
+    extract.add_argument(
+        '--fine',
+        type=int,
+        choices=(1, 2, 3, 4),
+        default=1,
+        metavar='K',
+        help='masks on a grid K times as fine as the images (2 to 4), from labels or with --oracle',
+    )
     extract.add_argument('--max-masks', type=int, default=64, metavar='N', help='default: %(default)s')
     add_reading(extract)
     extract.set_defaults(run=_prior_extract)
@@ -107,9 +115,10 @@ def _prior_extract(options: argparse.Namespace) -> int:
     from sptsr.priors.shards import extract_distributed
 
     images = ImageFolder(options.images, options.to_rgb, options.include)
-    source = build_source(options.source, options.params)
+    finer = [f'fine={options.fine}'] if options.fine > 1 and not options.oracle else []
+    source = build_source(options.source, [*options.params, *finer])
     if options.oracle:
-        source = FromOtherImages(source, ImageFolder(options.oracle, options.to_rgb))
+        source = FromOtherImages(source, ImageFolder(options.oracle, options.to_rgb), fine=options.fine)
     report = extract_distributed(images, options.store, source, options.max_masks)
     if report is not None:
         print(f'{options.store}: {report.made} priors made, {report.kept} were there')

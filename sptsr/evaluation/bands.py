@@ -81,7 +81,7 @@ def bands_of(prior: Prior, size: tuple[int, int]) -> dict[str, BoolArray]:
         prior: masks of the LQ image.
         size: height and width of the restored image, a whole multiple of the LQ image's.
     """
-    factors = [full // part for full, part in zip(size, prior.size, strict=True)]
+    factors = [full // part for full, part in zip(size, prior.index.shape, strict=True)]
     index = prior.index.astype(np.int64).repeat(factors[0], 0).repeat(factors[1], 1)
     edge = np.zeros(index.shape, np.uint8)
     for axis in (0, 1):

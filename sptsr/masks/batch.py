@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sptsr.masks.mask_statistics import CodeSums
-from sptsr.masks.prior import MAX_MASKS, Prior
+from sptsr.masks.prior import MAX_MASKS, Prior, grid_positions
 from sptsr.masks.tiles import Tile
 
 
@@ -22,8 +22,9 @@ class PriorBatch:
 
     Attributes:
         palette: int64 [sum of K], the codes of all images one after the other; bit n means "inside mask n".
-        index: int32 [B, H, W], which code of `palette` each pixel has.
+        index: int32 [B, k H, k W], which code of `palette` each pixel of the grid has.
         tile: where the batch is one tile of its images, else None.
+        fine: k: the grid of the masks is so many times as fine as that of the images (see `Prior.fine`).
         statistics: float32 [B, 64, 2 + C], what the whole LQ image is like inside each mask: the share of its pixels,
             0..1, the mean in each of C channels, and the spread (see `CodeSums.statistics`). Crops and tiles keep it.
             None where it is not known; whoever needs it then takes `describe`.
@@ -33,17 +34,23 @@ class PriorBatch:
     index: Tensor
     tile: Tile | None = None
     statistics: Tensor | None = None
+    fine: int = 1
 
     @classmethod
     def of(cls, priors: Sequence[Prior]) -> PriorBatch:
         """Makes the batch of priors of one size, on the CPU; raises ValueError when sizes differ."""
-        sizes = {prior.size for prior in priors}
+        sizes = {(*prior.size, prior.fine) for prior in priors}
         if len(sizes) != 1:
-            raise ValueError(f'priors of one batch must be of one size, got {sorted(sizes)}')
+            raise ValueError(f'priors of one batch must be of one size and equally fine, got {sorted(sizes)}')
         offsets = np.cumsum([0] + [len(prior.palette) for prior in priors[:-1]])
         palette = np.concatenate([prior.palette for prior in priors]).view(np.int64)
         index = np.stack([prior.index.astype(np.int32) + off for prior, off in zip(priors, offsets, strict=True)])
-        return cls(torch.from_numpy(palette), torch.from_numpy(index.astype(np.int32)), statistics=_joined(priors))
+        return cls(
+            torch.from_numpy(palette),
+            torch.from_numpy(index.astype(np.int32)),
+            statistics=_joined(priors),
+            fine=priors[0].fine,
+        )
 
     @classmethod
     def from_masks(cls, masks: Tensor) -> PriorBatch:
@@ -62,9 +69,9 @@ class PriorBatch:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """B, H, W."""
+        """B, H, W of the images."""
         batch, height, width = self.index.shape
-        return batch, height, width
+        return batch, height // self.fine, width // self.fine
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PriorBatch:
         """Returns the codes on a device."""
@@ -84,13 +91,15 @@ class PriorBatch:
         return replace(self, index=self.index[start:stop], statistics=statistics)
 
     def crop(self, top: int, left: int, bottom: int, right: int) -> PriorBatch:
-        """Returns the codes of rows top..bottom and columns left..right, ends excluded."""
+        """Returns the codes of rows top..bottom and columns left..right of the images, ends excluded."""
+        top, left, bottom, right = (side * self.fine for side in (top, left, bottom, right))
         return replace(self, index=self.index[:, top:bottom, left:right])
 
     def pad(self, right: int, bottom: int) -> PriorBatch:
         """Returns the codes padded at the right and bottom, as `restore_padded` pads the image."""
         _, height, width = self.shape
-        rows, columns = (_padded(*sides, self.index.device) for sides in ((height, bottom), (width, right)))
+        sides = ((height, bottom), (width, right))
+        rows, columns = (_padded(*side, self.fine, self.index.device) for side in sides)
         return replace(self, index=self.index[:, rows][:, :, columns])
 
     def describe(self, lq: Tensor) -> PriorBatch:
@@ -101,8 +110,16 @@ class PriorBatch:
         """
         if self.statistics is not None:
             return self
-        sums = CodeSums.of(self.index, len(self.palette), lq)
+        sums = CodeSums.of(self.at(1).index, len(self.palette), lq)
         return replace(self, statistics=sums.statistics(self.table(), self.owners(), len(self.index)))
+
+    def at(self, fine: int) -> PriorBatch:
+        """Returns the codes on a grid `fine` times as fine as the images' (see `Prior.at`)."""
+        if fine == self.fine:
+            return self
+        device = self.index.device
+        rows, columns = (torch.from_numpy(grid_positions(side, self.fine, fine)).to(device) for side in self.shape[1:])
+        return replace(self, index=self.index[:, rows][:, :, columns], fine=fine)
 
     def owners(self) -> Tensor:
         """Returns which image of the batch each code belongs to, int64 [sum of K]."""
@@ -111,7 +128,7 @@ class PriorBatch:
         return owner.scatter_(0, self.index.reshape(-1).long(), images.reshape(-1))
 
     def changes(self) -> Tensor:
-        """Returns how many masks end between a pixel and its four neighbours, all four added up, int64 [B, H, W].
+        """Returns how many masks end between a pixel of the grid and its four neighbours, added up, int64 [B, kH, kW].
 
         Two neighbours differ in as many masks as their codes differ in bits. Beyond the edges nothing ends.
         """
@@ -123,7 +140,7 @@ class PriorBatch:
         return sides + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
 
     def look_up(self, values: Tensor) -> Tensor:
-        """Returns for each pixel the value of its code: [B, H, W] for [sum of K]."""
+        """Returns for each pixel of the grid the value of its code: [B, k H, k W] for [sum of K]."""
         return values.index_select(0, self.index.reshape(-1).long()).view(self.index.shape)
 
     def table(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -134,7 +151,7 @@ class PriorBatch:
         return ((self.palette[:, None] >> shifts) & 1).to(dtype)
 
     def expand(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns the masks as 0 and 1, [B, num_masks, H, W], on the codes' device.
+        """Returns the masks as 0 and 1, [B, num_masks, k H, k W], on the codes' device.
 
         The first (largest) `num_masks` of each image; channels beyond an image's own masks are 0.
         The memory layout is channels-last, which is how the lookup writes it.
@@ -144,7 +161,7 @@ class PriorBatch:
 
 def sums_of(prior: Prior, image: Tensor) -> CodeSums:
     """Returns the sums of an image [C, H, W] over the codes of its prior."""
-    index = torch.from_numpy(prior.index.astype(np.int64))
+    index = torch.from_numpy(prior.at(1).index.astype(np.int64))
     return CodeSums.of(index, len(prior.palette), image[None])
 
 
@@ -161,11 +178,14 @@ def statistics_of(prior: Prior, image: Tensor | CodeSums) -> npt.NDArray[np.floa
     return sums.statistics(members, torch.zeros(len(members), dtype=torch.int64), 1)[0].numpy()
 
 
-def _padded(length: int, extra: int, device: torch.device) -> Tensor:
-    """Returns positions that go on by reflection, and by the last of those where it ends."""
-    positions = torch.arange(length + extra, device=device)
-    last = length - 1
-    return torch.where(positions > last, 2 * last - positions, positions).clamp(min=0)
+def _padded(length: int, extra: int, fine: int, device: torch.device) -> Tensor:
+    """Returns positions on the grid that go on by reflection, and by the last of those where it ends.
+
+    The image is reflected about the middle of its last pixel, so the grid is, too.
+    """
+    positions = torch.arange((length + extra) * fine, device=device)
+    mirrored = (2 * length - 1) * fine - 1 - positions
+    return torch.where(positions >= length * fine, mirrored, positions).clamp(min=0)
 
 
 def popcount(bits: Tensor) -> Tensor:

@@ -23,24 +23,29 @@ from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
 class FromOtherImages(Source):
     """Makes the masks of an image from another image of the same key, such as its GT (the oracle).
 
-    The masks are reduced to the LQ image's size: an LQ pixel is inside where at least half of its block is.
+    The masks are reduced to the LQ image's size, or to a finer grid: a pixel is inside where at least half of its
+    block is.
 
     Args:
         source: makes the masks.
         others: the images that the source gets, of the LQ images' size or a whole multiple of it.
         names: their keys by keys of the LQ images, where these differ.
+        fine: the masks lie on a grid so many times as fine as the LQ image's.
     """
 
-    def __init__(self, source: Source, others: ImageFolder, names: Mapping[str, str] | None = None) -> None:
-        self.source, self.others, self.names = source, others, names or {}
+    def __init__(
+        self, source: Source, others: ImageFolder, names: Mapping[str, str] | None = None, fine: int = 1
+    ) -> None:
+        self.source, self.others, self.names, self.fine = source, others, names or {}, fine
         self.params = {**source.params, 'oracle': True}
         self.weights_sha256 = source.weights_sha256
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
         other = self._other(key)
         masks = self.source(self.others.read(other), key, 64).decode()
-        small = to_size(masks, image.shape[:2], 0, self.others.name(other))
-        return Prior.from_regions(Regions.from_masks(small).select(max_masks))
+        height, width = (side * self.fine for side in image.shape[:2])
+        small = to_size(masks, (height, width), 0, self.others.name(other))
+        return replace(Prior.from_regions(Regions.from_masks(small).select(max_masks)), fine=self.fine)
 
     def check(self, keys: Sequence[str]) -> None:
         self.source.check(keys)
@@ -54,7 +59,8 @@ class FromOtherImages(Source):
         return key if key in self.others else image_of(key)
 
     def header(self, max_masks: int) -> StoreHeader:
-        return replace(self.source.header(max_masks), params=self.params, saw_image=False)
+        header = self.source.header(max_masks)
+        return replace(header, params=self.params, saw_image=False, fine=self.fine)
 
 
 def shuffle(store: PriorStore, out: str | os.PathLike[str], seed: int = 0) -> int:
@@ -126,7 +132,7 @@ def oracle_like(
     Returns:
         number of entries.
     """
-    oracle = FromOtherImages(source, others, names)
+    oracle = FromOtherImages(source, others, names, store.header.fine)
     header = replace(oracle.header(store.header.max_masks), **_of_the_images(store))
 
     def prior_of(key: str) -> Prior:

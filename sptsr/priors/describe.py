@@ -72,6 +72,9 @@ def describe(store: PriorStore) -> list[str]:
         f'store      {store.path}: {len(store)} priors, schema {header.schema}',
         f'source     {header.source} ({params}), at most {header.max_masks} masks',
         f'images     prior degrade: {made_from}',
+        f'grid       {header.fine} times as fine as the images'
+        if header.fine > 1
+        else 'grid       the pixels of the images',
         f'knows      {"the image, with its noise" if header.saw_image else "nothing of the image itself"}',
         f'weights    {header.weights_sha256 or "none"}',
         f'versions   {", ".join(f"{name} {version}" for name, version in header.versions.items())}',

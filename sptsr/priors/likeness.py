@@ -48,9 +48,8 @@ class Likeness:
 
 
 def likeness_of(reference: Prior, other: Prior) -> Likeness:
-    """Returns the likeness of two priors of one image; where sizes differ, the other is resized to the reference's."""
-    if other.size != reference.size:
-        other = other.resized(*reference.size)
+    """Returns the likeness of two priors of one image; the other is brought to the reference's size and grid."""
+    other = other.on_grid_of(reference)
     first, second = reference.count, other.count
     best, areas = np.zeros(first), reference.areas().astype(np.float64)
     if first and second:
@@ -68,8 +67,8 @@ def likeness_of(reference: Prior, other: Prior) -> Likeness:
 
 
 def boundaries(prior: Prior) -> npt.NDArray[np.bool_]:
-    """Returns where a pixel is inside other masks than its left or upper neighbour, bool [H, W]."""
-    edge = np.zeros(prior.size, np.bool_)
+    """Returns where a pixel is inside other masks than its left or upper neighbour, bool, of the grid's shape."""
+    edge = np.zeros(prior.index.shape, np.bool_)
     codes = prior.palette[prior.index]
     edge[:, 1:] |= codes[:, 1:] != codes[:, :-1]
     edge[1:] |= codes[1:] != codes[:-1]

@@ -25,7 +25,7 @@ from sptsr.images.decode import RGB, image_digest
 from sptsr.images.draws import Degradation
 from sptsr.masks.prior import Prior
 
-SCHEMA = 2  # 1, of 0.1: without `degradation` and `saw_image`
+SCHEMA = 3  # 2: without `fine`; 1, of 0.1: without `degradation` and `saw_image` either
 _BLIND = ('labels', 'random')  # sources of 0.1 that did not look at the image
 _HEADER_KEY = b'header'
 _DIGEST_BYTES = 32
@@ -46,6 +46,7 @@ class StoreHeader:
         saw_image: whether the source looked at the image that an entry belongs to. Labels, random regions and
             the oracle did not, so their masks do not depend on its noise.
         degradation: how the images were degraded (see `Degradation.record`); None when that is not known.
+        fine: the masks lie on a grid so many times as fine as the images', 1..4.
     """
 
     source: str
@@ -56,12 +57,13 @@ class StoreHeader:
     schema: int = SCHEMA
     saw_image: bool = True
     degradation: dict[str, Any] | None = None
+    fine: int = 1
 
     def differences(self, other: StoreHeader) -> list[str]:
         """Lists what makes masks differ, as `name: ours != theirs`; versions are not compared."""
         mine, theirs = asdict(self), asdict(other)
         found = []
-        for key in ('source', 'weights_sha256', 'max_masks'):
+        for key in ('source', 'weights_sha256', 'max_masks', 'fine'):
             if mine[key] != theirs[key]:
                 found.append(f'{key}: {mine[key]} != {theirs[key]}')
         for key in sorted(mine['params'].keys() | theirs['params'].keys()):
@@ -259,6 +261,8 @@ class PriorWriter:
         """Writes and commits one entry; the prior must be of the image's size."""
         if prior.size != image.shape[:2]:
             raise ValueError(f'{key}: prior of {prior.size} for an image of {image.shape[:2]}')
+        if prior.fine != self.header.fine:
+            raise ValueError(f'{key}: a prior {prior.fine} times as fine, in a store of {self.header.fine} times')
         self.put_raw(key, image_digest(image), prior.to_bytes())
 
     def put_raw(self, key: str, digest: bytes, content: bytes) -> None:

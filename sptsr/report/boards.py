@@ -95,7 +95,7 @@ class Boards:
             return
         panels = [('LQ', lq), ('restored', output)] + ([('GT', gt)] if gt is not None else [])
         if masks is not None:
-            dense = masks.expand()[0].bool().cpu().numpy()
+            dense = masks.at(1).expand()[0].bool().cpu().numpy()
             prior = Prior.encode(dense[dense.any(axis=(1, 2))])
             panels.append((f'{prior.count} masks', mask_overlay(lq, prior)))
         height = max(image.shape[0] for _, image in panels)

@@ -39,7 +39,7 @@ def mask_overlay(image: RGB, prior: Prior, zoom: int = 1, strength: float = 0.45
 
     Args:
         image: uint8 [H, W, 3].
-        prior: masks of that size.
+        prior: masks of that size; those on a finer grid are shown on it, where `zoom` is a multiple of how fine it is.
         zoom: whole-number enlargement; masks of small LR images are hard to see without it.
         strength: opacity of the colours, 0..1.
 
@@ -48,11 +48,12 @@ def mask_overlay(image: RGB, prior: Prior, zoom: int = 1, strength: float = 0.45
     """
     large = enlarge(image, zoom).astype(np.float32)
     colours = mask_colours(prior.count).astype(np.float32)
-    top = np.full(prior.size, -1)
+    prior = prior if zoom % prior.fine == 0 else prior.at(1)
+    top = np.full(prior.index.shape, -1)
     masks = prior.decode()
     for number, mask in enumerate(masks):  # they come largest first, so small ones are painted last
         top[mask] = number
-    top = np.repeat(np.repeat(top, zoom, axis=0), zoom, axis=1)
+    top = np.repeat(np.repeat(top, zoom // prior.fine, axis=0), zoom // prior.fine, axis=1)
     inside = top >= 0
     fill = colours[top[inside]] if prior.count else np.zeros((0, 3), np.float32)
     large[inside] = (1 - strength) * large[inside] + strength * fill
@@ -75,7 +76,7 @@ def show_prior(images: ImageFolder, store: PriorStore, key: str, out: str | os.P
     """
     image = images.read(key)
     prior = store.get(key, image)
-    zoom = zoom or max(1, round(_SHOWN_SIDE / max(image.shape[:2])))
+    zoom = zoom or prior.fine * max(1, round(_SHOWN_SIDE / max(image.shape[:2]) / prior.fine))
     plain = enlarge(image, zoom)
     title = f'{prior.count} masks, {100 * prior.coverage():.0f} % covered'
     path = Path(out) / f'{key}.png'

@@ -79,8 +79,7 @@ def _draw(
     for key in chosen:
         image = images.read(key)
         reference, other = reference_store.get(key, image), other_store.get(key)
-        if other.size != reference.size:
-            other = other.resized(*reference.size)
+        other = other.on_grid_of(reference)
         likeness = by_key[key]
         strips.append(
             side_by_side(

@@ -86,7 +86,7 @@ def test_other_folders_and_newer_schemas_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match='no prior store here'):
         PriorStore(tmp_path / 'other')
     PriorWriter(tmp_path / 'new', replace(HEADER, schema=99)).close()
-    with pytest.raises(UserError, match='a store of schema 99, newer than 2; update sptsr'):
+    with pytest.raises(UserError, match='a store of schema 99, newer than 3; update sptsr'):
         PriorStore(tmp_path / 'new')
 
 

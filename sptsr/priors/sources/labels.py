@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sptsr.images.decode import RGB
 from sptsr.images.draws import image_of
 from sptsr.images.folder import image_key, must_be_regular, normalised
 from sptsr.images.headers import Header, check_pixels, read_header
-from sptsr.masks.prior import Prior
+from sptsr.masks.prior import MAX_FINE, Prior
 from sptsr.masks.regions import BoolArray, Regions, to_size
 from sptsr.masks.rle import decode_rle
 from sptsr.priors.sources.source import Source, must_lie_in
@@ -40,7 +41,7 @@ class LabelsSource(Source):
 
     A segmentation of a larger image is reduced to the LQ image's size: it is cut at the
     right and bottom to `scale` times the LQ size, and an LQ pixel belongs to a region that
-    covers at least half of it.
+    covers at least half of it. With `fine`, that goes for the pixels of the finer grid.
 
     Args:
         dir: folder of the label files.
@@ -49,16 +50,33 @@ class LabelsSource(Source):
         background: the label that is no region, -1 for none.
         scale: size of the labels over the size of the image; 0 derives it from the sizes.
         max_iou: of two regions with an IoU above this the smaller is dropped.
+        fine: give masks on a grid so many times as fine as the image's, 1..4; needs labels that are at least as fine.
     """
 
     name = 'labels'
     sees_image = False
 
-    def __init__(self, dir: str, names: str = '', background: int = 0, scale: int = 0, max_iou: float = 0.9) -> None:
+    def __init__(
+        self,
+        dir: str,
+        names: str = '',
+        background: int = 0,
+        scale: int = 0,
+        max_iou: float = 0.9,
+        fine: int = 1,
+    ) -> None:
         must_lie_in(
             self.name,
-            {'background': (background, -1, (1 << 48) - 1), 'scale': (scale, 0, 64), 'max_iou': (max_iou, 0, 1)},
+            {
+                'background': (background, -1, (1 << 48) - 1),
+                'scale': (scale, 0, 64),
+                'max_iou': (max_iou, 0, 1),
+                'fine': (fine, 1, MAX_FINE),
+            },
         )
+        if scale % fine:
+            raise UserError(f'labels: scale={scale} is not a multiple of fine={fine}')
+        self.fine = fine
         self.dir = Path(dir)
         if not self.dir.is_dir():
             raise UserError(f'labels: {dir}: no such folder; give it with --set dir=FOLDER')
@@ -80,13 +98,15 @@ class LabelsSource(Source):
             'background': int(background),
             'scale': int(scale),
             'max_iou': float(max_iou),
+            **({'fine': fine} if fine > 1 else {}),  # stores of before do not say it, and can be added to
         }
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
-        height, width = image.shape[:2]
+        height, width = (side * self.fine for side in image.shape[:2])
         groups = [self._regions_of(path, (height, width)) for path in self._paths(key)]
         masks = np.concatenate(groups) if groups else np.zeros((0, height, width), np.bool_)
-        return Prior.from_regions(Regions.from_masks(masks).select(max_masks, 1, self.params['max_iou']))
+        regions = Regions.from_masks(masks).select(max_masks, 1, self.params['max_iou'])
+        return replace(Prior.from_regions(regions), fine=self.fine)
 
     def check(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -116,7 +136,7 @@ class LabelsSource(Source):
         except Exception as error:  # four libraries read these files, each with errors of its own
             reason = str(error).partition('\n')[0]
             raise UserError(f'{path}: not a readable label file ({reason}); see sptsr prior extract --help') from error
-        return to_size(masks, size, self.params['scale'], path)
+        return to_size(masks, size, self.params['scale'] // self.fine, path)
 
     def versions(self) -> dict[str, str]:
         return {'opencv': cv2.__version__}

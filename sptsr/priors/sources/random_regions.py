@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ _CELLS = 600  # Voronoi cells an image, of which the regions are made
 class RandomSource(Source):
     """Unions of Voronoi cells around random places, with the areas of the masks of a given store.
 
-    An image gets as many masks as the entry of its own key has there, each of about the same share of
-    the image (of another entry's, chosen by the key, where there is none). The same key and seed
-    give the same masks, whatever the image shows.
+    They lie on a grid as fine as that of the given store. An image gets as many masks as the entry of its own key has
+    there, each of about the same share of the image (of another entry's, chosen by the key, where there is none). The
+    same key and seed give the same masks, whatever the image shows.
 
     Args:
         like: prior store whose counts and areas are copied.
@@ -40,14 +41,15 @@ class RandomSource(Source):
         self.keys = list(self.like.keys())
         if not self.keys:
             raise UserError(f'random: like={like}: the store is empty')
+        self.fine = self.like.header.fine
         self.params = {'like': Path(like).name, 'seed': int(seed)}
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
         rng = np.random.default_rng([self.params['seed'], *hashlib.sha256(key.encode()).digest()])
         pattern = key if key in self.like else self.keys[int(rng.integers(len(self.keys)))]
         model = self.like.get(pattern)
-        height, width = image.shape[:2]
-        shares = model.areas()[:max_masks] / (model.size[0] * model.size[1])
+        height, width = (side * self.fine for side in image.shape[:2])
+        shares = model.areas()[:max_masks] / model.index.size
         cells = min(_CELLS, height * width)
         seeds = rng.random((cells, 2)) * (height, width)
         owner = _voronoi(seeds, height, width)
@@ -58,7 +60,7 @@ class RandomSource(Source):
             nearest = np.argsort(((seeds - centre) ** 2).sum(axis=1))
             filled = np.cumsum(sizes[nearest])
             members[nearest[: 1 + int(np.abs(filled - share * height * width).argmin())], number] = True
-        return Prior.from_regions(Regions(owner, members).select(max_masks))
+        return replace(Prior.from_regions(Regions(owner, members).select(max_masks)), fine=self.fine)
 
 
 def _voronoi(seeds: np.ndarray, height: int, width: int) -> np.ndarray:

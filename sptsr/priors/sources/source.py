@@ -36,6 +36,7 @@ class Source(ABC):
         params: what decides the masks, resolved, JSON values; no machine paths.
         weights_sha256: digest of the checkpoint; None when there is none.
         group: number of images to give to `several` at a time.
+        fine: the masks lie on a grid so many times as fine as the image's (see `Prior.fine`).
         sees_image: whether the masks depend on the pixels of the image. If they do, they are valid only for that
             image with that noise, and the datasets refuse others.
     """
@@ -45,6 +46,7 @@ class Source(ABC):
     weights_sha256: str | None = None
     group: int = 1
     sees_image: bool = True
+    fine: int = 1
 
     @abstractmethod
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
@@ -74,4 +76,8 @@ class Source(ABC):
     def header(self, max_masks: int) -> StoreHeader:
         """Returns the header of a store that this source fills."""
         versions = {'sptsr': __version__, **self.versions()}
-        return StoreHeader(self.name, self.params, self.weights_sha256, max_masks, versions, saw_image=self.sees_image)
+        return StoreHeader(
+            *(self.name, self.params, self.weights_sha256, max_masks, versions),
+            saw_image=self.sees_image,
+            fine=self.fine,
+        )
