@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +16,9 @@ from sptsr.masks.prior import Prior
 from sptsr.priors.sources.labels import LabelsSource
 from sptsr.priors.store import PriorStore
 from sptsr.tuning.states import read_state
-from tests.tuning.processes import CONTEXT
+from tests.sandbox import Broken, Sandbox
 
 MEMORY = 1 << 30  # bytes that reading one file may take
-SECONDS = 120  # after which a reader counts as one that never ends, on however busy a machine
 LABELS_OF = (96, 128)  # height and width of the image that labels belong to
 
 
@@ -67,6 +62,16 @@ READERS: dict[str, Callable[[bytes, Path], object]] = {
 }
 
 
+def _read(asked: tuple[str, bytes, Path]) -> str:
+    """Returns 'read', 'refused' (a UserError of one line), or what it says in more lines than one."""
+    reader, content, folder = asked
+    try:
+        READERS[reader](content, folder)
+    except UserError as error:
+        return 'refused' if '\n' not in str(error) else f'more than a line: {error}'
+    return 'read'
+
+
 class Victim:
     """A process that reads files with one of `READERS`, within `MEMORY`; it is started again where it dies.
 
@@ -78,48 +83,19 @@ class Victim:
 
     def __init__(self, reader: str, folder: Path) -> None:
         self.reader, self.folder = reader, folder
+        self.sandbox = Sandbox(_read, MEMORY)
         self.tried = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Victim:
-        self.pipe, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_serve, args=(theirs, self.reader, self.folder), daemon=True)
-        self.process.start()
-        theirs.close()
+        self.sandbox.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
+        self.sandbox.__exit__()
 
     def answer(self, content: bytes) -> str:
         """Returns 'read', 'refused' (a UserError of one line), or what went wrong."""
         self.tried += 1
-        self.pipe.send_bytes(content)
-        try:
-            if self.pipe.poll(SECONDS):
-                return self.pipe.recv()
-            what = f'no answer after {SECONDS} s'
-        except EOFError:
-            self.process.join()
-            what = f'the process ended with {self.process.exitcode}'
-        self.__exit__()
-        self.__enter__()
-        return what
-
-
-def _serve(pipe: Connection, reader: str, folder: Path) -> None:
-    if sys.platform == 'linux':  # elsewhere addresses are not limited
-        pages = int(Path('/proc/self/statm').read_text().split()[0])
-        limit = pages * resource.getpagesize() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    while True:
-        content = pipe.recv_bytes()
-        try:
-            READERS[reader](content, folder)
-            pipe.send('read')
-        except UserError as error:
-            pipe.send('refused' if '\n' not in str(error) else f'more than a line: {error}')
-        except BaseException:
-            pipe.send(traceback.format_exc())
+        found = self.sandbox((self.reader, content, self.folder))
+        return found.how if isinstance(found, Broken) else found

@@ -162,7 +162,7 @@ def test_no_file_runs_code_from_strangers():
                 if name == 'torch.load':
                     checked += 1
                     assert 'weights_only=True' in ast.unparse(node), path
-    assert checked >= 3
+    assert checked >= 2
 
 
 def _main(package: Path) -> None:

@@ -175,7 +175,7 @@ LABELS = {
     'pickled .npy': (_npy(np.array([{}], dtype=object)), 'not a readable label file'),
     'fractions': (_npy(np.zeros((8, 8), np.float32)), r'float32 \[8, 8\]; integers'),
     'other size': (_npy(np.ones((7, 9), np.int64)), '7x9|9x7'),
-    'torn .json': (lambda root: _labels(root, '.json', b'[{'), 'not a readable label file'),
+    'torn .json': (lambda root: _labels(root, '.json', b'[{'), 'not readable as JSON'),
     'polygons': (_polygons, "'segmentation' is no RLE"),
     'empty .png': (lambda root: _labels(root, '.png', b''), 'not a readable PNG'),
 }

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,11 +17,26 @@ from torch import Tensor
 from sptsr.archs.spt_arch import RULES, SPTNet
 from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
-from sptsr.core.files import sha256_tensors, write_bytes
+from sptsr.core.files import parse_json, sha256_tensors, write_bytes
+from sptsr.core.values import Range, misfit
 from sptsr.core.version import __version__
 
 _FORMAT = 'sptsr-adapter-1'
-_RECORD = {'network_g': dict, 'backbone_sha256': str, 'iteration': int, 'sptsr': str}
+# What the metadata says: keys that must be there, and keys that may.
+_NEEDED: dict[str, Any] = {
+    'network_g': dict,
+    'backbone_sha256': str,
+    'iteration': Annotated[int, Range(0, 10**12)],
+    'sptsr': str,
+}
+_MORE: dict[str, Any] = {
+    'rules': Annotated[int, Range(1, 10**6)],
+    'untrained': Annotated[float, Range(0, 1)],
+    'sha256': str,
+    'trained_with': dict,
+}
+_TRAINED_WITH = {'dataset': str, 'seed': int, 'sigma': float | list[float], 'prior': dict}
+_PRIOR = {'source': str, 'params': dict, 'weights_sha256': str | None}
 
 
 @dataclass(frozen=True)
@@ -146,7 +161,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         iteration=record['iteration'],
         version=record['sptsr'],
         untrained=record.get('untrained'),
-        trained_with=record.get('trained_with') or {},
+        trained_with=record.get('trained_with', {}),
         rules=record.get('rules', 1),  # 0.1 wrote none
     )
 
@@ -154,15 +169,29 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
 def _read_record(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the record of an adapter's metadata; raises UserError where it lacks something."""
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(text)
+    except ValueError as error:
         raise UserError(f'{path}: damaged (its metadata is not JSON); copy it again or take another') from error
     if not isinstance(record, dict):
         raise UserError(f'{path}: damaged (its metadata is not a JSON object); copy it again or take another')
-    for name, kind in _RECORD.items():
-        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
-            raise UserError(f"{path}: damaged (its metadata has no usable '{name}'); copy it again or take another")
+    for name in _NEEDED.keys() - record.keys():
+        raise _unusable(path, name)
+    _must_fit(record, _NEEDED | _MORE, path)
+    trained_with = record.get('trained_with', {})
+    _must_fit(trained_with, _TRAINED_WITH, path, 'trained_with.')
+    _must_fit(trained_with.get('prior', {}), _PRIOR, path, 'trained_with.prior.')
     return record
+
+
+def _must_fit(record: Mapping[str, Any], hints: Mapping[str, Any], path: str | os.PathLike[str], at: str = '') -> None:
+    """Raises UserError for a value that is none of its key's; other keys are of a newer sptsr."""
+    for name in record.keys() & hints.keys():
+        if misfit(record[name], hints[name]) is not None:
+            raise _unusable(path, f'{at}{name}')
+
+
+def _unusable(path: str | os.PathLike[str], name: str) -> UserError:
+    return UserError(f"{path}: damaged (its metadata has no usable '{name}'); copy it again or take another")
 
 
 def load_adapter(net: SPTNet, path: str | os.PathLike[str], key: str | None = None) -> Adapter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from sptsr.core.registry import ARCH_REGISTRY, lookup
 from sptsr.core.signatures import parameters
 from sptsr.options.calling import Calling, split_calling
 
+T = TypeVar('T')
 _PROBE = 40  # height of the image that measures a network; no usual number of channels
 
 
@@ -135,16 +136,22 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
     sizes = size_rules(net, section)
     if sites == 'auto' and recipe is not None and section is not None:
         record = recipe.resolve(name, section)
-        return Placement(record.sites_of(net), record.scale, sizes, record.in_channels)
+        return Placement(_some(record.sites_of(net), name), record.scale, sizes, record.in_channels)
     if sites == 'auto' and recipe is not None:
         # A module whose arguments are unknown: the recipe's patterns, and measured numbers.
         take = recipe.take(vars(net)) if callable(recipe.take) else recipe.take
-        paths = match_sites(net, recipe.sites)[slice(*take)]
+        paths = _some(match_sites(net, recipe.sites)[slice(*take)], name)
     else:
         paths = [] if sites is None else match_sites(net, [sites] if isinstance(sites, str) else list(sites))
     image = probe_of(net, sizes)
     measured, scale = measure_sites(net, paths, image)
     return Placement(measured, scale, sizes, image.shape[1], image)
+
+
+def _some(sites: list[T], name: str) -> list[T]:
+    if not sites:
+        raise UserError(f"sites: 'auto' finds none in {name} of so few blocks; name modules, such as ['body.*']")
+    return sites
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from sptsr.archs.units import LadderHead, SPTUnit
 from sptsr.archs.weights import load_strictly, read_weights, state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
+from sptsr.core.values import Range
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import MAX_MASKS
 from sptsr.options.tune import RANK, tune_problems, tuned_as
@@ -95,7 +96,7 @@ class SPTNet(nn.Module):
         backbone_key: str | None = None,
         sites: str | Sequence[str] = 'auto',
         unit: Mapping[str, Any] | None = None,
-        num_masks: int = MAX_MASKS,
+        num_masks: Annotated[int, Range(1, 64)] = MAX_MASKS,
         tune: Literal['adapter', 'all', 'lora', 'bias'] = 'adapter',
         rank: int | None = None,
     ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptsr.core.registry import STEM_REGISTRY, register
+from sptsr.core.values import Range
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import MAX_MASKS
 
@@ -90,7 +91,9 @@ class PlainStem(MaskStem):
     uses_masks: ClassVar[bool] = False
     palette: Tensor
 
-    def __init__(self, in_channels: int, num_masks: int, width: int, density: float = 2.5) -> None:
+    def __init__(
+        self, in_channels: int, num_masks: int, width: int, density: Annotated[float, Range(0.001, 64)] = 2.5
+    ) -> None:
         if not 0 < density <= MAX_MASKS:
             raise ValueError(f'density must be above 0 and at most {MAX_MASKS}, got {density}')
         super().__init__(in_channels, num_masks, width)

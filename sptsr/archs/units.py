@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from sptsr.archs.modulation import modulate
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.stems import MaskStem, PlainStem, weight_and_bias  # noqa: F401 (plug-ins of 0.1 import stems here)
 from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY, lookup, register
+from sptsr.core.values import Range
 
 
 def stem_section(stem: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -103,7 +104,7 @@ class ModulationUnit(SPTUnit):
     def __init__(
         self,
         channels: int,
-        width: int = 16,
+        width: Annotated[int, Range(1, 4096)] = 16,
         path: Literal['inline', 'ladder'] = 'inline',
         stem: str | dict[str, Any] = 'masks',
     ) -> None:
@@ -174,9 +175,9 @@ class PlainUnit(ModulationUnit):
     def __init__(
         self,
         channels: int,
-        width: int = 16,
+        width: Annotated[int, Range(1, 4096)] = 16,
         path: Literal['inline', 'ladder'] = 'inline',
-        density: float = 2.5,
+        density: Annotated[float, Range(0.001, 64)] = 2.5,
     ) -> None:
         super().__init__(channels, width, path, {'type': 'plain', 'density': density})
 

@@ -22,7 +22,7 @@ from sptsr.commands.restore_command import add_restore
 from sptsr.commands.run_command import add_train_and_test
 from sptsr.commands.sites_command import add_sites
 from sptsr.commands.table_command import add_table
-from sptsr.core.errors import UserError, nearest
+from sptsr.core.errors import UserError, nearest, shortened
 from sptsr.core.version import __version__
 
 _ABOUT = """\
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if getattr(options, 'debug', False) or os.environ.get('SPTSR_DEBUG', '0') not in ('', '0'):
             traceback.print_exception(error)
-        print(f'sptsr: {error}', file=sys.stderr)
+        print(f'sptsr: {shortened(str(error))}', file=sys.stderr)
         return 2
     except BrokenPipeError:  # `sptsr ... | head`
         sys.stderr.close()
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             return _unexpected(error)
         what = f'{error.filename}: {error.strerror}'
-        print(f'sptsr: {what}; check the path, its rights and the free space', file=sys.stderr)
+        print(f'sptsr: {shortened(what)}; check the path, its rights and the free space', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('sptsr: interrupted; the same command goes on where it stopped', file=sys.stderr)

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import re
 import sys
+import types
 import typing
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 
 from sptsr.core.errors import UserError, one_of
 from sptsr.core.signatures import parameters
+from sptsr.core.values import Range
 
 # Packages and modules that register something when they are imported.
 BASICSR = ('basicsr.archs', 'basicsr.data', 'basicsr.losses', 'basicsr.metrics', 'basicsr.models')
@@ -246,17 +248,32 @@ def _literal(node: ast.expr) -> Any:
 def _hint(node: ast.expr) -> Any:
     """Returns the type that an annotation means; Any where that is none of a YAML value's."""
     if isinstance(node, ast.Constant):
-        return type(None) if node.value is None else _hint(ast.parse(str(node.value), mode='eval').body)
+        if node.value in (None, ...):
+            return type(None) if node.value is None else ...
+        return _hint(ast.parse(str(node.value), mode='eval').body)
     if isinstance(node, ast.BinOp):
         return typing.Union[_hint(node.left), _hint(node.right)]  # noqa: UP007 (known at run time only)
     if isinstance(node, ast.Subscript):
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         match ast.unparse(node.value):
+            case 'Annotated':
+                ranges = [_range(item) for item in inner[1:]]
+                return typing.Annotated[(_hint(inner[0]), *ranges)]
             case 'Literal':
                 return typing.Literal[tuple(ast.literal_eval(item) for item in inner)]
             case 'Optional':
                 return typing.Optional[_hint(inner[0])]  # noqa: UP045
             case 'Union':
                 return typing.Union[tuple(_hint(item) for item in inner)]  # noqa: UP007
-        return _hint(node.value)
+        kind = _hint(node.value)
+        if kind is list:
+            return types.GenericAlias(list, _hint(inner[0]))
+        return types.GenericAlias(tuple, tuple(map(_hint, inner))) if kind is tuple else kind
     return _HINTS.get(ast.unparse(node), Any)
+
+
+def _range(node: ast.expr) -> Range | None:
+    """Returns the range in an `Annotated`; None for anything else that stands there."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == 'Range':
+        return Range(*(ast.literal_eval(end) for end in node.args))
+    return None

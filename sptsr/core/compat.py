@@ -96,9 +96,9 @@ def _lmdb_backend_init(
 def _lmdb_backend_get(self: Any, filepath: Any, client_key: str) -> bytes:
     """img_util.py:127 turns a missing key (None) into a TypeError without a name."""
     from sptsr.core.errors import UserError
-    from sptsr.core.lmdb_env import open_reader
+    from sptsr.core.lmdb_env import read_transaction
 
-    with open_reader(self._client[client_key]).begin() as transaction:
+    with read_transaction(self._client[client_key]) as transaction:
         value = transaction.get(str(filepath).encode())
     if value is None:
         raise UserError(f"{self._client[client_key]}: no entry '{filepath}'; make the LMDB again from its images")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+_REASON = 300  # characters
+_LINE = 1000
 
 
 class UserError(Exception):
@@ -39,3 +43,36 @@ def unwrapped(error: UserError) -> UserError:
     if message.startswith('Caught UserError') and marker in message:
         return UserError(message.rsplit(marker, 1)[1].strip())
     return error
+
+
+@contextmanager
+def refusing(what: str, remedy: str) -> Iterator[None]:
+    """Turns whatever code that is not ours raises into a UserError; `--debug` shows the traceback.
+
+    torch, BasicSR, scikit-image and transformers check few of their arguments, and each in its own way.
+
+    Args:
+        what: begins the message: what is refused, such as `train.optim_g: Adam refuses its arguments`.
+        remedy: ends it: what to do.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f'{what} ({reason_of(error)}); {remedy}') from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns what an error says, on one line of at most 300 characters; its kind where that alone says little."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+    if not text or isinstance(error, KeyError | AttributeError | ImportError):
+        text = f'{type(error).__name__}: {text}' if text else type(error).__name__
+    return text if len(text) <= _REASON else f'{text[:_REASON]}...'
+
+
+def shortened(message: str) -> str:
+    """Returns a message with the middle of each line of more than 1,000 characters left out, as a terminal needs it."""
+    half = _LINE // 2
+    lines = [line if len(line) <= _LINE else f'{line[:half]} ... {line[-half:]}' for line in message.split('\n')]
+    return '\n'.join(lines)

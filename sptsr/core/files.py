@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_KINDS = {stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket', stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
+
+
 def write_atomic(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
     """Writes a file so that its final name never holds a torn version of it.
 
@@ -71,6 +74,41 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
 
 
+def must_be_regular(path: str | os.PathLike[str]) -> None:
+    """Raises UserError for a FIFO, a socket or a device, which may never end; other things that cannot be read pass."""
+    try:
+        kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
+    except (OSError, ValueError):
+        return
+    if kind is not None:
+        raise UserError(f'{path}: is {kind}, not a file; remove it, or give another path')
+
+
+def read_bounded(path: str | os.PathLike[str], largest: int, remedy: str = 'check the path') -> bytes:
+    """Returns the bytes of a file that may come from anyone.
+
+    Args:
+        path: the file.
+        largest: size in bytes that is read.
+        remedy: what to do instead, for the message.
+
+    Raises:
+        UserError: it cannot be read, is a folder, pipe or device, or is too large.
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f'{path}: not a regular file but a folder, pipe or device; {remedy}')
+        if found.st_size > largest:
+            raise UserError(f'{path}: {found.st_size} bytes, and at most {largest} are read; {remedy}')
+        with open(path, 'rb') as handle:
+            return handle.read(largest)
+    except (OSError, ValueError) as error:  # ValueError: NUL or a surrogate in the name
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        named = path if str(path).isprintable() else ascii(str(path))
+        raise UserError(f'{named}: cannot read it ({reason}); {remedy}') from error
+
+
 def read_json(path: str | os.PathLike[str], remedy: str, largest: int = 16 << 20) -> Any:
     """Reads a JSON file that may come from anyone.
 
@@ -80,36 +118,39 @@ def read_json(path: str | os.PathLike[str], remedy: str, largest: int = 16 << 20
         largest: size in bytes that is read; a parsed file can take twenty times as much memory.
 
     Raises:
-        UserError: no regular file, too large, or not JSON (NaN, Infinity and a key
-            that stands twice are refused).
+        UserError: as of `read_bounded`, or not JSON (see `parse_json`).
+    """
+    content = read_bounded(path, largest, remedy)
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise UserError(f'{path}: not readable as JSON ({error}); {remedy}') from error
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Returns the value of a JSON text.
+
+    Raises:
+        ValueError: bad syntax, not UTF-8, nested too deeply, NaN or Infinity, a number of thousands of digits, or a key
+            that stands twice.
     """
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f'{path}: not a regular file; {remedy}')
-        if found.st_size > largest:
-            raise UserError(f'{path}: {found.st_size} bytes, and at most {largest} are read; {remedy}')
-        with open(path, 'rb') as handle:
-            content = handle.read(largest)
-    except (OSError, ValueError) as error:  # ValueError: NUL in the name
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UserError(f'{path}: cannot read it ({reason}); {remedy}') from error
-    try:
         return json.loads(content, parse_constant=_refuse, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:  # bad syntax, not UTF-8, a number of thousands of digits
-        reason = 'nested too deeply' if isinstance(error, RecursionError) else error
-        raise UserError(f'{path}: not readable as JSON ({reason}); {remedy}') from error
+    except RecursionError as error:
+        raise ValueError('nested too deeply') from error
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Returns the hexadecimal sha256 of a file's bytes."""
     digest = hashlib.sha256()
+    must_be_regular(path)
     try:
         with open(path, 'rb') as handle:
             while chunk := handle.read(1 << 20):
                 digest.update(chunk)
-    except OSError as error:
-        raise UserError(f'{path}: cannot read it ({error.strerror}); check the path') from error
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f'{path}: cannot read it ({reason}); check the path') from error
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
@@ -38,6 +39,26 @@ def open_reader(path: str | os.PathLike[str]) -> lmdb.Environment:
         except lmdb.Error as error:
             raise UserError(f'{path}: not a readable LMDB ({error}); make it again') from error
     return _environments[real]
+
+
+def read_transaction(path: str | os.PathLike[str], name: bytes | None = None) -> Any:
+    """Returns a transaction of this process's reader of the LMDB folder `path`; a file that grew is followed.
+
+    Args:
+        path: the folder.
+        name: of a named database in it; None for the main one.
+
+    Raises:
+        UserError: see `open_reader`.
+        lmdb.Error: no database of this name.
+    """
+    environment = open_reader(path)
+    while True:
+        try:
+            database = None if name is None else environment.open_db(name, create=False)
+            return environment.begin(db=database)
+        except lmdb.MapResizedError:  # another process wrote beyond what is mapped here
+            environment.set_mapsize(0)
 
 
 def check_whole(path: str | os.PathLike[str]) -> None:

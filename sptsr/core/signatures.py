@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from inspect import Parameter
 from typing import Any
 
 from sptsr.core.errors import one_of
+from sptsr.core.values import misfit, plain_types
 
 
 def parameters(function: Callable[..., Any], skip: Collection[str] = ()) -> dict[str, Parameter]:
@@ -20,7 +20,7 @@ def parameters(function: Callable[..., Any], skip: Collection[str] = ()) -> dict
     """
     named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     try:
-        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
     except (NameError, TypeError):
         hints = {}
     found = inspect.signature(function).parameters
@@ -36,8 +36,8 @@ def argument_problems(
 ) -> list[tuple[str | None, str]]:
     """Lists what is wrong with the arguments of a call, as (argument or None, message).
 
-    A type is taken from the annotation, else from the type of the default. An argument that only a `**kwargs`
-    would take is an error: a typing mistake would vanish in it.
+    Types, choices and ranges are taken from the annotation (see `misfit`), else a type from that of the default. An
+    argument that only a `**kwargs` would take is an error: a typing mistake would vanish in it.
 
     Args:
         known: what the callable takes, from `parameters`.
@@ -49,10 +49,9 @@ def argument_problems(
         if name not in known:
             problems.append((name, f"{what} takes no '{name}'{one_of(name, known)}"))
         else:
-            expected = expected_types(known[name])
-            if expected and not is_of(value, expected):
-                wanted = ' or '.join(sorted(type_name(t) for t in expected))
-                problems.append((name, f"'{name}' of {what} must be {wanted}, got {type_name(type(value))} {value!r}"))
+            fault = misfit(value, hint_of(known[name]))
+            if fault is not None:
+                problems.append((name, f"'{name}' of {what} {fault}"))
     for name, parameter in known.items():
         if parameter.default is Parameter.empty and name not in arguments:
             problems.append((None, f"{what} needs '{name}'"))
@@ -61,22 +60,19 @@ def argument_problems(
 
 def expected_types(parameter: Parameter) -> tuple[type, ...]:
     """Returns the types that a parameter takes; an empty tuple where they are unknown, and any value is taken."""
+    return plain_types(hint_of(parameter))
+
+
+def hint_of(parameter: Parameter) -> Any:
+    """Returns the annotation of a parameter, else what its default says; Any where neither says anything."""
     if parameter.annotation is not Parameter.empty:
-        return _flatten(parameter.annotation)
+        return parameter.annotation
     default = parameter.default
-    if default is Parameter.empty or default is None:
-        return ()
-    if isinstance(default, tuple | list):
-        return (list,)
-    if isinstance(default, int | float) and not isinstance(default, bool):
-        return (float,)  # a default of 0 or 1 says "number" where nothing is annotated (eta_min=0, res_scale=1)
-    return (type(default),) if isinstance(default, bool | str) else ()
-
-
-def choices(parameter: Parameter) -> tuple[Any, ...]:
-    """Returns the values that a parameter annotated with `Literal` takes; empty where it is not."""
-    hint = parameter.annotation
-    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    if isinstance(default, bool | str):
+        return type(default)
+    if isinstance(default, int | float):
+        return float  # a default of 0 or 1 says "number" where nothing is annotated (eta_min=0, res_scale=1)
+    return list if isinstance(default, tuple | list) else Any
 
 
 def argument_texts(function: Callable[..., Any]) -> dict[str, str]:
@@ -108,45 +104,3 @@ def _args_section(doc: str) -> dict[str, str]:
         if found:
             texts |= dict.fromkeys(re.split(', *', found[1]), found[2])
     return texts
-
-
-def is_of(value: Any, expected: tuple[type, ...]) -> bool:
-    """Returns whether a YAML value fits. An int counts as a float and a tuple as a list; a bool is not an int."""
-    if value is None:
-        return type(None) in expected
-    if isinstance(value, bool):
-        return bool in expected
-    if isinstance(value, int) and float in expected:
-        return True
-    if isinstance(value, list | tuple) and (list in expected or tuple in expected):
-        return True
-    return isinstance(value, expected)
-
-
-def type_name(kind: type) -> str:
-    """Returns the word for a type that a YAML author knows."""
-    names = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', type(None): 'empty (~)'}
-    names |= {list: 'a list', tuple: 'a list', dict: 'a section'}
-    return names.get(kind, kind.__name__)
-
-
-def _flatten(hint: Any) -> tuple[type, ...]:
-    if hint is Any:
-        return ()
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        parts = [_flatten(part) for part in typing.get_args(hint)]
-        return () if any(not part for part in parts) else tuple({t for part in parts for t in part})
-    origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        return tuple({type(value) for value in typing.get_args(hint)})
-    if origin is not None:
-        hint = origin
-    if not isinstance(hint, type):
-        return ()
-    if hint in (bool, int, float, str, list, tuple, dict, type(None)):
-        return (hint,)
-    if issubclass(hint, Mapping):
-        return (dict,)
-    if hint.__module__.startswith('collections') or hint.__module__ == 'typing':
-        return (list,)
-    return ()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sptsr.core.errors import UserError
+from sptsr.core.files import read_bounded
 
 KeyPath = tuple[str, ...]
 Lines = dict[KeyPath, str]  # 'file:line' of each key
@@ -66,16 +65,11 @@ def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Lines]:
             `!!python/object`; a duplicate key; a value that is none of YAML's plain ones; or no mapping at the
             top. Names file and line.
     """
+    content = read_bounded(path, _MAX_BYTES)
     try:
-        information = os.stat(path)
-        if not stat.S_ISREG(information.st_mode):
-            raise UserError(f'{path}: not a file but a folder, pipe or device; check the path')
-        if information.st_size > _MAX_BYTES:
-            raise UserError(f'{path}: {information.st_size:,} bytes; a YAML file here has at most {_MAX_BYTES:,}')
-        text = Path(path).read_text(encoding='utf-8')
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a NUL
-        reason = error.strerror if isinstance(error, OSError) else 'not UTF-8' if '\0' not in str(path) else 'NUL'
-        raise UserError(f'{path}: cannot read it ({reason}); check the path') from error
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: is not UTF-8 (byte {error.start}); save it as UTF-8') from error
     value, lines = _parse(text, str(path))
     if not isinstance(value, dict):
         raise UserError(f'{path}: holds no "key: value" lines; see options/ for examples')
@@ -166,7 +160,7 @@ class _Reader:
                 return [self.value(item, (*path, str(number))) for number, item in enumerate(node.value)]
             if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN:
                 self.loader.construct_undefined(node)  # raises
-            return self.scalar(node, where)
+            return self.scalar(node, f'{where}: {".".join(path)}' if path else where)
         finally:
             self.open.discard(id(node))
 
@@ -176,8 +170,8 @@ class _Reader:
         value = self.loader.construct_object(node)
         if isinstance(value, int) and abs(value) >= 1 << 63:
             raise UserError(f'{where}: {value} is too large; whole numbers have at most 64 bits')
-        if isinstance(value, float) and math.isnan(value):
-            raise UserError(f'{where}: {node.value} is not a number')
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f'{where}: {node.value} is not a finite number')
         if isinstance(value, str) and _NOT_TEXT.search(value):
             raise UserError(f'{where}: {value[:60]!a} holds control characters; remove them')
         return value

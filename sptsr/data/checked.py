@@ -12,7 +12,7 @@ from basicsr.data import build_dataset
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, reason_of
 from sptsr.core.registry import DATASET_REGISTRY
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.priors.store import PriorStore
@@ -49,16 +49,35 @@ class CheckedDataset(Dataset):
 
 
 def open_dataset(section: dict[str, Any]) -> Any:
-    """Builds the dataset of a section by its `type`; an error of one of BasicSR's becomes a UserError."""
+    """Builds the dataset of a section by its `type`.
+
+    One of BasicSR's checks little of its section, so its first sample is tried.
+
+    Raises:
+        UserError: whatever one of BasicSR's raises.
+    """
+    is_stock = DATASET_REGISTRY.get(section['type']).__module__.startswith('basicsr.')
     try:
-        return build_dataset(section)
+        dataset: Any = build_dataset(section)
+        if is_stock and len(dataset):
+            _check_sample(dataset[0], section)
     except UserError:
         raise
     except Exception as error:  # folders of different length: AssertionError; others raise other kinds
-        if not DATASET_REGISTRY.get(section['type']).__module__.startswith('basicsr.'):
+        if not is_stock:
             raise
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise UserError(f'datasets: {section.get("name")}: {section["type"]} refuses it ({reason})') from error
+        raise UserError(
+            f'datasets: {section.get("name")}: {section["type"]} refuses it ({reason_of(error)})'
+        ) from error
+    return dataset
+
+
+def _check_sample(sample: Mapping[str, Any], section: Mapping[str, Any]) -> None:
+    """Raises ValueError where BasicSR cut LQ and GT to sizes that do not belong together."""
+    if section.get('phase') == 'train' and 'lq' in sample and 'gt' in sample:
+        lq, gt = (tuple(sample[key].shape[-2:]) for key in ('lq', 'gt'))
+        if gt != tuple(side * section['scale'] for side in lq):
+            raise ValueError(f'crops of {lq} and {gt} pixels at scale {section["scale"]}; gt_size must be a multiple')
 
 
 def channels(section: Mapping[str, Any]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import torch
 from sptsr.core import logs
 from sptsr.core.errors import UserError
 from sptsr.core.registry import DATASET_REGISTRY, register
+from sptsr.core.values import Range
 from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
 from sptsr.data.described import Described
 from sptsr.data.transforms import Sample, augment, random_window
@@ -55,19 +56,19 @@ class PriorDenoisingDataset(CheckedDataset):
         name: str,
         dataroot_gt: str,
         phase: Literal['train', 'val', 'test'],
-        sigma: float | list[Any],
+        sigma: float | list[float],
         scale: int = 1,
         dataroot_prior: str | None = None,
-        prior_sigma: float | None = None,
-        noise_seed: int = 0,
+        prior_sigma: Annotated[float, Range(0, 255)] | None = None,
+        noise_seed: Annotated[int, Range(0, 9223372036854775807)] = 0,
         include: list[Any] | None = None,
         to_rgb: bool = False,
         gray: bool = False,
-        gt_size: int | None = None,
+        gt_size: Annotated[int, Range(1, 65536)] | None = None,
         use_hflip: bool = False,
         use_rot: bool = False,
-        batch_size_per_gpu: int = 1,
-        num_worker_per_gpu: int = 0,
+        batch_size_per_gpu: Annotated[int, Range(1, 65536)] = 1,
+        num_worker_per_gpu: Annotated[int, Range(0, 1024)] = 0,
         pin_memory: bool = False,
     ) -> None:
         """The keys of the section.
@@ -92,8 +93,6 @@ class PriorDenoisingDataset(CheckedDataset):
         """
         if scale != 1:
             raise UserError(f'datasets: {name}: scale {scale}, but noise keeps the size; set scale: 1')
-        if noise_seed < 0:
-            raise UserError(f'datasets: {name}: noise_seed {noise_seed} must be at least 0')
         self.name, self.train, self.gray = name, phase == 'train', gray
         self.use_hflip, self.use_rot = use_hflip, use_rot
         self.size = gt_size or 0

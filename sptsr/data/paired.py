@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.core.template import check_template, fill_template
+from sptsr.core.values import Range
 from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
 from sptsr.data.described import Described
 from sptsr.data.transforms import Pixels, Sample, augment, random_crop
@@ -40,7 +41,7 @@ class PriorPairedImageDataset(CheckedDataset):
         name: str,
         dataroot_gt: str,
         dataroot_lq: str,
-        scale: int,
+        scale: Annotated[int, Range(1, 64)],
         phase: Literal['train', 'val', 'test'],
         dataroot_prior: str | None = None,
         io_backend: dict[str, Any] | None = None,
@@ -49,12 +50,12 @@ class PriorPairedImageDataset(CheckedDataset):
         to_rgb: bool = False,
         gray: bool = False,
         color: Literal['y'] | None = None,
-        gt_size: int | None = None,
+        gt_size: Annotated[int, Range(1, 65536)] | None = None,
         use_hflip: bool = False,
         use_rot: bool = False,
-        batch_size_per_gpu: int = 1,
-        num_worker_per_gpu: int = 0,
-        dataset_enlarge_ratio: int = 1,
+        batch_size_per_gpu: Annotated[int, Range(1, 65536)] = 1,
+        num_worker_per_gpu: Annotated[int, Range(0, 1024)] = 0,
+        dataset_enlarge_ratio: Annotated[int, Range(1, 65536)] = 1,
         prefetch_mode: str | None = None,
         pin_memory: bool = False,
         persistent_workers: bool = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import write_json
-from sptsr.core.signatures import is_of
+from sptsr.core.files import read_json, write_json
+from sptsr.core.values import is_of
 from sptsr.images.decode import RGB, luminance
 from sptsr.images.noise import noisy_image
 
@@ -122,11 +121,7 @@ def read_degradation(folder: str | os.PathLike[str]) -> Degradation | None:
     path = Path(folder) / _FILE
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f'{path}: cannot be read ({error}); make it again with sptsr prior degrade') from error
-    return Degradation.of_record(record, path)
+    return Degradation.of_record(read_json(path, 'make it again with sptsr prior degrade'), path)
 
 
 def write_degradation(folder: str | os.PathLike[str], degradation: Degradation) -> None:

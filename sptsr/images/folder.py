@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from sptsr.core.errors import UserError
-from sptsr.core.lmdb_env import open_reader
+from sptsr.core.files import must_be_regular
+from sptsr.core.lmdb_env import read_transaction
 from sptsr.images.decode import RGB, decode_rgb
 from sptsr.images.draws import read_degradation
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
-_KINDS = {stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket', stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
 # What BasicSR's lists say after a name: `(h,w,c)`, and in an LMDB the compression level after that.
 _SIZE = re.compile(r'\s+\(\s*\d+\s*(,\s*\d+\s*)*\)(\s+\d+)?$')
 
@@ -80,7 +79,7 @@ class ImageFolder:
         if key not in self._files:
             raise UserError(f"{self.root}: no image '{key}'; copy or make it again")
         if self.is_lmdb:
-            with open_reader(self.root).begin() as transaction:
+            with read_transaction(self.root) as transaction:
                 content = transaction.get(_without_suffix(self._files[key]).encode())
             if content is None:
                 raise UserError(f"{self.root}: no entry '{key}' though meta_info.txt lists it; make the LMDB again")
@@ -134,16 +133,6 @@ def list_lines(path: str | os.PathLike[str]) -> list[str]:
 def listed_name(line: str) -> str:
     """Returns the image's name of a line of BasicSR's lists: `photo (1).png (480,320,3) 1` gives `photo (1).png`."""
     return _SIZE.sub('', line)
-
-
-def must_be_regular(path: str | os.PathLike[str]) -> None:
-    """Raises UserError for a FIFO, a socket or a device, which may never end; other things that cannot be read pass."""
-    try:
-        kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
-    except (OSError, ValueError):
-        return
-    if kind is not None:
-        raise UserError(f'{path}: is {kind}, not a file; remove it, or give another path')
 
 
 def normalised(name: str) -> str:

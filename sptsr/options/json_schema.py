@@ -17,7 +17,8 @@ from sptsr.core.registry import (
     lookup,
     register_all,
 )
-from sptsr.core.signatures import argument_texts, choices, expected_types, parameters
+from sptsr.core.signatures import argument_texts, hint_of, parameters
+from sptsr.core.values import choices, plain_types, range_of
 from sptsr.options import keys
 from sptsr.options.tune import RANKS
 
@@ -55,7 +56,6 @@ def json_schema() -> dict[str, Any]:
         {
             'optim_g': _choice(optimizers(), optimizers().get, ('params',)),
             'scheduler': _choice(schedulers(), schedulers().get, ('optimizer', 'last_epoch')),
-            'precision': {'enum': list(keys.PRECISIONS)},
         },
     )
     val = _object('val', keys.VAL, keys.VAL_DEFAULTS)
@@ -63,7 +63,6 @@ def json_schema() -> dict[str, Any]:
     logger = _object('logger', keys.LOGGER, keys.LOGGER_DEFAULTS)
     _refine(logger, {'wandb': _object('logger.wandb', keys.WANDB)})
     dist = _object('dist_params', keys.DIST)
-    _refine(dist, {'backend': {'enum': list(keys.BACKENDS)}})
     top = _object('', {**keys.TOP, 'base': (str,)})
     sections = {'path': _object('path', keys.PATH), 'train': train, 'val': val, 'logger': logger, 'dist_params': dist}
     _refine(
@@ -122,8 +121,7 @@ def arguments_schema(function: Any, skip: tuple[str, ...] = ()) -> dict[str, Any
     found: dict[str, Any] = {}
     texts = argument_texts(function)
     for name, parameter in parameters(function, skip).items():
-        values = choices(parameter)
-        found[name] = {'enum': list(values)} if values else _typed(expected_types(parameter))
+        found[name] = _typed(hint_of(parameter))
         default = parameter.default
         if isinstance(default, bool | int | float | str | list | tuple) or default is None:
             found[name]['default'] = list(default) if isinstance(default, tuple) else default
@@ -132,19 +130,21 @@ def arguments_schema(function: Any, skip: tuple[str, ...] = ()) -> dict[str, Any
     return found
 
 
-def _typed(kinds: Collection[type]) -> dict[str, Any]:
-    names = sorted({_JSON_TYPES[kind] for kind in kinds if kind in _JSON_TYPES})
-    if not names or any(kind not in _JSON_TYPES for kind in kinds):
+def _typed(hint: Any) -> dict[str, Any]:
+    """Returns the schema of a hint: types, choices and range."""
+    values = choices(hint)
+    if values:
+        return {'enum': list(values)}
+    names = sorted({_JSON_TYPES[kind] for kind in plain_types(hint)})
+    if not names:
         return {}
-    return {'type': names[0] if len(names) == 1 else names}
+    found: dict[str, Any] = {'type': names[0] if len(names) == 1 else names}
+    bounds = range_of(hint)
+    return found if bounds is None else {**found, 'minimum': bounds.low, 'maximum': bounds.high}
 
 
 def _object(section: str, table: Mapping[str, keys.Types], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    properties = {key: {**_typed(kinds), 'description': keys.TEXTS[section][key]} for key, kinds in table.items()}
-    for key in table:
-        low, high = keys.RANGES.get(f'{section}.{key}' if section else key, (None, None))
-        if low is not None:
-            properties[key] |= {'minimum': low, 'maximum': high}
+    properties = {key: {**_typed(types), 'description': keys.TEXTS[section][key]} for key, types in table.items()}
     for key, value in (defaults or {}).items():
         properties[key]['default'] = value
     return {'type': 'object', 'properties': properties, 'additionalProperties': False}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-Types = tuple[type, ...]
+from sptsr.core.values import Range
+
+Types = tuple[Any, ...]  # hints of which a value fits one (see `sptsr.core.values.misfit`)
 _NONE = type(None)
+_COUNT = Annotated[int, Range(1, 10**9)]
+_PRECISION = Literal['fp32', 'bf16', 'fp16']
 
 TOP: dict[str, Types] = {
     'name': (str,),
     'model_type': (str,),
-    'scale': (int,),
-    'num_gpu': (int, str),
-    'manual_seed': (int,),
+    'scale': (Annotated[int, Range(1, 64)],),
+    'num_gpu': (Annotated[int, Range(0, 4096)], Literal['auto']),
+    'manual_seed': (Annotated[int, Range(0, 2**32 - 1)],),
     'plugins': (list,),
     'datasets': (dict,),
     'network_g': (dict,),
@@ -30,66 +34,68 @@ PATH: dict[str, Types] = {
     'resume_state': (str, _NONE),
 }
 TRAIN: dict[str, Types] = {
-    'total_iter': (int,),
-    'warmup_iter': (int,),
-    'ema_decay': (float,),
+    'total_iter': (_COUNT,),
+    'warmup_iter': (Annotated[int, Range(-1, 10**9)],),
+    'ema_decay': (Annotated[float, Range(0, 1)],),
     'optim_g': (dict,),
     'scheduler': (dict,),
     'pixel_opt': (dict,),
-    'precision': (str,),
+    'precision': (_PRECISION,),
     'channels_last': (bool,),
     'compile': (bool,),
     'checkpoint': (bool,),
-    'accumulate': (int,),
+    'accumulate': (Annotated[int, Range(1, 4096)],),
     'clip_grad_norm': (float, _NONE),
 }
 VAL: dict[str, Types] = {
-    'val_freq': (int,),
+    'val_freq': (_COUNT,),
     'save_img': (bool,),
     'suffix': (str, _NONE),
     'pbar': (bool,),
     'metrics': (dict, _NONE),
-    'tile': (int, _NONE),
-    'tile_overlap': (int,),
+    'tile': (Annotated[int, Range(1, 2**20)], _NONE),
+    'tile_overlap': (Annotated[int, Range(0, 2**20)],),
     'bands': (dict, _NONE),
 }
 LOGGER: dict[str, Types] = {
-    'print_freq': (int,),
-    'save_checkpoint_freq': (int,),
-    'keep_last': (int, _NONE),
+    'print_freq': (_COUNT,),
+    'save_checkpoint_freq': (_COUNT,),
+    'keep_last': (_COUNT, _NONE),
     'use_tb_logger': (bool,),
-    'tb_pictures': (int,),
+    'tb_pictures': (Annotated[int, Range(0, 1000)],),
     'wandb': (dict, _NONE),
 }
 WANDB: dict[str, Types] = {'project': (str, _NONE), 'resume_id': (str, _NONE)}
-DIST: dict[str, Types] = {'backend': (str,), 'port': (int,)}
+DIST: dict[str, Types] = {'backend': (Literal['nccl', 'gloo'],), 'port': (Annotated[int, Range(1, 65535)],)}
+_SIDE = Annotated[int, Range(1, 65536)]
+_CHANNELS = list[float]
 # Keys that BasicSR's own paired datasets read; they check nothing themselves.
-STOCK_DATASET = {
-    'name',
-    'type',
-    'dataroot_gt',
-    'dataroot_lq',
-    'filename_tmpl',
-    'meta_info_file',
-    'io_backend',
-    'gt_size',
-    'use_hflip',
-    'use_rot',
-    'color',
-    'mean',
-    'std',
-    'batch_size_per_gpu',
-    'num_worker_per_gpu',
-    'dataset_enlarge_ratio',
-    'prefetch_mode',
-    'num_prefetch_queue',
-    'pin_memory',
-    'persistent_workers',
+STOCK_DATASET: dict[str, Types] = {
+    'name': (str,),
+    'type': (str,),
+    'dataroot_gt': (str,),
+    'dataroot_lq': (str,),
+    'filename_tmpl': (str,),
+    'meta_info_file': (str, _NONE),
+    'io_backend': (dict,),
+    'gt_size': (_SIDE, _NONE),
+    'use_hflip': (bool,),
+    'use_rot': (bool,),
+    'color': (str, _NONE),
+    'mean': (_CHANNELS, _NONE),
+    'std': (_CHANNELS, _NONE),
+    'batch_size_per_gpu': (_SIDE,),
+    'num_worker_per_gpu': (Annotated[int, Range(0, 1024)],),
+    'dataset_enlarge_ratio': (_SIDE,),
+    'prefetch_mode': (str, _NONE),
+    'num_prefetch_queue': (_SIDE, _NONE),
+    'pin_memory': (bool,),
+    'persistent_workers': (bool,),
 }
 STOCK_NEEDS = ('dataroot_gt', 'dataroot_lq', 'io_backend')
 STOCK_TRAIN_NEEDS = ('gt_size', 'use_hflip', 'use_rot')
-PRECISIONS = ('fp32', 'bf16', 'fp16')
-BACKENDS = ('nccl', 'gloo')
+# Keys of a metric's section beside its arguments, and arguments that BasicSR's metrics do not check.
+METRIC: dict[str, Types] = {'better': (Literal['higher', 'lower'],), 'crop_border': (Annotated[int, Range(0, 65536)],)}
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 
 TRAIN_DEFAULTS: dict[str, Any] = {
@@ -118,29 +124,6 @@ LOGGER_DEFAULTS: dict[str, Any] = {
     'use_tb_logger': False,
     'tb_pictures': 2,
     'wandb': None,
-}
-
-_MOST = 10**9  # iterations
-# Smallest and largest value of a number, both included; `*.NAME` stands for a key of any dataset or metric.
-RANGES: dict[str, tuple[int, int]] = {
-    'scale': (1, 64),
-    'num_gpu': (0, 4096),
-    'manual_seed': (0, 2**32 - 1),  # numpy takes no other
-    'train.total_iter': (1, _MOST),
-    'train.warmup_iter': (-1, _MOST),
-    'train.accumulate': (1, 4096),
-    'val.val_freq': (1, _MOST),
-    'val.tile': (1, 2**20),
-    'val.tile_overlap': (0, 2**20),
-    'logger.print_freq': (1, _MOST),
-    'logger.save_checkpoint_freq': (1, _MOST),
-    'logger.keep_last': (1, _MOST),
-    'logger.tb_pictures': (0, 1000),
-    'dist_params.port': (1, 65535),
-    '*.batch_size_per_gpu': (1, 65536),
-    '*.num_worker_per_gpu': (0, 1024),
-    '*.gt_size': (1, 65536),
-    '*.crop_border': (0, 65536),
 }
 
 # What each key means, by section; '' is the top level. `sptsr options --schema` and the docs show it.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sptsr.core.errors import UserError
+from sptsr.core.files import must_be_regular
 from sptsr.images.decode import RGB, decode_rgb
 from sptsr.masks.prior import MAX_MASKS, Prior
 from sptsr.priors.extract import make_source
@@ -36,6 +37,7 @@ def make_prior(
     maker = make_source(source, parameters, 'make_prior')
     if isinstance(image, str | os.PathLike):
         key = Path(image).stem
+        must_be_regular(image)
         try:
             content = Path(image).read_bytes()
         except OSError as error:

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 import lmdb
 
 from sptsr.core.errors import UserError
-from sptsr.core.lmdb_env import check_whole, close_reader, open_reader
+from sptsr.core.files import parse_json
+from sptsr.core.lmdb_env import check_whole, close_reader, read_transaction
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.images.decode import RGB, image_digest
 from sptsr.images.draws import Degradation
@@ -100,7 +101,7 @@ class PriorStore:
         self.path = str(path)
         if not (Path(path) / 'data.mdb').is_file():
             raise UserError(f'{path}: no prior store here; make it with: sptsr prior extract -i IMAGES -o {path}')
-        self.header = _read_header(open_reader(self.path), self.path)
+        self.header = _header_of(lambda: read_transaction(self.path, b'header'), self.path)
         record = self.header.degradation
         self.degradation = None if record is None else Degradation.of_record(record, self.path)
 
@@ -164,9 +165,8 @@ class PriorStore:
         """Returns True for the entry of this very image; raises UserError when it is another image's."""
         return _made_from(self.raw(key)[0], image, self.path, key)
 
-    def _begin(self) -> lmdb.Transaction:
-        environment = open_reader(self.path)
-        return environment.begin(db=environment.open_db(b'entries', create=False))
+    def _begin(self) -> Any:
+        return read_transaction(self.path, b'entries')
 
 
 class PriorWriter:
@@ -197,9 +197,15 @@ class PriorWriter:
             raise UserError(f'{path}: cannot write here ({error.strerror}); choose another folder') from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._lock.close()
             raise UserError(f'{path}: another process is writing it; wait for it, or choose another store') from error
+        except OSError as error:  # ENOLCK, ENOTSUP: some network disks
+            self._lock.close()
+            raise UserError(
+                f'{path}: this disk cannot lock files ({error.strerror}, errno {error.errno}), so two writers could '
+                'spoil the store; extract to a local disk and copy the folder here'
+            ) from error
         try:
             self._open(header)
         except BaseException:
@@ -219,7 +225,7 @@ class PriorWriter:
             raise UserError(f'{self.path}: not a readable LMDB ({error}); remove it and extract again') from error
         try:
             if size and self._env.stat()['entries']:
-                found = _read_header(self._env, str(self.path))
+                found = _header_of(self._begin_header, str(self.path))
                 found.must_agree(header, self.path)
                 self.header = found
             else:
@@ -233,6 +239,9 @@ class PriorWriter:
         except BaseException:
             self._env.close()
             raise
+
+    def _begin_header(self) -> Any:
+        return self._env.begin(db=self._env.open_db(b'header', create=False))
 
     def __enter__(self) -> PriorWriter:
         return self
@@ -287,7 +296,7 @@ def has_header(path: str | os.PathLike[str]) -> bool:
     if not (Path(path) / 'data.mdb').is_file():
         return False
     try:
-        open_reader(path).open_db(b'header', create=False)
+        read_transaction(path, b'header').abort()
     except (UserError, lmdb.Error):
         close_reader(path)
         return False
@@ -307,11 +316,12 @@ def _made_from(digest: bytes, image: RGB, path: object, key: str) -> bool:
     return True
 
 
-def _read_header(environment: lmdb.Environment, path: str) -> StoreHeader:
+def _header_of(begin: Callable[[], Any], path: str) -> StoreHeader:
+    """Returns the header that a transaction sees; raises UserError where there is none."""
     try:
-        with environment.begin(db=environment.open_db(b'header', create=False)) as transaction:
-            record = json.loads(transaction.get(_HEADER_KEY) or b'')
-    except (lmdb.Error, ValueError, RecursionError) as error:
+        with begin() as transaction:
+            record = parse_json(bytes(transaction.get(_HEADER_KEY) or b''))
+    except (lmdb.Error, ValueError) as error:
         raise UserError(f'{path}: not a prior store (it has no header); check the path') from error
     schema = record.get('schema') if isinstance(record, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError, one_of
-from sptsr.core.signatures import is_of, type_name
 from sptsr.core.template import check_template
+from sptsr.core.values import is_of, misfit
 from sptsr.core.yaml_io import KeyPath, Lines, read_yaml
 from sptsr.options.keys import TOP
 from sptsr.options.load import report
@@ -167,10 +167,8 @@ def _problems(content: Mapping[str, Any], path: Path) -> list[Problem]:
     for key, value in content.items():
         if key not in _KEYS:
             problems.append(((key,), f"unknown key '{key}'{one_of(key, _KEYS)}"))
-        elif not is_of(value, _KEYS[key]):
-            problems.append(
-                ((key,), f'{key} must be {type_name(_KEYS[key][0])}, got {type_name(type(value))} {value!r}')
-            )
+        elif (fault := misfit(value, _KEYS[key])) is not None:
+            problems.append(((key,), f'{key} {fault}'))
     for key in ('rows', 'arms'):
         if not content.get(key):
             problems.append(((), f"'{key}' is missing at the top; a study has at least one"))
@@ -231,9 +229,8 @@ def _part_problems(kind: str, name: str, part: Any, folder: Path) -> list[Proble
         elif key == 'path':
             wrong = [inner for inner in value if inner not in _PATH] if isinstance(value, Mapping) else ['path']
             problems += [((*here, key), f'{dotted}.{inner}: the study sets it; remove it') for inner in wrong]
-        elif key in TOP and not is_of(value, TOP[key]):
-            wanted = ' or '.join(type_name(one) for one in TOP[key])
-            problems.append(((*here, key), f'{dotted} must be {wanted}, got {type_name(type(value))} {value!r}'))
+        elif key in TOP and (fault := misfit(value, TOP[key])) is not None:
+            problems.append(((*here, key), f'{dotted} {fault}'))
     if 'base' in part and 'base' in own:
         problems += _base(part['base'], (*here, 'base'), folder)
     if 'tune' in part and 'tune' in own and part['tune'] not in TUNES:

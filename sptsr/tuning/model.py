@@ -16,7 +16,7 @@ from basicsr.utils import tensor2img
 from torch import Tensor
 
 from sptsr.archs.adapter import is_backbone_of, load_adapter, load_params, save_adapter
-from sptsr.archs.backbone import build_network, size_rules
+from sptsr.archs.backbone import build_network, kind_of, probe, size_rules
 from sptsr.archs.call import call_network
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
@@ -191,11 +191,29 @@ class SPTModel(BaseModel):
                         f'datasets.{phase}: its images have {given} channels, but {name} takes {net.in_channels}; '
                         f'{remedy}'
                     )
+                if self.is_train and phase == 'train':
+                    self._check_output(net, given)
         crop = self.opt['datasets'].get('train', {}).get('gt_size') if self.is_train else None
         if crop and any(net.sizes.padding(crop // scale, crop // scale)):
             raise UserError(
                 f'datasets.train.gt_size: {crop} makes LQ crops of {crop // scale}, but {name} takes multiples of '
                 f'{net.sizes.multiple}, at least {net.sizes.minimum}; choose a multiple of {net.sizes.multiple * scale}'
+            )
+
+    @torch.no_grad()
+    def _check_output(self, net: SPTNet, wanted: int) -> None:
+        """Raises UserError unless the backbone's images have the size and the channels of the GT.
+
+        A loss would repeat one channel for three, without a word.
+        """
+        image = probe(net.sizes, net.in_channels).to(**kind_of(net.backbone))
+        shape = tuple(call_network(net.backbone, image).shape[1:])
+        expected = (wanted, *(side * net.scale for side in image.shape[-2:]))
+        if shape != expected:
+            name = type(net.backbone).__name__
+            raise UserError(
+                f'network_g.backbone: {name} makes images of {shape} (channels, height, width), and GT is {expected}; '
+                'correct its arguments'
             )
 
     def validation(

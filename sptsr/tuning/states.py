@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import write_bytes
+from sptsr.core.files import must_be_regular, write_bytes
 
 _KEYS = {'iter', 'options_sha256', 'backbone_sha256', 'params', 'optimizer', 'scheduler', 'scaler'}
 
@@ -32,6 +32,7 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         UserError: missing, cut off, changed, or something else.
     """
+    must_be_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not look at them again
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:

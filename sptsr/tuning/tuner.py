@@ -17,7 +17,7 @@ from sptsr.archs.backbone import kind_of, probe
 from sptsr.archs.frozen import remember_less
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, refusing
 from sptsr.core.losses import find_loss, takes_target
 from sptsr.core.optim import find_optimizer, find_scheduler
 from sptsr.masks.batch import PriorBatch
@@ -110,6 +110,25 @@ class Tuner:
         self.warmup = int(train['warmup_iter'])
         self.rates = [group['lr'] for group in self.optimizer.param_groups]
         self.iteration = 0
+        self._try_out()
+
+    def _try_out(self) -> None:
+        """Makes two steps of optimiser and schedule with a number, and looks at the rate of the last iteration.
+
+        Raises:
+            UserError: arguments with which a step fails, or a schedule that ends before the run.
+        """
+        number = torch.zeros(1, device=self.device, requires_grad=True)
+        number.grad = torch.zeros_like(number)
+        optimizer = _build('optim_g', find_optimizer, self.train['optim_g'], [number])
+        scheduler = _build('scheduler', find_scheduler, self.train['scheduler'], optimizer)
+        for key, step in (('optim_g', optimizer.step), ('scheduler', scheduler.step)):
+            with refusing(f'train.{key}: {self.train[key]["type"]} cannot make a step', 'correct its arguments'):
+                step()
+        last = int(self.train.get('total_iter', 1)) - 1
+        with refusing(f'train.scheduler: it has no rate for iteration {last + 1}', 'correct its arguments'):
+            scheduler.last_epoch = max(scheduler.last_epoch, last - 1)
+            scheduler.step()
 
     def set_rates(self, iteration: int) -> None:
         """Sets the learning rates of an iteration, counted from 1: the schedule's, or the warm-up's.
@@ -305,9 +324,10 @@ def _scalar(key: str, loss: nn.Module, with_target: bool, output: Tensor, target
 def _build(key: str, find: Callable[[str], Any], section: Mapping[str, Any], *given: Any) -> Any:
     arguments = dict(section)
     name = arguments.pop('type')
-    try:
-        return find(name)(*given, **arguments)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f'train.{key}: {name} refuses its arguments ({error}); correct them') from error
-    except OSError as error:  # PerceptualLoss downloads its VGG
-        raise UserError(f'train.{key}: {name} cannot read or download its weights ({error}); get them first') from error
+    with refusing(f'train.{key}: {name} refuses its arguments', 'correct them'):
+        try:
+            return find(name)(*given, **arguments)
+        except OSError as error:  # PerceptualLoss downloads its VGG
+            raise UserError(
+                f'train.{key}: {name} cannot read or download its weights ({error}); get them first'
+            ) from error

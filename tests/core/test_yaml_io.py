@@ -58,9 +58,9 @@ def test_files_that_are_no_files(tmp_path: Path):
     os.mkfifo(tmp_path / 'pipe.yml')
     (tmp_path / 'bytes.yml').write_bytes(b'a: \xff\xfe')
     for path in (tmp_path / 'pipe.yml', tmp_path, '/dev/zero', '/dev/stdin'):
-        with pytest.raises(UserError, match='not a file|cannot read it'):
+        with pytest.raises(UserError, match='not a regular file|cannot read it'):
             read_yaml(path)
     with pytest.raises(UserError, match='not UTF-8'):
         read_yaml(tmp_path / 'bytes.yml')
-    with pytest.raises(UserError, match='NUL'):
+    with pytest.raises(UserError, match=r"^'a.x00b': cannot read it"):
         read_yaml('a\0b')

@@ -103,10 +103,10 @@ def test_mistakes_are_named(sets: Path, tmp_path: Path):
     for changes, match in (
         ({'sigma': [5, 50]}, 'sigma .* is a range; a test has one noise level'),
         ({'sigma': -1}, 'must be a number in 0..255'),
-        ({'sigma': ['a', 'b']}, 'must be a number in 0..255'),
+        ({'sigma': ['a', 'b']}, 'must be a list .each a number. or a number'),
         ({'scale': 2}, 'noise keeps the size; set scale: 1'),
         ({'sigmma': 1}, "takes no 'sigmma'; did you mean 'sigma'"),
-        ({'noise_seed': -1}, 'noise_seed -1 must be at least 0'),
+        ({'noise_seed': -1}, "'noise_seed' of .* must be a whole number in 0.."),
         ({'phase': 'train', 'gt_size': None}, "training needs 'gt_size'"),
     ):
         with pytest.raises(UserError, match=match):

@@ -153,7 +153,7 @@ def test_sam_checkpoints_of_the_wrong_kind_are_named(tmp_path: Path):
     torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
     torch.save({'image_encoder.pos_embed': torch.zeros(1, 64, 64, 768)}, tmp_path / 'vit_b.pth')
     for name, match in (
-        ('cut', 'not a readable checkpoint'),
+        ('cut', 'not readable as weights'),
         ('other', 'not a checkpoint of segment_anything'),
         ('vit_b', 'is vit_b, not vit_h'),
         ('none', 'cannot read it'),

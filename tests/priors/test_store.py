@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -15,8 +17,9 @@ from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
 from sptsr.priors.describe import describe, verify
 from sptsr.priors.extract import build_source, extract
-from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
+from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
 from tests.conftest import photograph
+from tests.tuning.processes import CONTEXT
 
 HEADER = StoreHeader('labels', {'scale': 4}, None, 64, {'sptsr': '0'})
 IMAGE = photograph('coffee.png', 12, 20)
@@ -97,6 +100,55 @@ def test_the_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = PriorStore(tmp_path / 's')
     assert list(store.keys()) == keys
     assert (tmp_path / 's' / 'data.mdb').stat().st_size > 1 << 16
+
+
+def _write_much(path: Path, count: int) -> None:
+    with PriorWriter(path, HEADER) as writer:
+        for number in range(count):
+            writer.put_raw(f'more{number}', bytes(32), np.random.default_rng(number).bytes(1 << 20))
+
+
+def test_readers_follow_two_stores_that_grow(tmp_path: Path):
+    """As the ranks of an extraction do with each other's shards, beyond the 10 MiB that LMDB maps at first."""
+    paths = [tmp_path / '0', tmp_path / '1']
+    for path in paths:
+        _fill(path, 'x')
+    stores = [PriorStore(path) for path in paths]
+    assert [len(store) for store in stores] == [1, 1]
+    writers = [CONTEXT.Process(target=_write_much, args=(path, 24)) for path in paths]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):  # reads while they write
+        assert all(store.get('x', IMAGE).count == 1 for store in stores)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    for path, store in zip(paths, stores, strict=True):
+        assert (path / 'data.mdb').stat().st_size > 20 << 20
+        assert len(store) == 25
+        assert len(store.raw('more23')[1]) == 1 << 20
+        assert has_header(path)
+        assert PriorStore(path).header == HEADER
+
+
+@pytest.mark.parametrize(
+    ('number', 'match'),
+    [
+        (
+            errno.ENOLCK,
+            r'this disk cannot lock files \(.*, errno 37\).* extract to a local disk and copy the folder here',
+        ),
+        (errno.ENOTSUP, 'this disk cannot lock files'),
+        (errno.EWOULDBLOCK, 'another process is writing it'),
+    ],
+)
+def test_a_lock_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, match: str):
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr('sptsr.priors.store.fcntl.flock', flock)
+    with pytest.raises(UserError, match=match) as caught:
+        PriorWriter(tmp_path / 's', HEADER)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not list((tmp_path / 's').glob('*.mdb'))
 
 
 def _area(store: PriorStore) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptsr.core.registry import ARCH_REGISTRY, register
+from sptsr.core.values import Range
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as in the official code
 
@@ -120,7 +122,12 @@ class CARN(nn.Module):
     """
 
     def __init__(
-        self, upscale: int = 4, multi_scale: bool = True, nf: int = 64, groups: int = 1, shared: bool = False
+        self,
+        upscale: Literal[2, 3, 4] = 4,
+        multi_scale: bool = True,
+        nf: Annotated[int, Range(1, 4096)] = 64,
+        groups: Annotated[int, Range(1, 4096)] = 1,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         if upscale not in (2, 3, 4):
@@ -150,7 +157,13 @@ class CARN_M(CARN):
         upscale, multi_scale, nf, groups: as in `CARN`.
     """
 
-    def __init__(self, upscale: int = 4, multi_scale: bool = True, nf: int = 64, groups: int = 4) -> None:
+    def __init__(
+        self,
+        upscale: Literal[2, 3, 4] = 4,
+        multi_scale: bool = True,
+        nf: Annotated[int, Range(1, 4096)] = 64,
+        groups: Annotated[int, Range(1, 4096)] = 4,
+    ) -> None:
         super().__init__(upscale, multi_scale, nf, groups, shared=True)
 
 

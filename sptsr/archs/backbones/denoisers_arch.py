@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptsr.core.registry import ARCH_REGISTRY, register
+from sptsr.core.values import Range
 
 
 def _plain(in_channels: int, width: int, out_channels: int, depth: int, batch_norm: bool) -> nn.Sequential:
@@ -36,7 +39,14 @@ class DnCNN(nn.Module):
     Shapes: [B, in_nc, h, w] in 0..1 to [B, out_nc, h, w].
     """
 
-    def __init__(self, in_nc: int = 1, out_nc: int = 1, nc: int = 64, nb: int = 17, act_mode: str = 'R') -> None:
+    def __init__(
+        self,
+        in_nc: Annotated[int, Range(1, 64)] = 1,
+        out_nc: Annotated[int, Range(1, 64)] = 1,
+        nc: Annotated[int, Range(1, 4096)] = 64,
+        nb: Annotated[int, Range(2, 1024)] = 17,
+        act_mode: Literal['R', 'BR'] = 'R',
+    ) -> None:
         super().__init__()
         if act_mode not in ('R', 'BR'):
             raise ValueError(f"act_mode must be 'R' or 'BR', got '{act_mode}'")
@@ -64,7 +74,14 @@ class FFDNet(nn.Module):
     Shapes: [B, in_nc, h, w] in 0..1 and the noise level [B] in 0..1 (sigma / 255) to [B, out_nc, h, w].
     """
 
-    def __init__(self, in_nc: int = 3, out_nc: int = 3, nc: int = 96, nb: int = 12, sigma: float = 25.0) -> None:
+    def __init__(
+        self,
+        in_nc: Annotated[int, Range(1, 64)] = 3,
+        out_nc: Annotated[int, Range(1, 64)] = 3,
+        nc: Annotated[int, Range(1, 4096)] = 96,
+        nb: Annotated[int, Range(2, 1024)] = 12,
+        sigma: Annotated[float, Range(0, 255)] = 25.0,
+    ) -> None:
         super().__init__()
         self.sigma = sigma
         self.model = _plain(4 * in_nc + 1, nc, 4 * out_nc, nb, batch_norm=False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from sptsr.core.registry import ARCH_REGISTRY, register
+from sptsr.core.values import Range
 
 
 class ContrastAttention(nn.Module):
@@ -67,7 +70,14 @@ class IMDN(nn.Module):
     Shapes: [B, in_nc, h, w] in 0..1 to [B, out_nc, upscale h, upscale w].
     """
 
-    def __init__(self, in_nc: int = 3, nf: int = 64, num_modules: int = 6, out_nc: int = 3, upscale: int = 4) -> None:
+    def __init__(
+        self,
+        in_nc: Annotated[int, Range(1, 64)] = 3,
+        nf: Annotated[int, Range(16, 4096)] = 64,
+        num_modules: Annotated[int, Range(1, 1024)] = 6,
+        out_nc: Annotated[int, Range(1, 64)] = 3,
+        upscale: Annotated[int, Range(1, 64)] = 4,
+    ) -> None:
         super().__init__()
         self.num_modules = num_modules
         self.fea_conv = nn.Conv2d(in_nc, nf, 3, padding=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,11 @@ import numpy.typing as npt
 import scipy.io
 
 from sptsr.core.errors import UserError, nearest
+from sptsr.core.files import must_be_regular, read_json
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.images.draws import image_of
-from sptsr.images.folder import image_key, must_be_regular, normalised
+from sptsr.images.folder import image_key, normalised
 from sptsr.images.headers import Header, check_pixels, read_header
 from sptsr.masks.prior import MAX_FINE, Prior
 from sptsr.masks.regions import BoolArray, Regions, to_size
@@ -26,6 +26,7 @@ from sptsr.priors.sources.source import Source, must_lie_in
 
 LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')
 _MOST_REGIONS = 10_000
+_JSON_BYTES = 1 << 28  # of a file of RLEs
 _MASK_BYTES = 1 << 31  # a mask takes a byte a pixel
 LabelMap = npt.NDArray[np.int64]
 
@@ -143,11 +144,7 @@ class LabelsSource(Source):
 
 
 def _read_names(path: str) -> dict[str, str]:
-    must_be_regular(path)
-    try:
-        table = json.loads(Path(path).read_text(encoding='utf-8-sig'))
-    except (OSError, ValueError) as error:
-        raise UserError(f'labels: names={path}: not a readable JSON file ({error})') from error
+    table = read_json(path, 'give names= a JSON file of image name: label name')
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
         raise UserError(f'labels: names={path}: must be one JSON object of image name: label name')
     return {image_key(key): image_key(value) if '.' in value else value for key, value in table.items()}
@@ -200,7 +197,7 @@ def _check_count(regions: int, pixels: int, path: Path) -> None:
 
 
 def _read_coco(path: Path) -> BoolArray:
-    records = json.loads(path.read_text())
+    records = read_json(path, 'give one file an image', _JSON_BYTES)
     if isinstance(records, dict):
         records = records.get('annotations', [])
     masks = []

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import torch
 
-from sptsr.core.errors import UserError
-from sptsr.core.files import sha256_file, sha256_tensors
+from sptsr.core.checkpoints import read_weights
+from sptsr.core.errors import UserError, reason_of, refusing
+from sptsr.core.files import read_json, sha256_file, sha256_tensors
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
@@ -24,6 +25,7 @@ from sptsr.priors.sources.source import Source, must_lie_in
 
 # Width of the image encoder, which tells the checkpoints apart.
 _FAMILIES = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
+_SIDE = 1024  # pixels, of the encoder's input
 _INSTALL = "pip install 'sptsr[transformers]'"
 
 
@@ -181,6 +183,8 @@ def _settings(arguments: dict[str, Any]) -> GridSettings:
 def load_sam(checkpoint: str, model_type: str = 'auto') -> tuple[Any, str]:
     """Loads an official checkpoint.
 
+    Wrappers such as `{'model': ...}` and prefixes such as `module.` are taken off (see `read_weights`).
+
     Returns:
         the `Sam` module in eval mode, and its family (`vit_b`, `vit_l` or `vit_h`).
 
@@ -189,32 +193,36 @@ def load_sam(checkpoint: str, model_type: str = 'auto') -> tuple[Any, str]:
     """
     from segment_anything import sam_model_registry
 
-    try:
-        state = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        raise UserError(
-            f'{checkpoint}: not a readable checkpoint ({type(error).__name__}); download it again'
-        ) from error
-    embedding = state.get('image_encoder.pos_embed') if isinstance(state, dict) else None
-    if embedding is None:
+    state = read_weights(checkpoint)
+    embedding = state.get('image_encoder.pos_embed')
+    if embedding is None or embedding.ndim != 4:
         raise UserError(f'{checkpoint}: not a checkpoint of segment_anything (no image_encoder.pos_embed)')
+    if any('hf_token' in name for name in state):
+        raise UserError(f'{checkpoint}: is of SAM-HQ; take --source transformers with model=FOLDER of a SAM-HQ')
     family = _FAMILIES.get(int(embedding.shape[-1]))
     if family is None:
         raise UserError(f'{checkpoint}: an encoder of width {embedding.shape[-1]} is none of {_FAMILIES}')
     if model_type not in ('auto', family):
         raise UserError(f'{checkpoint}: is {family}, not {model_type}; say --set model_type={family}')
+    side = 16 * int(embedding.shape[1])
+    if side != _SIDE:
+        raise UserError(
+            f'{checkpoint}: is for images of {side} pixels, and segment_anything is for {_SIDE}; take --source '
+            f'transformers with model=FOLDER, whose config.json says image_size {side}'
+        )
     with contextlib.redirect_stdout(None):
         model = sam_model_registry[family]()
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise UserError(
-            f'{checkpoint}: does not fit {family} ({str(error).splitlines()[0]}); download it again'
-        ) from error
+        raise UserError(f'{checkpoint}: does not fit {family} ({reason_of(error)}); download it again') from error
     return model.eval().requires_grad_(False), family
 
 
 _TRANSFORMERS = {'sam': 'SamModel', 'sam_hq': 'SamHQModel', 'sam2': 'Sam2Model'}
+_CONFIG_BYTES = 1 << 20
+_LARGEST = 1 << 16  # of a number in a configuration
+_MOST_LAYERS = 1000
 
 
 def load_transformers(model: str) -> tuple[Any, str]:
@@ -224,30 +232,78 @@ def load_transformers(model: str) -> tuple[Any, str]:
         the model in eval mode, and its family (`sam`, `sam_hq` or `sam2`).
 
     Raises:
-        UserError: transformers is missing, no such model, or one of another family.
+        UserError: transformers is missing, no such model, one of another family, or a configuration that makes no
+            model, or a much larger one than the weights are of.
     """
     try:
         import transformers
     except ImportError as error:
         raise UserError(f'transformers: is not installed; {_INSTALL}') from error
+    remedy = 'give a folder with config.json and weights'
     local = Path(model).is_dir()
-    try:
+    with refusing(f'{model}: cannot be loaded', remedy), _quiet(transformers):
         # not AutoConfig, which guesses from the folder's name where config.json is missing
-        config: Any = transformers.PreTrainedConfig.get_config_dict(model, local_files_only=local)[0]
+        config: Any = (
+            read_json(Path(model) / 'config.json', remedy, _CONFIG_BYTES)
+            if local
+            else transformers.PreTrainedConfig.get_config_dict(model)[0]
+        )
         kind = config.get('model_type') if isinstance(config, dict) else None
         if not kind:
             raise ValueError('no config.json that says its model_type')
         family = str(kind).removesuffix('_video')  # a SAM2 checkpoint for video holds the image model as well
         if family not in _TRANSFORMERS:
             raise UserError(f'{model}: a model of type {kind}; known: {", ".join(_TRANSFORMERS)}')
+        _check_config(config)
         loader = getattr(transformers, _TRANSFORMERS[family])
+        if local:
+            _check_size(loader, model)
         loaded, report = loader.from_pretrained(
             model, local_files_only=local, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, TypeError) as error:  # the last: config.json is no mapping
-        reason = str(error).splitlines()[0]
-        raise UserError(f'{model}: cannot be loaded ({reason}); give a folder with config.json and weights') from error
     missing = sorted(report['missing_keys'])
     if missing:
         raise UserError(f'{model}: its weights lack {len(missing)} tensors, such as {missing[0]}; download it again')
     return loaded.eval().requires_grad_(False), family
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Within it transformers writes errors only: it lists what is missing on as many lines."""
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_config(config: Any, key: str = '') -> None:
+    """Raises ValueError for what would build for ever, or run code from the hub (kernels, quantisers)."""
+    if isinstance(config, dict):
+        for name, value in config.items():
+            if name in ('quantization_config', 'auto_map') and value:
+                raise ValueError(f'{name}: models of other code are not read')
+            if 'attn_implementation' in name and '/' in str(value):
+                raise ValueError(f'{name}: kernels from the hub are not run')
+            _check_config(value, name)
+    elif isinstance(config, list):
+        for value in config:
+            _check_config(value, key)
+    elif isinstance(config, int | float):
+        low, high = -_LARGEST, _LARGEST
+        if 'layers' in key or 'blocks' in key or 'depth' in key:
+            low, high = (1 if 'layers' in key else 0), _MOST_LAYERS
+        if not low <= config <= high:
+            raise ValueError(f'{key}: {config} is not in {low}..{high}')
+
+
+def _check_size(loader: Any, model: str) -> None:
+    """Raises ValueError where the configuration of a folder is of a much larger model than its weights."""
+    config = loader.config_class.from_pretrained(model)
+    with torch.device('meta'):
+        wanted = sum(4 * value.numel() for value in loader(config).parameters())
+    there = sum(path.stat().st_size for path in Path(model).glob('*.safetensors'))
+    if wanted > 4 * there + _CONFIG_BYTES:
+        raise ValueError(f'config.json is of a model of {wanted} bytes, and the weights are {there}')
