@@ -90,8 +90,8 @@ def overlay(prior: Prior, window: Window, scale: int) -> npt.NDArray[np.uint8]:
     highest = np.array([int(code).bit_length() for code in prior.palette], np.int64)
     colours = np.zeros((65, 4), np.uint8)
     colours[1:, :3], colours[1:, 3] = mask_colours(64), _FILL
-    part = prior.at(1).crop(top, left, height, width)
-    number = highest[part.index].repeat(scale, axis=0).repeat(scale, axis=1)[: window.height, : window.width]
+    part = prior.crop(top, left, height, width).at(scale)
+    number = highest[part.index][: window.height, : window.width]
     painted = colours[number]
     edge = np.zeros(number.shape, bool)
     edge[:, 1:] |= number[:, 1:] != number[:, :-1]

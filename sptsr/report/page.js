@@ -28,7 +28,7 @@ const arms = () => Object.keys(picture().images);
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const isNumber = value => typeof value === 'number';
 const shown = value => isNumber(value) ? value.toFixed(4) : String(value ?? '–');
-const signed = value => (value < 0 ? '−' : '+') + Math.abs(value).toFixed(4);
+const signed = value => (value < 0 ? '' : '+') + value.toFixed(4);
 
 // ---- pictures on the stage
 
@@ -100,8 +100,8 @@ function update() {
   get('label-left').textContent = value(state.left);
   get('label-right').textContent = value(state.right);
   get('gain').disabled = state.view === 'image';
-  if (state.view !== 'image') paint();
-  legend();
+  if (state.view === 'image') legend();
+  else paint();
   render();
 }
 
@@ -180,39 +180,45 @@ const heat = value => {
 const TABLE = Array.from({length: 256}, (_, value) => heat(value));
 
 async function paint() {
-  const turn = ++painting, {left, right, view} = state, gain = Number(get('gain').value);
+  const turn = ++painting, {left, right, view} = state;
   const [a, b] = [await pixels(left), await pixels(right)];
   const gt = view === 'difference' ? null : await pixels(GT);
   if (turn !== painting) return;
-  const errors = n => Math.min(255, Math.round(gain * n));
-  const colours = {
-    error: [n => TABLE[errors(distance(a, gt, n))], n => TABLE[errors(distance(b, gt, n))]],
-    difference: [n => TABLE[errors(distance(a, b, n))]],
-    closer: [n => {
-      const better = gain * (distance(a, gt, n) - distance(b, gt, n)); // above 0: the right picture is closer
-      const strength = Math.min(1, Math.abs(better) / 255), end = better > 0 ? [255, 150, 20] : [60, 150, 255];
-      return end.map(value => 24 + strength * (value - 24));
-    }],
-  }[view];
+  const values = { // at byte n of the left and of the right map, of 255
+    error: [n => distance(a, gt, n), n => distance(b, gt, n)],
+    difference: [n => distance(a, b, n), n => distance(a, b, n)],
+    closer: [n => distance(a, gt, n) - distance(b, gt, n), n => distance(a, gt, n) - distance(b, gt, n)],
+  }[view].map(value => Float32Array.from({length: a.length / 4}, (_, n) => value(4 * n)));
+  const gain = Number(get('gain').value) || fittingGain(values);
   maps.forEach((map, side) => {
     const context = map.getContext('2d', {willReadFrequently: true}), image = context.createImageData(map.width, map.height);
-    const colour = colours[side] ?? colours[0];
-    for (let n = 0; n < image.data.length; n += 4) {
-      image.data.set(colour(n), n);
-      image.data[n + 3] = 255;
-    }
+    values[side].forEach((value, n) => {
+      image.data.set(view === 'closer' ? sided(gain * value) : TABLE[Math.min(255, Math.round(gain * value))], 4 * n);
+      image.data[4 * n + 3] = 255;
+    });
     context.putImageData(image, 0, 0);
   });
   stage.dataset.painted = view;
+  legend(gain);
 }
 
-function legend() {
-  const most = Number((255 / get('gain').value).toFixed(1));
+function fittingGain(values) { // a power of two by which one pixel in a hundred has the full colour
+  const all = Float32Array.from(values.flatMap(side => [...side]), Math.abs).sort();
+  return clamp(2 ** Math.floor(Math.log2(255 / (all[Math.floor(0.99 * all.length)] || 1))), 1, 64);
+}
+
+function sided(value) { // blue below 0, orange above
+  const strength = Math.min(1, Math.abs(value) / 255);
+  return (value > 0 ? [255, 150, 20] : [60, 150, 255]).map(end => 24 + strength * (end - 24));
+}
+
+function legend(gain) {
+  const most = gain && `${Number((255 / gain).toFixed(1))} of 255`;
   get('legend').textContent = {
     image: '',
-    error: `|error| to GT, mean of the channels: black 0, yellow ${most} of 255 and above.`,
-    difference: `|left − right|, mean of the channels: black 0, yellow ${most} of 255 and above.`,
-    closer: `Blue: ${state.left} is closer to GT; orange: ${state.right} is; full colour from ${most} of 255.`,
+    error: `|error| to GT, mean of the channels: black 0, yellow from ${most} (gain ×${gain}).`,
+    difference: `|left − right|, mean of the channels: black 0, yellow from ${most} (gain ×${gain}).`,
+    closer: `Blue: ${state.left} is closer to GT; orange: ${state.right} is; full colour from ${most} (gain ×${gain}).`,
   }[state.view];
 }
 

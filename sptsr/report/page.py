@@ -118,9 +118,8 @@ class Page:
         self.title, self.tuned, self.reference, self.about = title, tuned, reference, about
         self.better = dict(better or {})
         self.budget = budget_bytes
-        share = max(3, _SHOWN // len(sets)) if sets else _SHOWN
         self.by_set = bool(sets)
-        self.picks = {name: Picks(min(count, share)) for name, count in (sets or {'': _SHOWN}).items()}
+        self.picks = {name: Picks(quota) for name, quota in _quotas(sets or {'': _SHOWN}).items()}
         self.figures: dict[str, dict[str, list[Mapping[str, float]]]] = {}
         self.order: _Rank | None = None
         shown = max(1, sum(picks.quota for picks in self.picks.values()))
@@ -203,10 +202,19 @@ class Page:
     def _html(self, cards: list[dict[str, Any]]) -> bytes:
         seen = sum(picks.seen for picks in self.picks.values())
         shown = f'{len(cards)} of {seen} images' if len(cards) < seen else f'{seen} images'
-        order = f', by {self.order.text}' if self.order else ''
+        order = f', sorted by {self.order.text}' if self.order else ''
         data = {'gt': GT, 'tuned': self.tuned, 'reference': self.reference, 'better': self.better, 'pictures': cards}
         about = f'{self.about} {shown}{order}.'.strip()
         return page_html(self.title, about, data, means_table(self.figures, self.reference, self.better)).encode()
+
+
+def _quotas(sets: Mapping[str, int]) -> dict[str, int]:
+    """Returns how many pictures each set shows: equal shares, 3 or more; what a small set leaves goes to the others."""
+    quotas, left = dict.fromkeys(sets, 0), _SHOWN
+    for number, name in enumerate(sorted(sets, key=lambda name: sets[name])):
+        quotas[name] = min(sets[name], max(3, left // (len(sets) - number)))
+        left -= quotas[name]
+    return quotas
 
 
 def _read_arms(picture: Picture) -> dict[str, RGB]:

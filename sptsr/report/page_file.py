@@ -75,13 +75,11 @@ def means_table(figures: AllFigures, reference: str | None, better: Mapping[str,
             cells = [_mean(of_set.get(metric, ()), arm, reference, better.get(metric) == 'lower') for metric in metrics]
             lines.append(f'<tr><th scope="row">{text(arm)}</th>{"".join(cells)}</tr>')
         bodies.append(f'<tbody>{"".join(lines)}</tbody>')
-    versus = (
-        f' Differences to {text(reference)}: mean ± half width of its 95 % interval over images.' if reference else ''
-    )
+    versus = '' if reference is None else f'Differences to {text(reference)}: mean ± half width of its 95 % interval.'
     return (
-        '<h2>Means of all images</h2>'
-        f'<div class="scroll" role="region" aria-label="Means of all images" tabindex="0"><table><caption>{versus}'
-        f'</caption><thead><tr><td></td>{head}</tr></thead>{"".join(bodies)}</table></div>'
+        f'<h2>Means of all images</h2><p class="quiet">{versus}</p>'
+        '<div class="scroll" role="region" aria-label="Means of all images" tabindex="0"><table>'
+        f'<thead><tr><td></td>{head}</tr></thead>{"".join(bodies)}</table></div>'
     )
 
 

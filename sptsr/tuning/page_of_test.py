@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class PageOfTest:
             return None
         palette = masks.palette.numpy().view(np.uint64) & np.uint64((1 << self.net.num_masks) - 1)
         codes = palette[masks.index[0].numpy()]
-        return Prior.from_codes(codes, int(np.bitwise_or.reduce(palette)).bit_length())
+        return replace(Prior.from_codes(codes, int(np.bitwise_or.reduce(palette)).bit_length()), fine=masks.fine)
 
 
 def _measured(metric: Metric, image: Any, gt: Any) -> float:

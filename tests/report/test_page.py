@@ -1,6 +1,8 @@
 """The HTML report as a file: what it holds, how large it is, and that names from files cannot do anything."""
 
 import base64
+import dataclasses
+import functools
 import hashlib
 import html
 import io
@@ -21,10 +23,13 @@ from sptsr.images.decode import write_png
 from sptsr.report.crops import Window, difference, enlarged, overlay, window_of
 from sptsr.report.page import GT, LQ, Page, Picture, write_page
 from sptsr.report.pictures import mask_colours
-from tests.conftest import photograph
+from tests import conftest
 
 NAMES = ('astronaut.png', 'coffee.png', 'chelsea.png', 'rocket.jpg')
 HOSTILE = '"><script>document.title="owned"</script><img src=x onerror=alert(1)>{{data}}</script><!--\udcff&amp;\u2028'
+
+
+photograph = functools.cache(conftest.photograph)
 
 
 def picture(number: int, gain: float, size: tuple[int, int] = (96, 128), **changes: object) -> Picture:
@@ -113,7 +118,7 @@ def test_without_figures_what_changed_most_comes_first(tmp_path):
     pictures[1].arms['SPT'][:] = 255 - pictures[1].arms['frozen']
     write_page(tmp_path / 'page.html', 't', pictures, 'SPT', 'frozen')
     assert data_of(tmp_path / 'page.html')['pictures'][0]['name'] == 'image 1'
-    assert 'by the mean difference of SPT and frozen' in (tmp_path / 'page.html').read_text()
+    assert 'sorted by the mean difference of SPT and frozen' in (tmp_path / 'page.html').read_text()
     assert 'Means' not in (tmp_path / 'page.html').read_text()
 
 
@@ -135,14 +140,14 @@ def test_the_file_keeps_within_its_budget_by_windows_where_arms_differ(tmp_path,
         assert (pixels(card['images'][LQ]) == window.of(imresize(one.lq, 4))).all()
 
 
-def test_each_set_has_its_share(tmp_path):
+def test_each_set_has_its_share_and_what_a_small_one_leaves(tmp_path):
     page = Page('t', 'SPT', 'frozen', sets={'a': 30, 'b': 30, 'c': 2})
     for name, count in (('a', 30), ('b', 30), ('c', 2)):
         for n in range(count):
             page.add(picture(n, n if name == 'a' else 100 + n, (32, 40), set=name))
     page.write(tmp_path / 'page.html')
     sets = [card['set'] for card in data_of(tmp_path / 'page.html')['pictures']]
-    assert sets == ['a'] * 8 + ['b'] * 8 + ['c'] * 2
+    assert sets == ['a'] * 11 + ['b'] * 11 + ['c'] * 2
 
 
 def test_files_of_pictures_that_are_not_shown_are_not_read_and_nothing_piles_up(tmp_path):
@@ -224,6 +229,22 @@ def test_bicubic_and_masks_of_a_window_are_those_of_the_image(scale):
     inside = (entire[::scale, ::scale, 3] == 115) & (smallest > 0)
     assert inside.sum() > 100
     assert (entire[::scale, ::scale, :3][inside] == mask_colours(64)[smallest[inside] - 1]).all()
+
+
+@pytest.mark.parametrize(('scale', 'fine'), [(4, 4), (4, 2), (2, 3), (1, 2)])
+def test_masks_on_a_finer_grid_are_shown_as_fine_as_the_restored_image(scale, fine):
+    large = sptsr.make_prior(photograph('coffee.png', 20 * fine, 24 * fine), min_size=4)
+    prior = dataclasses.replace(large, fine=fine)
+    assert prior.size == (20, 24)
+    window = Window(4 * scale, 8 * scale, 12 * scale, 16 * scale)
+    painted = overlay(prior, window, scale)
+    assert painted.shape == (12 * scale, 16 * scale, 4)
+    rows, columns = (((np.arange(side * scale) + 0.5) * fine / scale).astype(int) for side in prior.size)
+    smallest = np.where(large.decode(), np.arange(1, large.count + 1)[:, None, None], 0).max(axis=0)
+    expected = window.of(smallest[rows][:, columns])
+    inside = painted[:, :, 3] == 115
+    assert inside.sum() > 40
+    assert (painted[inside][:, :3] == mask_colours(64)[expected[inside] - 1]).all()
 
 
 def test_arms_of_other_sizes_are_a_fault_and_a_gt_of_another_size_is_left_out(tmp_path):
