@@ -30,4 +30,4 @@ class SizeRules:
 
 def round_up(length: int, multiple: int) -> int:
     """Returns the smallest multiple that is not below `length`."""
-    return -(-length // multiple) * multiple
+    return (length + multiple - 1) // multiple * multiple

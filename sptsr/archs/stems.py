@@ -57,8 +57,8 @@ class MaskStem(nn.Sequential):
         of_image = F.conv2d(lq, weight[:, : self.in_channels], bias, padding=1)
         taps = weight[:, self.in_channels :].permute(1, 2, 3, 0).flatten(1)  # [N, 9 width]
         sums = masks.table(self.num_masks, taps.dtype) @ taps
-        sums = F.pad(sums, (0, 0, 0, 1)).unflatten(1, (9, -1))  # the last row is for what lies outside the image
-        index = F.pad(masks.index, (1, 1, 1, 1), value=len(masks.palette))
+        sums = F.pad(sums, (0, 0, 1, 0)).unflatten(1, (9, -1))  # the first row is for what lies outside the image
+        index = F.pad(masks.index + 1, (1, 1, 1, 1))
         height, width = lq.shape[-2:]
         of_masks = sum(
             (F.embedding(index[:, n // 3 : n // 3 + height, n % 3 : n % 3 + width], sums[:, n]) for n in range(9)),

@@ -73,7 +73,7 @@ def prior_to_site(prior: Tensor, grid: Grid, size: Size, site: Grid) -> Tensor:
         site: where the pixels of the site lie.
     """
     height, width = prior.shape[-2:]
-    if (height, width) == size and grid == site:
+    if grid == site and _same((height, width), size):
         return prior
     ratio = site.stride / grid.stride
     shift = (grid.border - site.border) / grid.stride  # from the first pixel of S to the site's, in pixels of S
@@ -94,12 +94,21 @@ def regions_to_site(regions: SiteMasks, size: Size, site: Grid) -> SiteMasks:
     pixels (an even stride), the lower right one of them is taken.
     """
     lq_size = (regions.index.shape[1], regions.index.shape[2])
-    if size == lq_size and site == Grid():
+    if site == Grid() and _same(size, lq_size):
         return regions
     device = regions.index.device
     rows, columns = (_nearest(*sides, Grid(), site, device) for sides in zip(lq_size, size, strict=True))
     counted = regions.tile and regions.tile.counted(size, site.stride, site.border, device)
     return replace(regions, index=regions.index[:, rows][:, :, columns], counted=counted)
+
+
+def _same(one: Size, other: Size) -> bool:
+    """Returns whether two sizes are equal; while a network is exported, whether they are for every image."""
+    if not torch.compiler.is_exporting():
+        return one == other
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return all(statically_known_true(a == b) for a, b in zip(one, other, strict=True))
 
 
 def _is_whole(value: float) -> bool:
@@ -109,8 +118,12 @@ def _is_whole(value: float) -> bool:
 def _continued(prior: Tensor, start: int, size: Size) -> Tensor:
     """Returns the window [B, c, *size] of S that begins at `start`, `start`; outer pixels go on beyond the edges."""
     height, width = prior.shape[-2:]
-    if start == 0 and size == (height, width):
+    if start == 0 and _same(size, (height, width)):
         return prior
+    if torch.compiler.is_exporting():  # sides are symbols, so what is missing cannot be counted
+        sides = zip((height, width), size, strict=True)
+        rows, columns = ((torch.arange(n, device=prior.device) + start).clamp(0, length - 1) for length, n in sides)
+        return prior[..., rows, :][..., columns]
     inside = prior[..., max(start, 0) : start + size[0], max(start, 0) : start + size[1]]
     before = max(-start, 0)
     right, bottom = size[1] - before - inside.shape[-1], size[0] - before - inside.shape[-2]

@@ -16,6 +16,7 @@ from sptsr.commands.compare_command import add_compare
 from sptsr.commands.cost_command import add_cost
 from sptsr.commands.data_command import add_data
 from sptsr.commands.demo_command import add_demo, add_doctor
+from sptsr.commands.export_command import add_export
 from sptsr.commands.options_command import add_options
 from sptsr.commands.prior_command import add_prior
 from sptsr.commands.restore_command import add_restore
@@ -35,6 +36,7 @@ A real run:   sptsr data prepare    LR images, sub-images, LMDB
               sptsr train / test    tune and evaluate, by a YAML option file (see options/)
               sptsr table           all runs of a table, by a study file (see options/studies/)
 Your images:  sptsr restore         photographs of your own, with an adapter
+              sptsr export          backbone and adapter as one ONNX file
 Your network: sptsr sites           where units can go in it
               sptsr cost            what they cost: parameters, multiply-adds, time, memory
 """
@@ -126,4 +128,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_sites(commands)
     add_cost(commands)
     add_restore(commands)
+    add_export(commands)
     return parser

@@ -99,7 +99,7 @@ class PriorBatch:
         """Returns the codes padded at the right and bottom, as `restore_padded` pads the image."""
         _, height, width = self.shape
         sides = ((height, bottom), (width, right))
-        rows, columns = (_padded(*side, self.fine, self.index.device) for side in sides)
+        rows, columns = (padded_positions(*side, self.fine, self.index.device) for side in sides)
         return replace(self, index=self.index[:, rows][:, :, columns])
 
     def describe(self, lq: Tensor) -> PriorBatch:
@@ -148,7 +148,8 @@ class PriorBatch:
         if not 1 <= num_masks <= MAX_MASKS:
             raise ValueError(f'num_masks must be 1..{MAX_MASKS}, got {num_masks}')
         shifts = torch.arange(num_masks, device=self.palette.device)
-        return ((self.palette[:, None] >> shifts) & 1).to(dtype)
+        # not `>>`, for which ONNX has no operator
+        return (torch.bitwise_right_shift(self.palette[:, None], shifts) & 1).to(dtype)
 
     def expand(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns the masks as 0 and 1, [B, num_masks, k H, k W], on the codes' device.
@@ -178,7 +179,7 @@ def statistics_of(prior: Prior, image: Tensor | CodeSums) -> npt.NDArray[np.floa
     return sums.statistics(members, torch.zeros(len(members), dtype=torch.int64), 1)[0].numpy()
 
 
-def _padded(length: int, extra: int, fine: int, device: torch.device) -> Tensor:
+def padded_positions(length: int, extra: int, fine: int, device: torch.device) -> Tensor:
     """Returns positions on the grid that go on by reflection, and by the last of those where it ends.
 
     The image is reflected about the middle of its last pixel, so the grid is, too.
