@@ -37,6 +37,7 @@ OWN = (
     'sptsr.archs.spt_arch',
     'sptsr.data.denoising',
     'sptsr.data.paired',
+    'sptsr.evaluation.perceptual',
     'sptsr.tuning.model',
     'sptsr.priors.sources.felzenszwalb',
     'sptsr.priors.sources.labels',

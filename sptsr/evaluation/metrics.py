@@ -15,7 +15,8 @@ from sptsr.core.signatures import parameters
 
 _SSIM_WINDOW = 11
 _NIQE_BLOCK = 96  # calculate_niqe fits a Gaussian to the features of such blocks: it needs two of them
-_LOWER_IS_BETTER = ('calculate_niqe',)
+_LOWER_IS_BETTER = ('calculate_niqe', 'calculate_lpips', 'calculate_dists')
+_WHERE = ('weights', 'download')  # arguments that say where a file is, not what is measured
 _TRIAL_SIDE = 2 * _NIQE_BLOCK
 _TRIAL_BORDER = 4
 
@@ -43,7 +44,8 @@ class Metric:
     @property
     def options(self) -> dict[str, Any]:
         """What makes two values comparable, for `metrics.json`."""
-        return {'type': self.type, **self.arguments, 'better': self.better}
+        decisive = {key: value for key, value in self.arguments.items() if key not in _WHERE}
+        return {'type': self.type, **decisive, 'better': self.better}
 
     @property
     def needs_gt(self) -> bool:
