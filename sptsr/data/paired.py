@@ -27,22 +27,22 @@ class PriorPairedImageDataset(CheckedDataset):
     """BasicSR's `PairedImageDataset` with a prior, and without its traps.
 
     Pairs go by key (`sptsr.images.image_key`) in sorted order; a missing partner, a size that
-    does not fit or a prior of another image raises with the file's name.
+    does not fit or a prior of another image raises with the file's name. A test may do without GT.
 
     Args:
         opt: the dataset section; `settings` documents its keys.
 
     Items: `lq` float32 [C, h, w] and `gt` float32 [C, scale h, scale w] in 0..1, C is 3 (RGB), or 1 with `gray` or
-    `color: y`; `prior` (`Prior` or None); `key`, `lq_path`, `gt_path`.
+    `color: y`; `prior` (`Prior` or None); `key`, `lq_path`, `gt_path`. Without GT there is no `gt` and no `gt_path`.
     """
 
     def settings(
         self,
         name: str,
-        dataroot_gt: str,
         dataroot_lq: str,
         scale: Annotated[int, Range(1, 64)],
         phase: Literal['train', 'val', 'test'],
+        dataroot_gt: str | None = None,
         dataroot_prior: str | None = None,
         io_backend: dict[str, Any] | None = None,
         filename_tmpl: str = '{}',
@@ -64,15 +64,16 @@ class PriorPairedImageDataset(CheckedDataset):
 
         Args:
             name: what the dataset is called in tables.
-            dataroot_gt: folder of GT images, or a BasicSR LMDB.
             dataroot_lq: folder of LQ images, or a BasicSR LMDB.
             scale: size of GT over size of LQ; taken from the top of the options.
             phase: `train` crops and augments; taken from the section's name.
+            dataroot_gt: folder of GT images, or a BasicSR LMDB; a test without it restores the images, and measures
+                what needs no GT.
             dataroot_prior: prior store of the LQ images; only units without masks do without.
             io_backend: `{type: disk}` or `{type: lmdb}`; by default what the folders' names say.
             filename_tmpl: name of an LQ image made from its GT's, such as `{}x4`.
-            meta_info_file: text file with the GT images to use: lines of `name.png`, `name.png (h,w,c)`, or
-                `gt.png, lq.png`.
+            meta_info_file: text file with the GT images to use (without GT, the LQ images): lines of `name.png`,
+                `name.png (h,w,c)`, or `gt.png, lq.png`.
             to_rgb: convert gray, RGBA and 16-bit images instead of refusing them.
             gray: give one channel, the luminance (ITU-R BT.601, 0..255), rounded to 8 bits.
             color: `y` gives one channel, Y of YCbCr as MATLAB makes it (16..235), not rounded: BasicSR's `color: y`.
@@ -83,19 +84,16 @@ class PriorPairedImageDataset(CheckedDataset):
             dataset_enlarge_ratio, prefetch_mode, pin_memory, persistent_workers: of the loader;
                 the first two are accepted from BasicSR's files and not needed.
         """
-        self.name, self.scale, self.train = name, scale, phase == 'train'
+        self.name, self.scale, self.phase, self.train = name, scale, phase, phase == 'train'
         self.use_hflip, self.use_rot = use_hflip, use_rot
         if gray and color:
             raise UserError(f'datasets: {name}: gray: true and color: {color} are two ways to one channel; choose one')
         self.convert: Callable[[Any], Pixels] | None = luminance if gray else _y_channel if color else None
-        self.gt = ImageFolder(dataroot_gt, to_rgb or self.convert is not None)
-        self.lq = ImageFolder(dataroot_lq, to_rgb or self.convert is not None)
-        _check_backend(name, io_backend, self.gt, self.lq)
-        if Path(dataroot_gt).resolve() == Path(dataroot_lq).resolve():
-            raise UserError(f'datasets: {name}: dataroot_gt and dataroot_lq are one folder ({dataroot_gt}); give two')
-        check_template(filename_tmpl, f'datasets: {name}: filename_tmpl')
-        listed = _listed(meta_info_file, self.gt) if meta_info_file else [(key, None) for key in self.gt.keys]
-        self.pairs = _pair(listed, self.gt, self.lq, filename_tmpl, complete=not meta_info_file)
+        to_rgb = to_rgb or self.convert is not None
+        self.gt = ImageFolder(dataroot_gt, to_rgb) if dataroot_gt is not None else None
+        self.lq = ImageFolder(dataroot_lq, to_rgb)
+        _check_backend(name, io_backend, *([self.lq] if self.gt is None else [self.gt, self.lq]))
+        self.pairs = self._pairs(filename_tmpl, meta_info_file)
         self.prior = PriorStore(dataroot_prior) if dataroot_prior is not None else None
         if self.prior is not None:
             must_hold(self.prior, [lq_key for _, lq_key in self.pairs])
@@ -105,6 +103,20 @@ class PriorPairedImageDataset(CheckedDataset):
             if not gt_size or gt_size % scale:
                 raise UserError(f'datasets: {name}: gt_size: {gt_size} must be a multiple of the scale {scale}')
             self.lq_size = gt_size // scale
+
+    def _pairs(self, template: str, listed_in: str | None) -> list[tuple[str, str]]:
+        """Returns GT key and LQ key of each pair, in sorted order; where there is no GT, the LQ key twice."""
+        where = f'datasets: {self.name}'
+        check_template(template, f'{where}: filename_tmpl')
+        if self.gt is None:
+            if self.phase != 'test':
+                raise UserError(f"{where}: needs 'dataroot_gt'; only a test does without GT")
+            listed = _listed(listed_in, self.lq) if listed_in else [(key, None) for key in self.lq.keys]
+            return _pair(listed, self.lq, self.lq, '{}', complete=False)
+        if Path(self.gt.root).resolve() == Path(self.lq.root).resolve():
+            raise UserError(f'{where}: dataroot_gt and dataroot_lq are one folder ({self.gt.root}); give two')
+        listed = _listed(listed_in, self.gt) if listed_in else [(key, None) for key in self.gt.keys]
+        return _pair(listed, self.gt, self.lq, template, complete=not listed_in)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -123,17 +135,15 @@ class PriorPairedImageDataset(CheckedDataset):
             sample = augment(sample, self.use_hflip, self.use_rot, rng)
         if self.convert is not None:
             sample = replace(sample, lq=self.convert(sample.lq), gt=self.convert(sample.gt))
-        return {
-            'lq': to_tensor(sample.lq),
-            'gt': to_tensor(sample.gt),
-            'prior': sample.prior,
-            'key': lq_key,
-            'lq_path': self.lq.name(lq_key),
-            'gt_path': self.gt.name(gt_key),
-        }
+        item = {'lq': to_tensor(sample.lq), 'prior': sample.prior, 'key': lq_key, 'lq_path': self.lq.name(lq_key)}
+        return item if self.gt is None else {**item, 'gt': to_tensor(sample.gt), 'gt_path': self.gt.name(gt_key)}
 
     def _load(self, gt_key: str, lq_key: str) -> Sample:
-        lq, gt = self.lq.read(lq_key), self.gt.read(gt_key)
+        """Returns a pair and its masks; without GT the LQ image stands in its place."""
+        lq = self.lq.read(lq_key)
+        if self.gt is None:
+            return Sample(lq, lq, None if self.prior is None else self.prior.get(lq_key, lq))
+        gt = self.gt.read(gt_key)
         height, width = lq.shape[0] * self.scale, lq.shape[1] * self.scale
         over = gt.shape[0] - height, gt.shape[1] - width
         # Benchmark GTs may be up to scale - 1 pixels larger than their LQ; BasicSR cuts them, and so do we.

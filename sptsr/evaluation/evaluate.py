@@ -13,6 +13,7 @@ from typing import Any
 from basicsr.utils import tensor2img
 from torch import Tensor
 
+from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
@@ -39,7 +40,8 @@ def evaluate(
 ) -> Results:
     """Restores each image of a loader and measures it.
 
-    A metric that has no value for an image leaves this image out and says why; the others go on.
+    A metric that has no value for an image leaves this image out and says why; the others go on. In a set without GT
+    the metrics that need it are left out, and the log says which.
 
     Args:
         restore: batch of one to the restored image [1, C, H, W] in 0..1.
@@ -57,16 +59,20 @@ def evaluate(
         the results, in the order of the set.
 
     Raises:
-        UserError: before the first image, an empty set, a metric that cannot be used, GT that it needs and that is
-            missing, or no image that is large enough; with the first image, a network that gives another size than
-            its GT has; at any time, two images of one name.
+        UserError: before the first image, an empty set, a metric that cannot be used, or no image that is large enough;
+            with the first image, a network that gives another size than its GT has; at any time, two images of one
+            name.
     """
     name = loader.dataset.opt['name']
     if len(loader.dataset) == 0:
         raise UserError(f'{name}: the set has no images; check its dataroot_lq, dataroot_gt and meta_info_file')
     measures = read_metrics(metrics)
     measures += band_metrics(measures) if bands is not None else []
+    measures, left_out = _usable(measures, loader.dataset)
     results = Results({metric.name: {'per_image': {}, 'excluded': {}} for metric in measures})
+    results.left_out = left_out
+    if left_out:
+        logs.get().info('%s: has no GT; left out: %s', name, ', '.join(left_out))
     with ranks.together(), bar(len(loader), name, disable=not (progress and ranks.first)) as shown:
         for number, batch in enumerate(loader):
             key = batch['key'][0] if 'key' in batch else Path(batch['lq_path'][0]).stem
@@ -75,7 +81,7 @@ def evaluate(
             image: Any = tensor2img(restore(batch))
             if save_dir is not None:
                 write_png(Path(save_dir) / f'{key}{suffix}.png', rgb_of(image))
-            if measures:
+            if measures or left_out:
                 if key in results.images:
                     raise UserError(f'{name}: two images are called {key}; rename one, or put it into another set')
                 reference: Any = tensor2img(batch['gt']) if 'gt' in batch else None
@@ -100,12 +106,22 @@ def rgb_of(image: Any) -> RGB:
     return image[:, :, ::-1] if image.ndim == 3 else image[:, :, None].repeat(3, axis=2)
 
 
+def has_gt(dataset: Any) -> bool:
+    """Returns whether the images of a set, which is not empty, come with their GT."""
+    return 'gt' in dataset[0]
+
+
+def _usable(metrics: Sequence[Metric], dataset: Any) -> tuple[list[Metric], list[str]]:
+    """Returns the metrics that can be used on a set, and the names of those that need GT where it has none."""
+    if not any(metric.needs_gt for metric in metrics) or has_gt(dataset):
+        return list(metrics), []
+    return [metric for metric in metrics if not metric.needs_gt], [m.name for m in metrics if m.needs_gt]
+
+
 def _check_first(batch: Mapping[str, Any], dataset: Any, metrics: Sequence[Metric]) -> None:
     """Raises UserError where no image of the set could be measured by one of the metrics."""
     name = dataset.opt['name']
     for metric in metrics:
-        if metric.needs_gt and 'gt' not in batch:
-            raise UserError(f'{name}: the set has no GT, which {metric.type} needs; remove val.metrics.{metric.name}')
         reason = metric.too_small(*_size_of(batch, dataset))
         if reason is None:
             continue
@@ -157,7 +173,7 @@ def _gather(results: Results, ranks: Ranks) -> None:
     for record in results.values():
         record['per_image'] = _interleave(ranks.gather(record['per_image']))
         record['excluded'] = {key: reason for part in ranks.gather(record['excluded']) for key, reason in part.items()}
-    if results:
+    if results or results.left_out:
         parts = ranks.gather(results.images)
         results.images = _interleave(parts)
         if len(results.images) < sum(map(len, parts)):

@@ -27,11 +27,13 @@ class Results(dict[str, dict[str, Any]]):
 
     Attributes:
         images: {key: digest of its GT (of the LQ image where there is no GT)}; empty without metrics.
+        left_out: names of metrics that need GT, where the set has none.
     """
 
     def __init__(self, records: Mapping[str, dict[str, Any]]) -> None:
         super().__init__(records)
         self.images: dict[str, str] = {}
+        self.left_out: list[str] = []
 
 
 def add_means(results: Results, metrics: Sequence[Metric]) -> None:

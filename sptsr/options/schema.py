@@ -177,6 +177,8 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
             for key, message in found
             if message != f"{data['type']} needs 'name'"
         ]
+        if 'dataroot_gt' in known and 'dataroot_gt' not in data and path[1].split('_')[0] != 'test':
+            problems.append((path, f"{dotted}: {data['type']} needs 'dataroot_gt'; only a test does without GT"))
     elif dataset.module.startswith('basicsr.'):
         needed = STOCK_NEEDS if data['type'] == 'PairedImageDataset' else ()
         needed += STOCK_TRAIN_NEEDS if needed and path[1] == 'train' else ()

@@ -44,7 +44,9 @@ def results_table(results: Mapping[str, Results]) -> str:
     for name, records in results.items():
         means = [records[metric]['mean'] if metric in records else None for metric in metrics]
         cells = ['-' if mean is None else f'{mean:.4f}' for mean in means]
-        rows.append([name, str(len(records.images)) if records else '-', *cells])
+        rows.append([name, str(len(records.images)) if records.images else '-', *cells])
+        if records.left_out:
+            notes.append(f'{name}: has no GT; left out: {", ".join(records.left_out)}')
         notes += [
             f'{name}, {metric}: {shown_exclusions(record)}' for metric, record in records.items() if record['excluded']
         ]

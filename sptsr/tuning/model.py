@@ -275,7 +275,7 @@ class SPTModel(BaseModel):
                 if tb_logger:
                     tb_logger.add_scalar(f'metrics/{name}/{metric}', record['mean'], current_iter)
             parts.append(text)
-        logs.get().info('%s, %d images: %s', name, len(results.images), ', '.join(parts))
+        logs.get().info('%s, %d images: %s', name, len(results.images), ', '.join(parts) or 'restored')
 
     def _note_best(self, name: str, metric: str, value: float, iteration: int) -> dict[str, Any] | None:
         """Saves the adapter when its figure is the best one; returns the record of the best, in BasicSR's form.

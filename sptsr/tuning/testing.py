@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sptsr.core import logs
 from sptsr.core.files import write_json
+from sptsr.evaluation.evaluate import has_gt
 from sptsr.evaluation.records import Results, metrics_json
 from sptsr.tuning.page_of_test import PageOfTest
 from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
@@ -24,7 +25,7 @@ def test_pipeline(
     """Evaluates a network as an option file says and writes `results/<name>/metrics.json`.
 
     Args:
-        path: the option file.
+        path: the option file. Images of a set without GT are written, whatever `val.save_img` says.
         root: where `results/` goes.
         force: `--force_yml` entries.
         quiet: log lines go to the log file only.
@@ -46,7 +47,11 @@ def test_pipeline(
         start_log(opt, ranks, quiet=quiet)
         model.log_adapter()
         for loader in loaders:
-            model.validation(loader, opt['name'], None, opt['val']['save_img'], page and page.add)
+            bare = len(loader.dataset) > 0 and not has_gt(loader.dataset)  # nothing but the images to show for it
+            if bare:
+                folder = Path(opt['path']['visualization']) / loader.dataset.opt['name']
+                logs.get().info('%s: has no GT; the restored images go to %s', loader.dataset.opt['name'], folder)
+            model.validation(loader, opt['name'], None, opt['val']['save_img'] or bare, page and page.add)
     home = Path(opt['path']['results_root'])
     results = model.validation_results
     if ranks.first:

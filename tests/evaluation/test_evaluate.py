@@ -18,6 +18,8 @@ from sptsr.evaluation.evaluate import evaluate
 from sptsr.evaluation.metrics import read_metrics
 from sptsr.evaluation.records import Results, metrics_json, shown_exclusions, shown_mean
 from sptsr.images.decode import write_png
+from sptsr.images.folder import ImageFolder
+from sptsr.priors.extract import build_source, extract
 from sptsr.report.tables import results_table
 from tests.conftest import photograph, run_cli
 
@@ -164,15 +166,78 @@ def test_metrics_that_cannot_work_are_refused_before_the_first_image(case: str):
     assert '\n' not in str(caught.value)
 
 
-def test_a_set_without_gt_has_no_psnr_but_niqe():
+def test_of_a_set_without_gt_what_needs_none_is_measured():
     bare = Set()
     for item in bare.items:
         del item['gt']
-    with pytest.raises(UserError, match=r'no GT, which calculate_psnr needs; remove val\.metrics\.psnr'):
-        run(bare, {**NIQE, **PSNR})
-    results = run(bare, NIQE)
+    results = run(bare, {**NIQE, **PSNR})
+    assert list(results) == ['niqe']
+    assert results.left_out == ['psnr']
     assert results['niqe']['mean'] > 0
     assert len(results.images) == 4
+    alone = run(bare, PSNR)
+    assert dict(alone) == {}
+    assert alone.images == results.images
+    assert results_table({'holdout': alone}).splitlines()[2:] == [
+        'holdout       4',
+        'holdout: has no GT; left out: psnr',
+    ]
+
+
+def test_a_test_without_gt_restores_and_says_what_it_left_out(here: Path):
+    full = run_cli('test', '-opt', 'test.yml', '--force_yml', 'val:save_img=true', 'name=full')
+    assert full.returncode == 0, full.stderr
+    options = yaml.safe_load(Path('test.yml').read_text())
+    del options['datasets']['test']['dataroot_gt']
+    Path('bare.yml').write_text(yaml.safe_dump(options))
+    result = run_cli('test', '-opt', 'bare.yml')
+    assert result.returncode == 0, result.stderr
+    assert 'photographs: has no GT; left out: psnr, ssim' in result.stdout
+    made = sorted(Path('results/tiny/visualization/photographs').iterdir())
+    assert [path.name for path in made] == ['astronaut.png', 'chelsea.png', 'coffee.png', 'rocket.png']
+    for path in made:
+        assert path.read_bytes() == Path('results/full/visualization/photographs', path.name).read_bytes()
+    record = json.loads(Path('results/tiny/metrics.json').read_text())
+    assert record['datasets'] == {'photographs': {}}
+    assert len(record['images']['photographs']) == 4
+    listed = {**options['datasets']['test'], 'meta_info_file': 'list.txt'}
+    Path('list.txt').write_text('coffee.png\n')
+    options['datasets']['test'] = listed
+    options['name'] = 'listed'
+    Path('listed.yml').write_text(yaml.safe_dump(options))
+    assert run_cli('test', '-opt', 'listed.yml').returncode == 0
+    assert [path.name for path in Path('results/listed/visualization/photographs').iterdir()] == ['coffee.png']
+
+
+def test_training_needs_gt(here: Path):
+    options = yaml.safe_load(Path('train.yml').read_text())
+    del options['datasets']['train']['dataroot_gt']
+    Path('train.yml').write_text(yaml.safe_dump(options))
+    result = run_cli('train', '-opt', 'train.yml')
+    assert result.returncode == 2
+    assert "needs 'dataroot_gt'; only a test does without GT" in result.stderr
+    assert not Path('experiments').exists()
+
+
+def test_niqe_names_an_image_that_is_too_small_and_keeps_the_others(here: Path):
+    """The smallest photograph is 128x128; NIQE needs two blocks of 96x96."""
+    options = yaml.safe_load(Path('test.yml').read_text())
+    options['val']['metrics']['niqe'] = {'type': 'calculate_niqe', 'crop_border': 0}
+    Path('test.yml').write_text(yaml.safe_dump(options))
+    result = run_cli('test', '-opt', 'test.yml')
+    assert result.returncode == 2
+    assert 'needs two blocks of 96x96 (96x192), and no image is large enough' in result.stderr
+    write_png(here / 'set/GTx4/rocket.png', photograph('rocket.jpg', 128, 256))
+    write_png(here / 'set/LRx4/rocket.png', photograph('rocket.jpg', 32, 64))
+    extract(ImageFolder(here / 'set/LRx4'), here / 'set/other', build_source('felzenszwalb', ['min_size=4']))
+    options['datasets']['test']['dataroot_prior'] = str(here / 'set/other')
+    Path('test.yml').write_text(yaml.safe_dump(options))
+    result = run_cli('test', '-opt', 'test.yml')
+    assert result.returncode == 0, result.stderr
+    assert 'photographs, niqe: 3 of 4 left out: astronaut (128x160 is too small for calculate_niqe' in result.stdout
+    record = json.loads(Path('results/tiny/metrics.json').read_text())['datasets']['photographs']
+    assert record['niqe']['mean'] > 0
+    assert len(record['psnr']['per_image']) == 4
 
 
 def test_a_metric_for_gray_images_only_is_kept(monkeypatch: pytest.MonkeyPatch):
