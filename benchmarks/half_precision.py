@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from sptsr.archs.adapter import load_adapter
+from sptsr.archs.precision import keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.registry import register_all
 from sptsr.data.loader import TrainStream, train_loader
 from sptsr.options.load import load_options
 from sptsr.report.tables import text_table
 from sptsr.tuning.model import SPTModel
-from sptsr.tuning.precision import keep_ends_exact
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,6 +21,8 @@ from sptsr.core.signatures import argument_problems, parameters
 from sptsr.masks.prior import MAX_MASKS
 from sptsr.options.schema import check_network
 from sptsr.options.tune import tune_problems
+
+_ASSETS = Path(__file__).parents[1] / 'assets'
 
 
 def attach(
@@ -135,8 +138,13 @@ def load(
     elif not isinstance(described, Mapping) or 'type' not in described:
         made_on = described.get('module', 'a network') if isinstance(described, Mapping) else 'a network'
         raise UserError(f'{path}: was trained on {made_on}, which the file cannot rebuild; give it as backbone=')
-    elif weights is None and isinstance(stored, str) and not os.path.isfile(stored):
-        raise UserError(f"{path}: the backbone's weights {stored} are not here; say where with weights=")
+    elif weights is None and isinstance(stored, str) and not os.path.isfile(os.path.expanduser(stored)):
+        shipped = _ASSETS / os.path.basename(stored)
+        if not shipped.is_file():
+            raise UserError(
+                f"{path}: the backbone's weights {stored} are not here; say where with weights= (--weights FILE)"
+            )
+        section['backbone_weights'] = str(shipped)  # of the demo, made where sptsr was installed elsewhere
     if weights is not None:
         section['backbone_weights'] = os.fspath(weights)
     if not isinstance(section['backbone'], nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -77,7 +78,13 @@ def run_demo(out: str | os.PathLike[str], iterations: int = 0) -> dict[str, Resu
     report = _report(results, steps)
     write_text(out / 'report.txt', report + '\n')
     print('\n' + report)
+    print(f'\nPhotographs of your own:\n  {restore_command(out)}')
     return results
+
+
+def restore_command(out: Path) -> str:
+    """Returns the command that restores other photographs with the adapter of the demo."""
+    return shlex.join(['sptsr', 'restore', '-i', 'PHOTOS', '-o', 'restored', '-a', str(_adapter(out, ARMS[-1]))])
 
 
 def _adapter(out: Path, arm: str) -> Path:

@@ -50,6 +50,12 @@ def add_restore(commands: Any) -> None:
     command.add_argument('--sigma', metavar='N', help='noise level of 255 for denoisers, or auto to estimate it')
     command.add_argument('--tile', type=int, metavar='N', help='side of a tile in pixels; 0: whole; default: what fits')
     command.add_argument('--self-ensemble', action='store_true', help='average over 8 flips and rotations')
+    command.add_argument(
+        '--precision',
+        choices=('fp32', 'bf16', 'fp16'),
+        default='fp32',
+        help='of the network, its ends excepted; fp16 needs a GPU; default: %(default)s',
+    )
     command.add_argument('--suffix', default='', metavar='S', help='appended to the names of the results')
     command.add_argument('--format', choices=('png', 'jpg', 'webp', 'tif'), default='png', help='default: %(default)s')
     command.add_argument('--report', action='store_true', help='write DIR/report.html: results beside the frozen ones')
@@ -69,17 +75,21 @@ def _restore(options: argparse.Namespace) -> int:
     images = find_images(given, out)
     if options.tile is not None and options.tile < 0:
         raise UserError(f'--tile {options.tile}: must be 0 (whole) or above')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if options.precision == 'fp16' and device == 'cpu':
+        raise UserError('--precision fp16: needs a CUDA GPU, and none is here; say bf16 or leave it out')
     net = _network(options).merge()
-    net.to('cuda' if torch.cuda.is_available() else 'cpu')
+    net.to(device)
     sigma = _sigma(options.sigma, net, net.trained_with.get('sigma'))
-    masks, described = _masks(options, net)
-    how = How(options.tile, options.self_ensemble, sigma, options.suffix, options.format)
+    masks, described = _masks(options, net, list(images))
+    how = How(options.tile, options.self_ensemble, sigma, options.precision, options.suffix, options.format)
     settings = {
         'adapter': sha256_tensors(net.adapter_state()),
         'backbone': net.backbone_digest(),
         'masks': described,
         'self_ensemble': options.self_ensemble,
         'sigma': sigma,
+        'precision': options.precision,
     }
     page = Page(f'{given.name}, restored', TUNED, FROZEN, sets={'': len(images)})
 
@@ -138,16 +148,19 @@ def _sigma(said: str | None, net: SPTNet, trained: object) -> float | str | None
     return level
 
 
-def _masks(options: argparse.Namespace, net: SPTNet) -> tuple[Masks | None, Any]:
+def _masks(options: argparse.Namespace, net: SPTNet, names: list[str]) -> tuple[Masks | None, Any]:
     """Returns what gives the masks of an image, and what decides them."""
     if not net.uses_masks:
         if options.source or options.prior:
             print('sptsr: this adapter uses no masks; --source and --prior play no part', file=sys.stderr)
         return None, None
     if options.prior:
+        from sptsr.data.checked import must_hold
+        from sptsr.images.folder import image_key
         from sptsr.priors.store import PriorStore
 
         store = PriorStore(options.prior)
+        must_hold(store, map(image_key, names))
         return (lambda image, key: store.get(key, image)), dataclasses.asdict(store.header)
     from sptsr.core.yaml_io import read_settings
     from sptsr.priors.extract import make_source

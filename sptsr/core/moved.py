@@ -45,7 +45,6 @@ MOVED: dict[str, tuple[str, ...]] = {
     'sptsr.models.tuner': ('sptsr.tuning.tuner',),
     'sptsr.states': ('sptsr.tuning.states',),
     'sptsr.archs.recompute': ('sptsr.tuning.recompute',),
-    'sptsr.archs.precision': ('sptsr.tuning.precision',),
     'sptsr.data.base': ('sptsr.data.checked',),
     'sptsr.keys': ('sptsr.options.keys',),
     'sptsr.schema': ('sptsr.options.schema',),

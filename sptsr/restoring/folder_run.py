@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from sptsr.archs.backbone import kind_of
 from sptsr.archs.call import takes_sigma
+from sptsr.archs.precision import keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_file
@@ -25,13 +28,16 @@ from sptsr.core.progress import bar
 from sptsr.images.any_image import AnyImage, read_any, write_any
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB
-from sptsr.images.folder import IMAGE_SUFFIXES
+from sptsr.images.folder import IMAGE_SUFFIXES, image_key
 from sptsr.masks.prior import Prior
 from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, free_bytes, most_pixels
 from sptsr.restoring.restorer import check_prior, restore_tensor
 
+_HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 JOURNAL = '.sptsr-restored.jsonl'
-# Gives the masks of an image: its RGB pixels and its name relative to the input folder, without suffix.
+# What is looked for in a folder; sets for training have no animations.
+SUFFIXES = (*IMAGE_SUFFIXES, '.pgm', '.gif', '.jfif', '.avif')
+# Gives the masks of an image: its RGB pixels and its key (see `image_key`).
 Masks = Callable[[Any, str], Prior]
 # Looks at an image: its name, the image, its masks, the restored one, and what the frozen network makes of it;
 # images are uint8 [H, W, 3].
@@ -46,6 +52,7 @@ class How:
         tile: side of a tile in LQ pixels; 0 for the whole image; None to choose by the free memory.
         self_ensemble: average over eight flips and rotations.
         sigma: noise level of 255; `auto` estimates it for each image; None where the network takes none.
+        precision: `fp32`; or `bf16` or `fp16` for all but the first and last layers (see `keep_ends_exact`).
         suffix: between a file's name and its format.
         format: of the results, such as `png`.
     """
@@ -53,6 +60,7 @@ class How:
     tile: int | None = None
     self_ensemble: bool = False
     sigma: float | str | None = None
+    precision: str = 'fp32'
     suffix: str = ''
     format: str = 'png'
 
@@ -88,10 +96,10 @@ def find_images(given: Path, out: Path) -> dict[str, Path]:
         here = Path(folder)
         subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != out.resolve())
         for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):
+            if name.lower().endswith(SUFFIXES) and not name.startswith('.'):
                 found[str((here / name).relative_to(given))] = here / name
     if not found:
-        raise UserError(f'{given}: no images here ({" ".join(IMAGE_SUFFIXES)}); check the path')
+        raise UserError(f'{given}: no images here ({" ".join(SUFFIXES)}); check the path')
     return found
 
 
@@ -111,7 +119,7 @@ def restore_all(
     Args:
         net: in eval mode, on its device.
         images: from `find_images`.
-        out: folder; made when the first image is done.
+        out: folder; made where it is missing.
         how: see `How`.
         masks: gives the masks; None where the units use none.
         settings: all that decides the results, JSON values; another run with others begins anew.
@@ -122,6 +130,9 @@ def restore_all(
         UserError: a result would overwrite an image, two images have one name, or the folder cannot be written.
     """
     targets = _targets(images, out, how)
+    _check_writable(out)
+    if how.precision != 'fp32':
+        keep_ends_exact(net)
     journal = _Journal(out, settings)
     cost, room = bytes_a_pixel(net), most_pixels(net.scale) // (2 if on_image else 1)
     made = kept = 0
@@ -136,7 +147,7 @@ def restore_all(
         if is_there and on_image is None:
             return None
         image = read_any(images[name], room)
-        prior = None if masks is None else masks(image.rgb8(), str(Path(name).with_suffix('')))
+        prior = None if masks is None else masks(image.rgb8(), image_key(name))
         return _Ready(digest, image, prior, is_there)
 
     with ThreadPoolExecutor(1) as reader, bar(len(images), 'restore') as progress:
@@ -198,7 +209,9 @@ def _restored(net: SPTNet, ready: _Ready, how: How, cost: float) -> tuple[AnyIma
     if tile is None:
         tile = fitting_tile(net, height, width, cost, free_bytes(kind_of(net.backbone)['device']))
     given = float(sigma) if sigma is not None and takes_sigma(net.backbone) else None
-    result = restore_tensor(net, _tensor(image, net), ready.prior, tile or None, how.self_ensemble, given)
+    kind = kind_of(net.backbone)['device'].type
+    with torch.autocast(kind, _HALVES.get(how.precision), enabled=how.precision != 'fp32'):
+        result = restore_tensor(net, _tensor(image, net), ready.prior, tile or None, how.self_ensemble, given)
     return _image(result, image, net.scale), said
 
 
@@ -244,14 +257,26 @@ def estimated_sigma(image: AnyImage) -> float:
     return float(np.clip(255 * np.nan_to_num(level), 0, 255))
 
 
+def _check_writable(out: Path) -> None:
+    """Makes the folder of the results; raises UserError where nothing can be written to it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f'{out}: cannot write to it ({error.strerror}); choose another folder with -o') from error
+
+
 def _targets(images: Mapping[str, Path], out: Path, how: How) -> dict[str, Path]:
-    """Returns where each result goes."""
+    """Returns where each result goes; of `a.png` and `a.jpg` in one folder to `a.png.png` and `a.jpg.png`."""
+    stems = Counter(Path(name).with_suffix('') for name in images)
     targets: dict[str, Path] = {}
     sources = {path.resolve() for path in images.values()}
     taken: dict[Path, str] = {}
     for name in images:
         relative = Path(name)
-        target = out / relative.parent / f'{relative.stem}{how.suffix}.{how.format}'
+        stem = relative.stem if stems[relative.with_suffix('')] == 1 else relative.name
+        target = out / relative.parent / f'{stem}{how.suffix}.{how.format}'
         if target in taken:
             raise UserError(f"'{taken[target]}' and '{name}' would both become {target}; rename one")
         if target.resolve() in sources:

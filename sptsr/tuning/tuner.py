@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sptsr.archs.adapter import load_params
 from sptsr.archs.backbone import kind_of, probe
 from sptsr.archs.frozen import remember_less
+from sptsr.archs.precision import keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError, refusing
@@ -22,7 +23,6 @@ from sptsr.core.losses import find_loss, takes_target
 from sptsr.core.optim import find_optimizer, find_scheduler
 from sptsr.masks.batch import PriorBatch
 from sptsr.tuning.average import Average, plain_progress
-from sptsr.tuning.precision import keep_ends_exact
 from sptsr.tuning.recompute import recompute_blocks
 
 _HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}

@@ -8,18 +8,45 @@ import time
 from pathlib import Path
 
 import numpy as np
+import odd_files
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import sptsr
+from sptsr.archs.weights import read_weights
 from sptsr.images.any_image import read_any
 from sptsr.restoring.folder_run import JOURNAL
+from tests.archs.cases import trained
 from tests.conftest import photograph, run_cli
 from tests.report.test_page import data_of, pixels
 
 OLD = Path(__file__).parents[1] / 'old' / '0.1'
 ARGUMENTS = ['-a', OLD / 'adapter_4.safetensors', '--weights', OLD / 'weights' / 'tiny.pth', '--source', 'felzenszwalb']
+
+
+OTHER = object()
+
+
+@pytest.fixture(scope='module')
+def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the adapter's network that it was not trained for."""
+    weights = read_weights(OLD / 'weights' / 'tiny.pth')
+    path = tmp_path_factory.mktemp('weights') / 'other.pth'
+    torch.save({name: value * 1.01 for name, value in weights.items()}, path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def denoiser(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """Arguments that name an adapter of a small FFDNet."""
+    folder = tmp_path_factory.mktemp('denoiser')
+    torch.manual_seed(0)
+    net = trained(sptsr.attach({'type': 'FFDNet', 'nc': 12, 'nb': 9}, num_masks=5, width=8))
+    torch.save(net.backbone.state_dict(), folder / 'ffdnet.pth')
+    sptsr.save(net.eval(), folder / 'adapter.safetensors')
+    return ['-a', folder / 'adapter.safetensors', '--weights', folder / 'ffdnet.pth', '--source', 'felzenszwalb']
 
 
 @pytest.fixture
@@ -115,12 +142,13 @@ def test_a_report_shows_all_images_beside_the_frozen_network_also_those_of_an_ea
     assert changes[0] > 0
 
 
-def test_a_store_of_other_images_is_refused_by_image(photos):
+def test_a_store_without_an_image_is_refused_and_one_of_these_images_is_used(photos):
     result = run_cli(
         'restore', '-i', photos / 'cat.png', '-o', photos.parent / 'o', *ARGUMENTS[:4], '--prior', OLD / 'set/prior'
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "no prior of 'cat'" in result.stderr
+    assert not (photos.parent / 'o').exists()
     stored = run_cli(
         'restore', '-i', OLD / 'set/LRx4', '-o', photos.parent / 'o', *ARGUMENTS[:4], '--prior', OLD / 'set/prior'
     )
@@ -141,12 +169,21 @@ def test_a_store_of_other_images_is_refused_by_image(photos):
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--sigma', '25'], 'takes no noise level'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--tile', '-1'], '--tile -1'),
         (['-i', 'a.png', '-o', 'a.png', *ARGUMENTS], 'a.png: is a file'),
+        (['-i', 'a.png', '-o', 'a.png/out', *ARGUMENTS], 'a.png/out: cannot write to it (Not a directory)'),
+        (['-i', 'a.png', '-o', '/proc/out', *ARGUMENTS], '/proc/out: cannot write to it'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--weights', OTHER], 'and this backbone holds others'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:2], '--weights', 'no.pth', *ARGUMENTS[4:]], 'no.pth'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4], '--prior', 'no'], 'no: '),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4], '--source', 'felsenzwalb'], "did you mean 'felzenszwalb'"),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--precision', 'fp16'], '--precision fp16: needs a CUDA GPU'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--set', 'scale=3'], "did you mean 'scales'"),
         (['-i', 'a.png', '-o', 'o'], 'one of the arguments -a/--adapter -opt is required'),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, monkeypatch, arguments, expected):
+def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, monkeypatch, other_weights, arguments, expected):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    arguments = [other_weights if word is OTHER else word for word in arguments]
     (tmp_path / 'empty').mkdir()
     Image.fromarray(photograph('chelsea.png', 12, 12)).save('a.png')
     result = run_cli('restore', *arguments)
@@ -175,6 +212,13 @@ def test_an_adapter_of_today_says_which_source_and_noise_level_it_is_for(here):
     assert other.returncode == 0
     assert 'min_size=4' in other.stderr
     assert 'min_size=9' in other.stderr
+    random = run_cli(
+        'restore', '-i', 'a.png', '-o', 'r', '-a', adapter, '--source', 'random', '--set', 'like=set/prior'
+    )
+    assert random.returncode == 0, random.stderr
+    (line,) = [line for line in random.stderr.splitlines() if line.startswith('sptsr: ')]
+    assert 'trained with masks of felzenszwalb (' in line
+    assert 'and these are of random (' in line
 
 
 def test_a_kill_loses_the_image_that_was_being_written_and_no_other(photos):
@@ -198,3 +242,74 @@ def test_a_kill_loses_the_image_that_was_being_written_and_no_other(photos):
     kept = sum(path.stat().st_mtime_ns == when for path, when in finished.items())
     assert kept >= len(finished) - 1
     assert len(lines) >= 35
+
+
+def test_files_of_all_kinds_are_restored_and_broken_ones_named(tmp_path, denoiser):
+    """`scripts/odd_files.py` makes them; docs/restoring.md says what becomes of each."""
+    made = odd_files.make(tmp_path / 'odd')
+    good = [path for path in made if path.parent.name != 'broken']
+    assert len(good) >= 35
+    result = run_cli('restore', '-i', tmp_path / 'odd', '-o', tmp_path / 'out', *denoiser, '--sigma', 'auto')
+    assert result.returncode == 1
+    named = [line for line in result.stderr.splitlines() if line.startswith('sptsr: ')]
+    assert len(named) == len(made) - len(good)
+    for path in made:
+        assert any(f'/{path.name}: ' in line for line in named) == (path not in good)
+    assert f'{len(good)} images restored' in result.stdout
+    for path in good:
+        before = read_any(path, 10**6)
+        stem = tmp_path / 'out' / path.relative_to(tmp_path / 'odd').parent
+        (target,) = [one for one in (stem / f'{path.name}.png', stem / f'{path.stem}.png') if one.is_file()][:1]
+        after = read_any(target, 10**6)
+        assert after.colour.shape == before.colour.shape, path
+        assert after.colour.dtype == before.colour.dtype, path
+        assert (after.alpha is None) == (before.alpha is None), path
+        if before.alpha is not None:
+            assert np.array_equal(after.alpha, before.alpha), path
+        assert after.profile == before.profile, path
+    said = dict(line.split(': ', 1) for line in result.stdout.splitlines() if ': ' in line)
+    assert said['moving.gif'].startswith('first of 4 frames')
+    assert said['cmyk.jpg'].startswith('CMYK converted to RGB')
+    assert said['turned_5.tif'].startswith('turned upright')
+    assert 'estimated' in said['rgb.png']
+
+
+def test_images_of_one_name_get_names_of_their_own(photos):
+    Image.fromarray(photograph('coffee.png', 20, 28)).save(photos / 'cat.jpg')
+    result = _restore(photos)
+    assert result.returncode == 0, result.stderr
+    names = {path.name for path in (photos.parent / 'out').glob('*.png')}
+    assert names == {'cat.png.png', 'cat.jpg.png', 'gray.png', 'one.png'}
+
+
+def test_a_noise_level_is_said_or_estimated(tmp_path, denoiser):
+    clean = photograph('coffee.png', 96, 96)
+    noise = np.random.default_rng(0).normal(0, 25, clean.shape)
+    Image.fromarray((clean + noise).clip(0, 255).astype(np.uint8)).save('a.png')
+    missing = run_cli('restore', '-i', 'a.png', '-o', 'o', *denoiser)
+    assert missing.returncode == 2
+    assert 'say --sigma N (of 255), or --sigma auto' in missing.stderr
+    made = run_cli('restore', '-i', 'a.png', '-o', 'auto', *denoiser, '--sigma', 'auto')
+    assert made.returncode == 0, made.stderr
+    level = float(made.stdout.split('noise level ')[1].split()[0])
+    assert 20 < level < 30
+    run_cli('restore', '-i', 'a.png', '-o', 'same', *denoiser, '--sigma', level)
+    run_cli('restore', '-i', 'a.png', '-o', 'weak', *denoiser, '--sigma', '5')
+    one, same, weak = (read_any(f'{name}/a.png', 10**6).colour.astype(int) for name in ('auto', 'same', 'weak'))
+    assert np.abs(one - same).max() <= 1
+    assert np.abs(one - weak).max() > 1
+    for wrong in ('-1', '256', 'nan', 'much'):
+        assert (
+            f'--sigma {wrong}: must be'
+            in run_cli('restore', '-i', 'a.png', '-o', 'o', *denoiser, '--sigma', wrong).stderr
+        )
+
+
+@pytest.mark.parametrize('precision', ['bf16', pytest.param('fp16', marks=pytest.mark.cuda)])
+def test_half_precision_comes_close(photos, precision):
+    assert _restore(photos).returncode == 0
+    half = _restore(photos, '--precision', precision, out='half')
+    assert half.returncode == 0, half.stderr
+    exact, rough = (read_any(photos.parent / f'{name}/cat.png', 10**6).colour.astype(int) for name in ('out', 'half'))
+    assert 0 < np.abs(exact - rough).max() <= 4
+    assert np.abs(exact - rough).mean() < 1

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from sptsr.archs.precision import keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.images.folder import ImageFolder
-from sptsr.tuning.precision import keep_ends_exact
 from tests.archs.cases import CASES, inputs, make_net, trained
 
 ENDS = {
