@@ -16,7 +16,7 @@ from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.stems import weight_and_bias
 from sptsr.archs.to_site import CarriedPrior, has_several_strides, regions_to_site
-from sptsr.archs.units import ModulationUnit, SPTUnit
+from sptsr.archs.units import ModulationUnit
 from sptsr.masks.batch import PriorBatch, padded_positions
 from sptsr.masks.prior import MAX_MASKS
 from sptsr.masks.tiles import RegionSums
@@ -40,23 +40,19 @@ class TracedCall(nn.Module):
 
     def __init__(self, net: SPTNet) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net).to('cpu', torch.float32).eval().requires_grad_(False)
+        self.net = copy.deepcopy(net).to('cpu', torch.float32).eval().merge().requires_grad_(False)
+        self.token: Token = self.net.token  # hooks of the copied network belong to this call
         for number, unit in enumerate(self.net.units):
-            if FoldedUnit.takes(unit):
+            if isinstance(unit, ModulationUnit) and FoldedUnit.takes(unit):
                 self.net.units[number] = FoldedUnit(unit)
         for module in self.net.backbone.modules():
             if hasattr(module, 'calculate_mask') and hasattr(module, 'input_resolution'):
                 # Swin blocks keep the mask of one size; at that size a traced one would be another program.
-                module.input_resolution = (0, 0)
+                vars(module)['input_resolution'] = (0, 0)
         masks = ['index', 'palette'] if net.uses_masks else []
         self.input_names = ['lq', *masks, *(['sigma'] if takes_sigma(net.backbone) else [])]
         # One more than the multiple, so that no side of what the network sees is a single window.
         self.smallest = max(2, net.sizes.minimum, net.sizes.multiple + 1)
-
-    @property
-    def token(self) -> Token:
-        """Says that hooks of the copied network belong to this call."""
-        return self.net.token
 
     def forward(
         self,
@@ -88,7 +84,11 @@ class TracedCall(nn.Module):
             rows, columns = padded_positions(height, bottom, lq.device), padded_positions(width, right, lq.device)
             lq = lq[..., rows, :][..., columns]
             masks = None if masks is None else masks.pad(right, bottom)
-        size = (lq.shape[-2], lq.shape[-1])
+        output = self._refined(lq, masks, sigma) if len(net.units) > 0 else call_network(net.backbone, lq, sigma)
+        return output[..., : height * net.scale, : width * net.scale]
+
+    def _refined(self, lq: Tensor, masks: PriorBatch | None, sigma: Tensor | None) -> Tensor:
+        net, size = self.net, (lq.shape[-2], lq.shape[-1])
         carried = CarriedPrior(net.stem(lq, masks), net.rules > 1 and has_several_strides(net.sites))
         carried.seen = _ByText()
         regions = _TracedMasks.of(masks, net.num_masks) if net.uses_regions and masks is not None else None
@@ -97,11 +97,11 @@ class TracedCall(nn.Module):
             output = call_network(net.backbone, lq, sigma)
         finally:
             current.reset(outer)
-        if net.ladder:
-            step = int(net.rung.stride)
-            prior = carried.at(((size[0] + step - 1) // step, (size[1] + step - 1) // step), net.rung)
-            output = output + net.join(prior)[..., : output.shape[-2], : output.shape[-1]]
-        return output[..., : height * net.scale, : width * net.scale]
+        if not net.ladder:
+            return output
+        step = int(net.rung.stride)
+        prior = carried.at(((size[0] + step - 1) // step, (size[1] + step - 1) // step), net.rung)
+        return output + net.join(prior)[..., : output.shape[-2], : output.shape[-1]]
 
     def refine(self, number: int, call: Call, output: Any, given: list[Any]) -> Tensor | None:
         """Returns the refined output of a site, or None to leave it unchanged. The hook of the site calls it."""
@@ -128,6 +128,10 @@ class FoldedUnit(nn.Module):
         F' = F scale + shift
     """
 
+    of_features: Tensor
+    of_prior: Tensor
+    bias: Tensor
+
     def __init__(self, unit: ModulationUnit) -> None:
         super().__init__()
         first, self.act, self.last = unit.mix
@@ -144,11 +148,10 @@ class FoldedUnit(nn.Module):
                 weight_and_bias(self.out)[1][: unit.channels] += 1
 
     @staticmethod
-    def takes(unit: nn.Module) -> bool:
-        """Returns whether a unit computes what a `ModulationUnit` does, and not something of its own."""
-        own = ('forward', 'mixed', 'modulate')
-        return isinstance(unit, SPTUnit) and all(
-            getattr(type(unit), name, None) is getattr(ModulationUnit, name) for name in own
+    def takes(unit: ModulationUnit) -> bool:
+        """Returns whether a unit computes what its base class does, and not something of its own."""
+        return all(
+            getattr(type(unit), name) is getattr(ModulationUnit, name) for name in ('forward', 'mixed', 'modulate')
         )
 
     def forward(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:

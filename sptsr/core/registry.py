@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 from basicsr.utils.registry import (
@@ -24,7 +25,7 @@ from sptsr.core.catalogue import BASICSR, OWN, full_name
 from sptsr.core.errors import UserError
 from sptsr.core.plugin_files import module_name
 
-T = TypeVar('T')
+T = TypeVar('T', bound=type | FunctionType)
 
 UNIT_REGISTRY = Registry('unit')
 STEM_REGISTRY = Registry('stem')
@@ -53,14 +54,14 @@ def register_all() -> None:
         importlib.import_module(name)
 
 
-def register(registry: Registry, name: str | None = None, replaceable: bool = False) -> Callable[[type[T]], type[T]]:
-    """Returns a class decorator that registers under the class's name, or another.
+def register(registry: Registry, name: str | None = None, replaceable: bool = False) -> Callable[[T], T]:
+    """Returns a decorator that registers a class or function under its name, or another.
 
     A name that is taken is an error, as in BasicSR. A `replaceable` class is left out instead: the one that
     a user registered before stays.
     """
 
-    def add(found: type[T]) -> type[T]:
+    def add(found: T) -> T:
         key = name or found.__name__
         if not (replaceable and key in registry):
             registry._do_register(key, found)

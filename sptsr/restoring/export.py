@@ -107,7 +107,8 @@ def record_of(net: SPTNet, call: TracedCall, adapter_sha256: str | None) -> dict
     return {
         'sptsr': __version__,
         'network': net.options['backbone'].get('type') or net.options['backbone'].get('module'),
-        'unit': net.options['unit']['type'],
+        'unit': net.options['unit']['type'] if len(net.units) > 0 else None,
+        'tune': net.tune,
         'inputs': list(call.input_names),
         'smallest': call.smallest,
         'scale': net.scale,
@@ -177,7 +178,7 @@ def expected(net: SPTNet, given: Mapping[str, Tensor]) -> np.ndarray:
     return result.numpy()
 
 
-Run = Callable[[Mapping[str, Tensor]], np.ndarray]
+Run = Callable[[Mapping[str, Tensor]], Any]  # gives an array
 
 
 def _write_program(program: ExportedProgram, path: str, _names: Sequence[str], record: Mapping[str, Any]) -> Run:

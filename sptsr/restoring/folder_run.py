@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -253,7 +254,9 @@ def estimated_sigma(image: AnyImage) -> float:
     """Returns the noise level of an image, of 255: Donoho's estimate by wavelets as scikit-image makes it."""
     from skimage.restoration import estimate_sigma
 
-    level = estimate_sigma(image.colour / image.white, average_sigmas=True, channel_axis=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # it takes an image of three columns for one with channels
+        level = estimate_sigma(image.colour / image.white, average_sigmas=True, channel_axis=2)
     return float(np.clip(255 * np.nan_to_num(level), 0, 255))
 
 

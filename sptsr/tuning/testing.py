@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sptsr.core import logs
 from sptsr.core.files import write_json
@@ -47,10 +48,11 @@ def test_pipeline(
         start_log(opt, ranks, quiet=quiet)
         model.log_adapter()
         for loader in loaders:
-            bare = len(loader.dataset) > 0 and not has_gt(loader.dataset)  # nothing but the images to show for it
+            dataset: Any = loader.dataset
+            bare = len(dataset) > 0 and not has_gt(dataset)  # nothing but the images to show for it
             if bare:
-                folder = Path(opt['path']['visualization']) / loader.dataset.opt['name']
-                logs.get().info('%s: has no GT; the restored images go to %s', loader.dataset.opt['name'], folder)
+                folder = Path(opt['path']['visualization']) / dataset.opt['name']
+                logs.get().info('%s: has no GT; the restored images go to %s', dataset.opt['name'], folder)
             model.validation(loader, opt['name'], None, opt['val']['save_img'] or bare, page and page.add)
     home = Path(opt['path']['results_root'])
     results = model.validation_results

@@ -149,6 +149,23 @@ def test_networks_of_other_kinds_become_onnx(case, unit, tmp_path):
     assert ('sigma' in made.record['inputs']) == (case == 'FFDNet')
 
 
+@torch.no_grad()
+def test_lora_is_merged_and_a_network_without_units_is_traced(tmp_path):
+    pytest.importorskip('peft')
+    net = SPTNet({'type': 'SRVGGNetCompact', 'num_feat': 8, 'num_conv': 8, 'upscale': 2}, tune='lora', rank=2).eval()
+    for value in net.adapter_parameters().values():
+        nn.init.normal_(value, std=0.3)
+    made = export(net, tmp_path / 'model.pt2')
+    assert made.record['inputs'] == ['lq']
+    assert made.record['tune'] == 'lora'
+    given = example(net, ['lq'], (21, 30), 2)
+    with net.units_off():
+        assert (
+            np.abs(torch.export.load(tmp_path / 'model.pt2').module()(**given).numpy() - expected(net, given)).max()
+            > 1e-3
+        )
+
+
 def test_a_program_of_torch_runs_and_knows_its_record(tmp_path):
     net = changed(make_net('FFDNet'))
     made = export(net, tmp_path / 'model.pt2')
