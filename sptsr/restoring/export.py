@@ -31,7 +31,7 @@ from sptsr.restoring.tiling import restore_padded
 SUFFIXES = ('.onnx', '.pt2')
 OPSET = 20
 TOLERANCE = 1e-4  # of 0..1, between the file's output and PyTorch's
-RECORD = 'sptsr.json'  # entry of a .pt2 with the record; in an ONNX file it is a property of this name
+RECORD = 'sptsr_record.json'  # entry of a .pt2 with the record; in an ONNX file it is a property of this name
 # Sizes that a file is tried with, two of them odd, and palettes of as many codes.
 SIZES = ((48, 64), (37, 53), (61, 45))
 _CODES = (40, 7, 300)
