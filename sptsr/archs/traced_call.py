@@ -17,6 +17,7 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.stems import weight_and_bias
 from sptsr.archs.to_site import CarriedPrior, has_several_strides, regions_to_site
 from sptsr.archs.units import ModulationUnit
+from sptsr.core.errors import UserError
 from sptsr.masks.batch import PriorBatch, padded_positions
 from sptsr.masks.prior import MAX_MASKS
 from sptsr.masks.tiles import RegionSums
@@ -32,6 +33,9 @@ class TracedCall(nn.Module):
     Args:
         net: the network; a copy is taken, on the CPU, in eval mode and in float32.
 
+    Raises:
+        UserError: a stem that reads masks on a finer grid than the image's.
+
     Attributes:
         input_names: of `forward`'s arguments that the network takes, in their order: `lq`; `index` and `palette` where
             its units use masks; `sigma` where the backbone takes a noise level.
@@ -40,6 +44,8 @@ class TracedCall(nn.Module):
 
     def __init__(self, net: SPTNet) -> None:
         super().__init__()
+        if getattr(getattr(net, 'stem', None), 'fine', 1) > 1:
+            raise UserError('export: masks finer than the image (stem: fine) are not exported; tune with fine: 1')
         self.net = copy.deepcopy(net).to('cpu', torch.float32).eval().merge().requires_grad_(False)
         self.token: Token = self.net.token  # hooks of the copied network belong to this call
         for number, unit in enumerate(self.net.units):
@@ -81,7 +87,8 @@ class TracedCall(nn.Module):
             masks = PaletteBits.of_bits(palette, index)
         if net.sizes.multiple > 1 or net.sizes.minimum > 1:
             right, bottom = net.sizes.padding(height, width)
-            rows, columns = padded_positions(height, bottom, lq.device), padded_positions(width, right, lq.device)
+            rows = padded_positions(height, bottom, 1, lq.device)
+            columns = padded_positions(width, right, 1, lq.device)
             lq = lq[..., rows, :][..., columns]
             masks = None if masks is None else masks.pad(right, bottom)
         output = self._refined(lq, masks, sigma) if len(net.units) > 0 else call_network(net.backbone, lq, sigma)
