@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sptsr.core.errors import UserError
 
 if TYPE_CHECKING:
+    from sptsr.study.runs import Run
     from sptsr.study.slurm import SlurmStart
 
 
@@ -37,7 +39,9 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         help='each step is a job, with these settings of submitit, such as slurm_partition=gpu gpus_per_node=1',
     )
     command.add_argument('--runs', default='results/runs', metavar='DIR', help='of all studies; default: %(default)s')
-    command.add_argument('--dry-run', action='store_true', help='list the runs, and run nothing')
+    command.add_argument(
+        '--dry-run', action='store_true', help='list the runs, with an estimate of time from a few measured steps'
+    )
     command.add_argument(
         '--check', type=float, metavar='TOL', help='exit 1 where a figure is farther from its published one'
     )
@@ -63,8 +67,7 @@ def _table(options: argparse.Namespace) -> int:
     for line in plan.cases.left_out:
         print(line)
     if options.dry_run:
-        for run in plan.runs:
-            print(f'{"done   " if run.done else "missing"}  {run.id}  {"; ".join(str(use) for use, _ in run.uses)}')
+        _list(plan.runs, len(slots))
         return 0
     start = LocalProcess if options.slurm is None else _slurm(options)
     failures = [] if options.report_only else run_plan(plan, slots, options.nproc, start)
@@ -76,6 +79,20 @@ def _table(options: argparse.Namespace) -> int:
     for line in wrong:
         print(f'sptsr: {line}', file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _list(runs: Sequence[Run], at_once: int) -> None:
+    """Prints the runs, which of them are done, and how long the others may take."""
+    from sptsr.study.estimate import estimate, shown_time
+
+    seconds = estimate(runs)
+    for run in runs:
+        left = f'about {shown_time(seconds[run.id])}' if run.id in seconds else 'done'
+        print(f'{run.id}  {left:<14}  {"; ".join(str(use) for use, _ in run.uses)}')
+    if seconds:
+        whole = max(max(seconds.values()), sum(seconds.values()) / at_once)
+        told = f'{len(seconds)} of {len(runs)} runs are missing; about {shown_time(whole)}'
+        print(f'{told}, {min(at_once, len(seconds))} at a time')
 
 
 def _slurm(options: argparse.Namespace) -> SlurmStart:

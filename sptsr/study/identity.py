@@ -35,7 +35,7 @@ def identity(value: Mapping[str, Any]) -> str:
 
 
 def training_record(
-    opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, str], processes: int
+    opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, str], processes: int = 1
 ) -> dict[str, Any]:
     """Returns all that decides an adapter.
 

@@ -140,7 +140,7 @@ class Pool:
         """
         waiting = [run for run in runs if not run.done]
         total = sum(_iterations(run) for run in runs)
-        done = sum(_progress(run) for run in runs)
+        done = sum(progress_of(run) for run in runs)
         before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with bar(total, 'study', 'step', done, disable=self.quiet) as shown:
@@ -178,7 +178,7 @@ class Pool:
             return False
         run.prepare()
         steps = [words for words in run.commands() if not _is_done(run, words)]
-        active = _Active(run, self.free.pop(0), lock, steps, seen=_progress(run))
+        active = _Active(run, self.free.pop(0), lock, steps, seen=progress_of(run))
         self.active.append(active)
         self._next(active)
         return True
@@ -196,7 +196,7 @@ class Pool:
         active.process = self.start(python(words, self.processes), log, environment, active.lock.fileno())
 
     def _look(self, active: _Active, shown: Any) -> None:
-        now = _progress(active.run)
+        now = progress_of(active.run)
         shown.update(max(0, now - active.seen))
         active.seen = max(now, active.seen)
         if active.process is None:
@@ -258,7 +258,7 @@ def _iterations(run: Run) -> int:
     return 1 if run.train is None else int(run.train['train']['total_iter'])
 
 
-def _progress(run: Run) -> int:
+def progress_of(run: Run) -> int:
     """Returns the iterations that a run has made, as far as its states and its log say."""
     if run.train is None:
         return int(run.done)

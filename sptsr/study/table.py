@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from sptsr.study.cases import Cases, make_cases
 from sptsr.study.digests import Digests
 from sptsr.study.gallery import write_gallery
+from sptsr.study.handmade import take_over
 from sptsr.study.outputs import check_folder, runs_json, write_outputs
 from sptsr.study.pool import Failure, LocalProcess, Pool, Slot, Start
 from sptsr.study.protocol import protocol_notes
@@ -63,9 +65,14 @@ def make_plan(path: str | os.PathLike[str], runs: str | os.PathLike[str], proces
 def run_plan(
     plan: Plan, slots: Sequence[Slot], processes: int = 1, start: Start = LocalProcess, quiet: bool = False
 ) -> list[Failure]:
-    """Makes the missing stores, then the missing runs; returns the runs that failed."""
+    """Makes the missing stores, then the missing runs; returns the runs that failed.
+
+    Trainings that were made by hand below `experiments/` are taken over.
+    """
     if all(run.done for run in plan.runs):
         return []
+    for run, home in take_over(plan.runs, Path('experiments'), plan.stores.digests):
+        print(f'{run.name}: trained already, in {home}', file=sys.stderr)
     for recipe in plan.stores.recipes.values():
         recipe.run()
     return Pool(slots, processes, start, quiet).do(plan.runs)

@@ -68,6 +68,8 @@ class SPTModel(BaseModel):
         self.best_metric_results: dict[str, Any] = {}
         self.validation_results: dict[str, Results] = {}
         self.log_dict: OrderedDict[str, float] = OrderedDict()
+        # Whether other options had a part in the run, and its largest number of processes.
+        self.history: dict[str, Any] = {'changed': False, 'processes': 1}
         if self.is_train:
             self.init_training_settings()
 
@@ -325,6 +327,7 @@ class SPTModel(BaseModel):
             'best_metric_results': self.best_metric_results,
             'backbone_sha256': self.net.backbone_digest(),
             'rules': self.net.rules,
+            'history': self.history,
         }
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:

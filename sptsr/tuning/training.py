@@ -96,6 +96,9 @@ def train_pipeline(
             loaders.dataset.describes_masks = model.net.uses_statistics
             if state:
                 model.resume_training(state)
+            before = state.get('history', {'changed': True}) if state else {'changed': False}
+            changed = before['changed'] or (state is not None and state['options_sha256'] != options.sha256)
+            model.history = {'changed': changed, 'processes': max(before.get('processes', 1), ranks.world)}
         with ranks.together():
             if ranks.first:
                 if state is None and any((home / 'models').glob('*.safetensors')):
