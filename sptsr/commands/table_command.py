@@ -45,6 +45,7 @@ def add_table(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         '--check', type=float, metavar='TOL', help='exit 1 where a figure is farther from its published one'
     )
+    command.add_argument('--figures', action='store_true', help='draw figures for papers as well (needs matplotlib)')
     command.add_argument('--report-only', action='store_true', help='make the table of what is there, and run nothing')
     command.set_defaults(run=_table)
 
@@ -71,7 +72,7 @@ def _table(options: argparse.Namespace) -> int:
         return 0
     start = LocalProcess if options.slurm is None else _slurm(options)
     failures = [] if options.report_only else run_plan(plan, slots, options.nproc, start)
-    blocks = write_table(plan, out, failures)
+    blocks = write_table(plan, out, failures, options.figures)
     print((out / 'table.md').read_text())
     wrong = [str(failure) for failure in failures]
     if options.check is not None:

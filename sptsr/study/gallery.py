@@ -20,22 +20,42 @@ from sptsr.study.runs import Run, Use
 from sptsr.study.study_file import Study
 
 
-def write_gallery(
-    path: Path, study: Study, cases: Cases, runs: Sequence[Run], blocks: Sequence[Block], values: Sequence[Value]
-) -> None:
-    """Writes the page, with the pictures of the first seed; it has none where a test has kept no images."""
-    register_all()
-    images = _images(study, runs)
-    figures = _figures(values, {(block.name, *column) for block in blocks for column in block.columns})
-    tuned, reference = _pair(study, cases)
-    counts = {}
-    for block in blocks:
-        for _, data in _sets(cases.of(block.name)):
-            counts[_title(block.name, data)] = len({v.key for v in values if _is_of(v, block.name, data)})
-    better = {column[1]: 'higher' if up else 'lower' for block in blocks for column, up in block.higher.items()}
-    about = f'Images of seed {study.seeds[0]}; figures are means over {len(study.seeds)} seeds.'
-    pictures = (picture for block in blocks for picture in _pictures(block.name, cases, images, figures))
-    write_page(path, study.title, pictures, tuned, reference, better, counts, about)
+class Gallery:
+    """The restored images of a study, of its first seed, with their figures.
+
+    Args:
+        study, cases, runs, blocks, values: what was read and measured.
+
+    Attributes:
+        tuned, reference: the arm that the page is about, and the control.
+    """
+
+    def __init__(
+        self, study: Study, cases: Cases, runs: Sequence[Run], blocks: Sequence[Block], values: Sequence[Value]
+    ) -> None:
+        register_all()
+        self.study, self.cases, self.blocks, self.values = study, cases, blocks, values
+        self.images = _images(study, runs)
+        self.figures = _figures(values, {(block.name, *column) for block in blocks for column in block.columns})
+        self.tuned, self.reference = _pair(study, cases)
+
+    def pictures(self, row: str) -> Iterator[Picture]:
+        """Yields the images of a row; those of tests that have kept none are left out."""
+        yield from _pictures(row, self.cases, self.images, self.figures)
+
+    def write_page(self, path: Path) -> None:
+        """Writes `report.html`."""
+        counts = {}
+        for block in self.blocks:
+            for _, data in _sets(self.cases.of(block.name)):
+                keys = {value.key for value in self.values if _is_of(value, block.name, data)}
+                counts[_title(block.name, data)] = len(keys)
+        better = {
+            column[1]: 'higher' if up else 'lower' for block in self.blocks for column, up in block.higher.items()
+        }
+        about = f'Images of seed {self.study.seeds[0]}; figures are means over {len(self.study.seeds)} seeds.'
+        pictures = (picture for block in self.blocks for picture in self.pictures(block.name))
+        write_page(path, self.study.title, pictures, self.tuned, self.reference, better, counts, about)
 
 
 def _pair(study: Study, cases: Cases) -> tuple[str, str | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def training_record(
         processes: ranks of the run, each of which has a batch of its own.
     """
     record = _record(opt, digests, priors)
-    record['train'] = _called({**TRAIN_DEFAULTS, **opt['train']})
+    record['train'] = _called(_without(opt['train'], TRAIN_DEFAULTS))
     record['datasets'] = {'train': record['datasets']['train']}
     record.pop('val', None)
     return {**record, **({'processes': processes} if processes > 1 else {})}
@@ -56,8 +55,9 @@ def test_record(opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, s
     """Returns all that decides the figures of a test beside its adapter; see `training_record`."""
     record = _record(opt, digests, priors)
     record.pop('manual_seed', None)  # the noise of a test has a seed of its own
-    val = {key: value for key, value in {**VAL_DEFAULTS, **(opt.get('val') or {})}.items() if key not in _SHOWN}
-    if val['bands'] is not None:
+    val = {key: value for key, value in (opt.get('val') or {}).items() if key not in _SHOWN}
+    val = _without(val, VAL_DEFAULTS)
+    if 'bands' in val:
         val['bands'] = {name: _store(path, digests, priors) for name, path in val['bands'].items()}
     names = {phase: data.get('name') for phase, data in opt['datasets'].items()}
     return {**record, 'val': val, 'names': names}
@@ -76,11 +76,11 @@ def _record(opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, str])
 
 
 def _network(section: Mapping[str, Any], digests: Digests) -> dict[str, Any]:
-    network = _filled(section, 'arch')
+    network = _shortest(section, 'arch')
     if isinstance(network.get('backbone'), Mapping):
         network['backbone'] = _network(network['backbone'], digests)
     if network.get('type') == 'SPTNet':
-        network['unit'] = _filled(network.get('unit') or {'type': 'ModulationUnit'}, 'unit')
+        network['unit'] = _shortest(network.get('unit') or {'type': 'ModulationUnit'}, 'unit')
     for key in ('backbone_weights', 'path'):  # `path` is of spandrel's networks
         if isinstance(network.get(key), str) and Path(network[key]).expanduser().is_file():
             network[key] = digests.file(str(Path(network[key]).expanduser()))
@@ -88,7 +88,7 @@ def _network(section: Mapping[str, Any], digests: Digests) -> dict[str, Any]:
 
 
 def _dataset(section: Mapping[str, Any], digests: Digests, priors: Mapping[str, str]) -> dict[str, Any]:
-    data = {key: value for key, value in _filled(section, 'dataset', 'settings').items() if key not in _LOADING}
+    data = {key: value for key, value in _shortest(section, 'dataset', 'settings').items() if key not in _LOADING}
     for key, value in data.items():
         if not isinstance(value, str):
             continue
@@ -109,19 +109,26 @@ def _store(path: str, digests: Digests, priors: Mapping[str, str]) -> str:
 def _called(train: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {'optim_g': 'optimizer', 'scheduler': 'scheduler'}
     kinds |= {key: 'loss' for key in train if key.endswith('_opt')}
-    return {key: _filled(value, kinds[key]) if key in kinds else value for key, value in train.items()}
+    return {key: _shortest(value, kinds[key]) if key in kinds else value for key, value in train.items()}
 
 
-def _filled(section: Any, kind: str, method: str = '__init__') -> dict[str, Any]:
-    """Returns a section `{type: NAME, ...}` with the defaults of what NAME stands for."""
+def _shortest(section: Any, kind: str, method: str = '__init__') -> dict[str, Any]:
+    """Returns a section `{type: NAME, ...}` without what is the default of what NAME stands for.
+
+    So it does not matter whether a default is written out, and a new argument of a newer version makes no other run.
+    """
     try:
         known = find(kind, str(section['type'])).parameters(method) or {}
     except UserError:
         known = {}
-    plain = str | int | float | bool | None
-    defaults = {
-        name: parameter.default
-        for name, parameter in known.items()
-        if parameter.default is not Parameter.empty and isinstance(parameter.default, plain)
-    }
-    return {**defaults, **section}
+    return {key: value for key, value in section.items() if key not in known or not _equal(value, known[key].default)}
+
+
+def _equal(value: Any, default: Any) -> bool:
+    """Returns whether a value of YAML is a default of Python; `1` and `true` differ, and a tuple is a list."""
+    default = list(default) if isinstance(default, tuple) else default
+    return type(value) is type(default) and value == default
+
+
+def _without(section: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key not in defaults or value != defaults[key]}

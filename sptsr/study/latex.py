@@ -9,7 +9,18 @@ from collections.abc import Mapping, Sequence
 
 from sptsr.study.results import PARTS, Block, Cell, Column
 from sptsr.study.study_file import Study
-from sptsr.study.texts import PARTS_LEGEND, against_cells, digits, groups, metric_name, part_cell, parts_of, shown
+from sptsr.study.texts import (
+    PARTS_LEGEND,
+    against_cells,
+    cost_columns,
+    cost_text,
+    digits,
+    groups,
+    metric_name,
+    part_cell,
+    parts_of,
+    shown,
+)
 
 _HEAD = r"""% Compiles as it stands: pdflatex table.tex. To paste a table into a paper: \usepackage{booktabs}.
 \documentclass[10pt]{article}
@@ -25,6 +36,7 @@ _HEAD = r"""% Compiles as it stands: pdflatex table.tex. To paste a table into a
   \ifdim\wd\whole>\linewidth\resizebox{\linewidth}{!}{\usebox{\whole}}\else\usebox{\whole}\fi}
 \begin{document}
 """
+BREAK = r',\\'
 _ROWS = 30  # of a table on one page
 _SIGNS = {
     '\\': r'\textbackslash{}',
@@ -84,22 +96,26 @@ def table_latex(study: Study, blocks: Sequence[Block], notes: Sequence[str]) -> 
 
 
 def _table(group: Sequence[Block]) -> list[str]:
-    columns, higher = group[0].columns, group[0].higher
-    lines = [r'\begin{center}', r'\fitted{%', rf'\begin{{tabular}}{{l{"r" * len(columns)}}}', r'\toprule']
-    lines += [*_head(columns, higher), r'\midrule']
+    columns, higher, costs = group[0].columns, group[0].higher, cost_columns(group)
+    width = len(costs) + len(columns)
+    lines = [r'\begin{center}', r'\fitted{%', rf'\begin{{tabular}}{{l{"r" * width}}}', r'\toprule']
+    lines += [*_head(columns, higher, costs), r'\midrule']
     for number, block in enumerate(group):
         if number:
             lines.append(r'\addlinespace')
-        lines.append(rf'\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{escaped(block.name)}}}}} \\')
+        lines.append(rf'\multicolumn{{{width + 1}}}{{l}}{{\textit{{{escaped(block.name)}}}}} \\')
         for arm, cells in block.lines.items():
-            texts = [_cell(cells[column], column[1]) for column in columns]
+            texts = [cost_text(block.costs.get(arm), column) for column in costs]
+            texts += [_cell(cells[column], column[1]) for column in columns]
             lines.append(rf'\quad {escaped(arm)} & {" & ".join(texts)} \\')
     return [*lines, r'\bottomrule', r'\end{tabular}}', r'\end{center}', '']
 
 
-def _head(columns: Sequence[Column], higher: Mapping[Column, bool]) -> list[str]:
-    """Returns three lines: datasets, rules below them, and their metrics."""
-    cells, rules, metrics, at = [], [], [], 2
+def _head(columns: Sequence[Column], higher: Mapping[Column, bool], costs: Sequence[str]) -> list[str]:
+    """Returns three lines: datasets, rules below them, and their metrics; costs stand before them."""
+    cells, rules, at = [''] * len(costs), [], 2 + len(costs)
+    names = [escaped(name).replace(', ', BREAK) for name in costs]
+    metrics = [rf'\begin{{tabular}}[b]{{@{{}}r@{{}}}}{name}\end{{tabular}}' for name in names]
     for dataset, group in itertools.groupby(columns, key=lambda column: column[0]):
         names = [column[1] for column in group]
         cells.append(rf'\multicolumn{{{len(names)}}}{{c}}{{{escaped(dataset)}}}')

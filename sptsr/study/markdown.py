@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from sptsr.report.tables import markdown_table
 from sptsr.study.results import PARTS, Block, Cell
 from sptsr.study.study_file import Study
-from sptsr.study.texts import PARTS_LEGEND, against_cells, digits, groups, metric_name, part_cell, parts_of, shown
+from sptsr.study.texts import (
+    PARTS_LEGEND,
+    against_cells,
+    cost_columns,
+    cost_text,
+    digits,
+    groups,
+    metric_name,
+    part_cell,
+    parts_of,
+    shown,
+)
 
 _ARROWS = {True: '↑', False: '↓'}
 
@@ -18,12 +29,14 @@ def table_markdown(study: Study, blocks: Sequence[Block], notes: Sequence[str]) 
     for group in groups(blocks):
         arrows = group[0].higher
         heads = [f'{_plain(set_)} {metric_name(name)} {_ARROWS[arrows[set_, name]]}' for set_, name in group[0].columns]
-        header = ['', '', *heads]
+        costs = cost_columns(group)
+        header = ['', '', *costs, *heads]
         rows = []
         for block in group:
             for number, (arm, cells) in enumerate(block.lines.items()):
                 texts = [_cell_markdown(cells[column], column[1]) for column in block.columns]
-                rows.append([f'**{_plain(block.name)}**' if number == 0 else '', _plain(arm), *texts])
+                paid = [cost_text(block.costs.get(arm), column) for column in costs]
+                rows.append([f'**{_plain(block.name)}**' if number == 0 else '', _plain(arm), *paid, *texts])
         lines += [markdown_table(header, rows), '']
     lines += _legend(study)
     for block in blocks:

@@ -56,6 +56,9 @@ def table_csv(blocks: Sequence[Block]) -> str:
                     row += [*(figures.bootstrap or (None, None)), figures.p, one.p_holm]
                     row += [figures.better, figures.images]
                 rows.append(row + [None] * (len(names) - len(row)))
+    for block in blocks:
+        for arm, costs in block.costs.items():
+            rows += [[block.name, arm, '', name, 'lower', '', value, *[None] * 12] for name, value in costs.items()]
     return _csv(names, rows)
 
 

@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -90,6 +90,7 @@ class Block:
         against: arms against the control by column.
         parts: the same in parts of the images and of their pixels.
         notes: what has to be said of it, such as arms without results.
+        costs: by arm and column, what the networks cost, where the study asks for it.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Block:
     against: Mapping[Column, tuple[Against, ...]]
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

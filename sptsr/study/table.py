@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sptsr.study.cases import Cases, make_cases
+from sptsr.study.costs import costs_of
 from sptsr.study.digests import Digests
-from sptsr.study.gallery import write_gallery
+from sptsr.study.drawings import write_drawings
+from sptsr.study.gallery import Gallery
 from sptsr.study.handmade import take_over
 from sptsr.study.outputs import check_folder, runs_json, write_outputs
 from sptsr.study.pool import Failure, LocalProcess, Pool, Slot, Start
@@ -78,14 +80,20 @@ def run_plan(
     return Pool(slots, processes, start, quiet).do(plan.runs)
 
 
-def write_table(plan: Plan, out: Path, failures: Sequence[Failure] = ()) -> list[Block]:
-    """Writes the table of what is done; returns its rows."""
+def write_table(plan: Plan, out: Path, failures: Sequence[Failure] = (), figures: bool = False) -> list[Block]:
+    """Writes the table of what is done, with figures for papers if they are asked for; returns its rows."""
     check_folder(out, plan.study)
     blocks, values = blocks_of(plan.study, plan.cases, plan.runs)
     notes = [*plan.cases.left_out, *(note for block in blocks for note in block.notes), *map(str, failures)]
     notes += _notes(plan)
+    costs = costs_of(plan.cases.cases, plan.study.columns)
+    blocks = [replace(b, costs={arm: costs.values.get((b.name, arm), {}) for arm in b.lines}) for b in blocks]
+    notes += costs.notes
     write_outputs(out, plan.study, blocks, values, runs_json(plan.study, plan.runs, failures, plan.stores.made), notes)
-    write_gallery(out / 'report.html', plan.study, plan.cases, plan.runs, blocks, values)
+    gallery = Gallery(plan.study, plan.cases, plan.runs, blocks, values)
+    gallery.write_page(out / 'report.html')
+    if figures:
+        write_drawings(out / 'figures', blocks, plan.runs, gallery)
     return blocks
 
 

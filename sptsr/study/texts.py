@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from sptsr.study.results import Against, Block, Cell, Part
 
@@ -29,6 +29,20 @@ def shown(cell: Cell, metric: str) -> str:
     if cell.mean is None:
         return '-'
     return f'{cell.mean:.{digits(metric)}f}'
+
+
+def cost_columns(group: Sequence[Block]) -> list[str]:
+    """Returns the columns of costs of rows that stand in one table."""
+    return list(dict.fromkeys(name for block in group for costs in block.costs.values() for name in costs))
+
+
+def cost_text(costs: Mapping[str, float] | None, column: str) -> str:
+    """Returns a cost with four digits or all before the point; `-` where there is none."""
+    value = (costs or {}).get(column)
+    if value is None:
+        return '-'
+    decimals = max(0, 3 - len(str(int(value)))) if value else 0
+    return f'{value:.{decimals}f}'
 
 
 def groups(blocks: Iterable[Block]) -> list[list[Block]]:

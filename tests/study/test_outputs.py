@@ -193,3 +193,27 @@ def test_the_latex_compiles(study, tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
     assert Path('out/table.pdf').stat().st_size > 10_000
     assert 'Overfull' not in done.stdout
+
+
+def test_what_the_networks_cost_stands_beside_their_figures(study, tmp_path):
+    study['columns'] = ['params', 'macs', 'latency', 'memory']
+    study['arms'] = {**study['arms'], 'all': {'tune': 'all'}}
+    _, blocks, text = _table(study, tmp_path, {**GAINS, 'all': 0.2})
+    costs = blocks[0].costs
+    own = costs['frozen']
+    assert own['trained (K)'] == 0
+    for arm in ('plain', 'SPT', 'masks of other images'):
+        added = costs[arm]['params (K)'] - own['params (K)']
+        assert added == pytest.approx(costs[arm]['trained (K)']) == pytest.approx(6.696)
+        assert costs[arm]['MACs (G), 256x256 input'] > own['MACs (G), 256x256 input'] > 0
+        assert costs[arm]['MB, training step'] > 0
+    assert 'MB, training step' not in own
+    assert costs['all']['params (K)'] == costs['all']['trained (K)'] == own['params (K)']
+    assert costs['all']['MACs (G), 1280x720 output'] == own['MACs (G), 1280x720 output']
+    assert costs['SPT'] is costs['masks of other images']  # measured once
+    assert '| params (K) |' in text
+    assert 'MACs are those of convolutions' in text
+    rows = list(csv.DictReader((tmp_path / 'out' / 'table.csv').read_text().splitlines()))
+    (row,) = [row for row in rows if (row['arm'], row['metric']) == ('SPT', 'params (K)')]
+    assert float(row['mean']) == pytest.approx(costs['SPT']['params (K)'])
+    assert 'MACs (G),\\\\1280x720 output' in (tmp_path / 'out' / 'table.tex').read_text()

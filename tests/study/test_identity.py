@@ -1,0 +1,119 @@
+"""What makes a run another one, and what does not."""
+
+import copy
+import shutil
+
+import pytest
+import yaml
+
+from sptsr.study.digests import Digests
+from sptsr.study.identity import identity, training_record
+from sptsr.study.identity import test_record as record_of_test
+
+
+@pytest.fixture
+def options(study, tmp_path, photographs):
+    del study  # it writes the option files
+    opt = yaml.safe_load((tmp_path / 'options' / 'train.yml').read_text())
+    shutil.copytree(photographs, tmp_path / 'set')
+    data = opt['datasets']['train']
+    for key, name in (('dataroot_gt', 'GTx4'), ('dataroot_lq', 'LRx4'), ('dataroot_prior', 'prior')):
+        data[key] = str(tmp_path / 'set' / name)
+    return opt
+
+
+def _id(opt, tmp_path) -> str:
+    return identity(training_record(opt, Digests(tmp_path / 'digests.json'), {}))
+
+
+def _changed(opt, path: str, value):
+    opt = copy.deepcopy(opt)
+    section = opt
+    *keys, last = path.split('/')
+    for key in keys:
+        section = section.setdefault(key, {})
+    section[last] = value
+    return opt
+
+
+@pytest.mark.parametrize(
+    ('path', 'value'),
+    [
+        ('name', 'other'),
+        ('num_gpu', 'auto'),
+        ('logger/print_freq', 7),
+        ('val/val_freq', 3),
+        ('datasets/train/name', 'other'),
+        ('datasets/train/num_worker_per_gpu', 2),
+        ('datasets/val', {'name': 'x'}),
+        ('train/precision', 'fp32'),  # the default, written out
+        ('train/optim_g/betas', [0.9, 0.999]),
+        ('train/pixel_opt/loss_weight', 1.0),
+        ('network_g/unit/path', 'inline'),
+        ('network_g/backbone/in_nc', 3),
+        ('datasets/train/to_rgb', False),
+    ],
+)
+def test_the_same_run(options, tmp_path, path, value):
+    if path.startswith('datasets/val'):
+        value = {**options['datasets']['train'], **value}
+    assert _id(_changed(options, path, value), tmp_path) == _id(options, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('path', 'value'),
+    [
+        ('manual_seed', 4),
+        ('train/total_iter', 7),
+        ('train/optim_g/lr', 2e-3),
+        ('train/precision', 'bf16'),
+        ('train/pixel_opt/loss_weight', 2.0),
+        ('network_g/unit/width', 4),
+        ('network_g/backbone/nf', 32),
+        ('network_g/num_masks', 8),
+        ('datasets/train/gt_size', 32),
+        ('datasets/train/use_rot', False),
+        ('datasets/train/to_rgb', True),
+    ],
+)
+def test_another_run(options, tmp_path, path, value):
+    assert _id(_changed(options, path, value), tmp_path) != _id(options, tmp_path)
+
+
+def test_content_counts_and_paths_do_not(options, tmp_path):
+    before = _id(options, tmp_path)
+    shutil.copytree(tmp_path / 'set', tmp_path / 'moved')
+    for key, value in options['datasets']['train'].items():
+        if key.startswith('dataroot_'):
+            options['datasets']['train'][key] = value.replace('/set/', '/moved/')
+    assert _id(options, tmp_path) == before
+    weights = tmp_path / 'weights.pth'
+    shutil.copy(options['network_g']['backbone_weights'], weights)
+    options['network_g']['backbone_weights'] = str(weights)
+    assert _id(options, tmp_path) == before
+    image = tmp_path / 'moved' / 'GTx4' / 'chelsea.png'
+    content = image.read_bytes()
+    image.write_bytes(content + b' ')
+    changed = _id(options, tmp_path)
+    assert changed != before
+    image.write_bytes(content)
+    assert _id(options, tmp_path) == before
+    assert identity(training_record(options, Digests(tmp_path / 'digests.json'), {}, 2)) != before
+
+
+def test_equal_figures_of_tests(study, tmp_path):
+    opt = yaml.safe_load((tmp_path / 'options' / 'test.yml').read_text())
+    digests = Digests(tmp_path / 'digests.json')
+    before = identity(record_of_test(opt, digests, {}))
+    for path, value in (('manual_seed', 9), ('val/save_img', True), ('val/tile_overlap', 32), ('name', 'x')):
+        assert identity(record_of_test(_changed(opt, path, value), digests, {})) == before
+    for path, value in (('val/tile', 32), ('val/metrics/psnr/crop_border', 2), ('datasets/test/name', 'x')):
+        assert identity(record_of_test(_changed(opt, path, value), digests, {})) != before
+
+
+def test_damaged_notes_are_begun_anew(tmp_path):
+    notes = tmp_path / 'digests.json'
+    notes.write_text('{')
+    file = tmp_path / 'x'
+    file.write_text('1')
+    assert Digests(notes).file(str(file)) == Digests(notes).file(str(file))
