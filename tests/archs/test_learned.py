@@ -270,3 +270,17 @@ def test_networks_without_a_recipe_need_sites_for_lora_only():
     with pytest.raises(UserError, match="'auto' knows"):
         SPTNet({'type': 'Odd'}, tune='lora')
     assert SPTNet({'type': 'Odd'}, tune='lora', sites=['body']).learned.layers == ['body.first', 'body.second']
+
+
+@pytest.mark.parametrize('tune', TUNES)
+def test_what_is_done_in_inference_mode_keeps_it_trainable(tune: str):
+    net = tuned('IMDN', tune)
+    lq, _ = inputs(16, 24)
+    with torch.inference_mode():
+        net.eval().merge()
+        with net.units_off():
+            frozen = net(lq)
+        assert torch.allclose(net(lq), frozen, atol=1e-6)
+    before = {name: value.clone() for name, value in net.adapter_state().items()}
+    steps(net.train())
+    assert any(not torch.equal(value, before[name]) for name, value in net.adapter_state().items())
