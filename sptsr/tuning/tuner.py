@@ -25,6 +25,7 @@ from sptsr.masks.batch import PriorBatch
 from sptsr.tuning.average import Average, plain_progress
 from sptsr.tuning.recompute import recompute_blocks
 
+_STAY = 'l_stay'  # the loss that compares with the frozen network's output
 _HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -185,12 +186,20 @@ class Tuner:
         sums = torch.zeros(len(self.losses), device=self.device)
         for part in batch.parts(self.accumulate):
             lq = part.lq.contiguous(memory_format=self.memory_format)
+            targets = {} if _STAY not in self.losses else {_STAY: self._frozen(lq, part.sigma)}
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-                output = self.run(lq, part.masks, part.sigma)
-            values = torch.stack([loss(output.float(), part.gt) for loss in self.losses.values()]) / self.accumulate
+                output = self.run(lq, part.masks, part.sigma).float()
+            values = [loss(output, targets.get(name, part.gt)) for name, loss in self.losses.items()]
+            values = torch.stack(values) / self.accumulate
             self.scaler.scale(values.sum()).backward()
             sums += values.detach()
         return sums
+
+    @torch.no_grad()
+    def _frozen(self, lq: Tensor, sigma: Tensor | None) -> Tensor:
+        """Returns what the network gives before it is tuned."""
+        with self.net.units_off(), torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+            return self.net(lq, None, sigma).float()
 
     def _not_finite(self, losses: Sequence[float], norm: float, files: Sequence[str]) -> NotFinite | None:
         for name, value in zip(self.losses, losses, strict=True):
@@ -307,6 +316,8 @@ def _losses(train: Mapping[str, Any], device: torch.device) -> dict[str, Callabl
     for key, section in sections.items():
         short = 'pix' if key == 'pixel' and 'pix' not in sections else key  # BasicSR's name for it
         module = _build(f'{key}_opt', find_loss, section).to(device)
+        if key == 'stay' and not takes_target(type(module)):
+            raise UserError(f'train.stay_opt: {section["type"]} compares with nothing; choose another loss: L1Loss')
         found[f'l_{short}'] = functools.partial(_scalar, f'{key}_opt', module, takes_target(type(module)))
     return found
 

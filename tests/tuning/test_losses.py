@@ -4,11 +4,18 @@ import pytest
 import torch
 from torch import nn
 
+from sptsr.archs.call import call_network
+from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.losses import find_loss, takes_target
 from sptsr.core.registry import LOSS_REGISTRY
+from sptsr.masks.batch import PriorBatch
+from sptsr.options.keys import TRAIN_DEFAULTS
 from sptsr.options.schema import check
-from sptsr.tuning.tuner import _losses
+from sptsr.options.tune import WAYS
+from sptsr.tuning.tuner import Batch, Tuner, _losses
+from tests.archs.cases import CASES, LADDER, inputs, make_net
 
 CPU = torch.device('cpu')
 
@@ -70,3 +77,59 @@ def test_a_loss_without_a_mean_is_refused():
     loss = _losses({'pixel_opt': {'type': 'L1Loss', 'reduction': 'none'}}, CPU)['l_pix']
     with pytest.raises(UserError, match=r'train.pixel_opt: gives \[1, 3, 4, 4\] values instead of one; set reduction'):
         loss(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
+
+
+def _with_stay(net: SPTNet, weight: float, **options) -> tuple[Tuner, Batch]:
+    train = {
+        **TRAIN_DEFAULTS,
+        'optim_g': {'type': 'Adam', 'lr': 1e-3},
+        'scheduler': {'type': 'MultiStepLR', 'milestones': [99]},
+        'pixel_opt': {'type': 'L1Loss'},
+        'stay_opt': {'type': 'L1Loss', 'loss_weight': weight},
+        **options,
+    }
+    lq, masks = inputs(16, 24, 4)
+    with torch.no_grad():
+        gt = 0.5 * call_network(net.backbone, lq) + 0.3
+    return Tuner(net.train(), train, Ranks()), Batch(lq, gt, PriorBatch.from_masks(masks) if net.uses_masks else None)
+
+
+@pytest.mark.parametrize('way', [*WAYS, LADDER])
+def test_the_stay_loss_is_the_distance_to_the_frozen_network(way: str):
+    arch, arguments = CASES['IMDN']
+    torch.manual_seed(0)
+    net = SPTNet({'type': arch, **arguments}, tune=way) if way in WAYS else make_net('IMDN', LADDER)
+    lq = inputs(16, 24, 4)[0]
+    with torch.no_grad():
+        frozen = call_network(net.backbone, lq)
+    for options in ({}, {'accumulate': 2}):
+        tuner, batch = _with_stay(net, 2.0, **options)
+        before = None
+        for iteration in (1, 2, 3):
+            tuner.set_rates(iteration)
+            with torch.no_grad():
+                before = net(batch.lq, batch.masks)
+            losses = tuner.step(batch)
+            assert losses['l_stay'] == pytest.approx(float(2 * (before - frozen).abs().mean()), rel=1e-4, abs=1e-6)
+            assert losses['l_pix'] == pytest.approx(float((before - batch.gt).abs().mean()), rel=1e-4)
+        assert losses['l_stay'] > 0
+
+
+def test_the_stay_loss_holds_an_adapter_back():
+    moved = []
+    for weight in (0.0, 4.0):
+        net = make_net('IMDN')
+        tuner, batch = _with_stay(net, weight)
+        for iteration in range(1, 9):
+            tuner.set_rates(iteration)
+            tuner.step(batch)
+        with torch.no_grad():
+            after = net(batch.lq, batch.masks)
+            with net.units_off():
+                moved.append(float((after - net(batch.lq)).abs().mean()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_a_stay_loss_that_compares_with_nothing_is_refused():
+    with pytest.raises(UserError, match='train.stay_opt: WeightedTVLoss compares with nothing; choose another'):
+        _losses({'pixel_opt': {'type': 'L1Loss'}, 'stay_opt': {'type': 'WeightedTVLoss'}}, CPU)
