@@ -13,7 +13,7 @@ from sptsr.archs.backbone import build_network, place, probe_of, size_rules
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.survey import Candidate, Survey, survey
 from sptsr.core.errors import UserError
-from sptsr.core.registry import ARCH_REGISTRY, import_named, lookup, register_all
+from sptsr.core.registry import ARCH_REGISTRY, import_named, import_plugins, lookup, register_all
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.core.yaml_io import read_settings
 from sptsr.options.calling import split_calling
@@ -30,6 +30,9 @@ def describe_network(name: str, settings: Sequence[str] = ()) -> str:
         UserError: no such network or file, wrong arguments, or no module gives a feature map.
     """
     arch, plugins = import_named(name)
+    if plugins and arch not in ARCH_REGISTRY:  # it does not register itself
+        import_plugins([name])
+        plugins = [name]
     arguments = read_settings(settings, 'sites')
     recipe = find_recipe(arch)
     network = lookup(ARCH_REGISTRY, arch)

@@ -7,6 +7,7 @@ heavy: the patches are applied when the module concerned is first imported.
 
 from __future__ import annotations
 
+import glob
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -36,6 +37,8 @@ class _UpstreamFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        if fullname == 'basicsr':
+            return _installed_basicsr()
         if self._busy or fullname not in (_FUNCTIONAL_TENSOR, *_PATCHES):
             return None
         self._busy = True
@@ -49,6 +52,18 @@ class _UpstreamFinder(importlib.abc.MetaPathFinder):
         if spec is not None and spec.loader is not None:
             spec.loader = _PatchingLoader(spec.loader, _PATCHES[fullname])
         return spec
+
+
+def _installed_basicsr() -> importlib.machinery.ModuleSpec | None:
+    """Returns the spec of the basicsr that was installed, which a project's own copy may hide.
+
+    `python -m sptsr` and torchrun put the present folder first in `sys.path`, and many projects have such a folder.
+    None leaves the search to Python.
+    """
+    for place in sys.path:
+        if glob.glob(os.path.join(glob.escape(place), 'basicsr-*.dist-info')):
+            return importlib.machinery.PathFinder.find_spec('basicsr', [place])
+    return None
 
 
 class _FunctionalTensorLoader(importlib.abc.Loader):

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 from basicsr.utils.registry import (
@@ -22,14 +22,27 @@ from basicsr.utils.registry import (
 )
 
 from sptsr.core.catalogue import BASICSR, OWN, full_name
-from sptsr.core.errors import UserError
-from sptsr.core.plugin_files import module_name
+from sptsr.core.errors import UserError, nearest
+from sptsr.core.plugin_files import load_plugin, plugin_modules
 
 T = TypeVar('T', bound=type | FunctionType)
 
 UNIT_REGISTRY = Registry('unit')
 STEM_REGISTRY = Registry('stem')
 SOURCE_REGISTRY = Registry('source')
+_REGISTRIES = {
+    registry._name: registry
+    for registry in (
+        ARCH_REGISTRY,
+        DATASET_REGISTRY,
+        LOSS_REGISTRY,
+        METRIC_REGISTRY,
+        MODEL_REGISTRY,
+        SOURCE_REGISTRY,
+        STEM_REGISTRY,
+        UNIT_REGISTRY,
+    )
+}
 
 __all__ = [
     'ARCH_REGISTRY',
@@ -84,17 +97,25 @@ def lookup(registry: Registry, name: str) -> Any:
 def import_plugins(plugins: Sequence[str], root: str | Path = '.') -> None:
     """Imports a user's own modules, so that what they register can be named in options.
 
+    What a file registers with BasicSR's registries of its own project's copy of BasicSR is registered with ours, unless
+    the name is taken.
+
     Args:
-        plugins: importable names (`package.module`) or files (`path/to/net.py`).
+        plugins: importable names (`package.module`), files (`path/to/net.py`), or files with a network in them that
+            registers itself nowhere (`path/to/net.py:NAME`).
         root: folder that relative file names start from.
 
     Raises:
-        UserError: no such file or module, or it fails to import. In the last case the
+        UserError: no such file, module or network, a name that is taken, or it fails to import. In the last case the
             plugin's own traceback is printed first: only its author can mend it.
     """
     for plugin in plugins:
-        if plugin.endswith('.py'):
-            _import_file((Path(root) / plugin).resolve(), plugin)
+        file = re.fullmatch(r'(.*\.py)(?::(\w+))?', plugin, re.DOTALL)
+        if file:
+            module = _import_file((Path(root) / file[1]), plugin)
+            _adopt(module, plugin)
+            if file[2]:
+                _register_network(module, file[2], plugin)
             continue
         if not re.fullmatch(r'[^\W\d]\w*(\.[^\W\d]\w*)*', plugin) or plugin == '__main__':
             raise UserError(f"plugins: '{plugin}' is neither a module's name nor the path of a .py file")
@@ -120,15 +141,49 @@ def import_named(name: str) -> tuple[str, list[str]]:
     return registered, plugins
 
 
-def _import_file(path: Path, shown: str) -> None:
+def _import_file(path: Path, shown: str) -> ModuleType:
     if not path.is_file():
         raise UserError(f'plugins: {shown}: no such file; check the path')
-    _guarded(lambda: importlib.import_module(module_name(path)), shown)
+    return _guarded(lambda: load_plugin(path), shown)
 
 
-def _guarded(load: Any, shown: str) -> None:
+def _guarded(load: Callable[[], ModuleType], shown: str) -> ModuleType:
     try:
-        load()
+        return load()
     except Exception as error:
         print(traceback.format_exc(), file=sys.stderr)
         raise UserError(f'plugins: {shown}: importing it failed ({error}); its traceback is above') from error
+
+
+def _adopt(plugin: ModuleType, shown: str) -> None:
+    """Registers with our registries what stands in those of a project's own copy of BasicSR."""
+    own = {id(registry): registry for registry in _REGISTRIES.values()}
+    for module in plugin_modules():
+        for theirs in list(vars(module).values()):
+            if type(theirs).__name__ != 'Registry' or id(theirs) in own or theirs._name not in _REGISTRIES:
+                continue
+            ours = _REGISTRIES[theirs._name]
+            for name, found in theirs._obj_map.items():
+                if name not in ours:
+                    ours._do_register(name, found)
+                elif ours._obj_map[name] is not found and found.__module__ == plugin.__name__:
+                    raise UserError(
+                        f"plugins: {shown}: registers '{name}', a name that BasicSR or sptsr has already; rename it"
+                    )
+
+
+def _register_network(plugin: ModuleType, name: str, shown: str) -> None:
+    """Registers a network of a plug-in file that does not register itself."""
+    from torch import nn
+
+    found = vars(plugin).get(name)
+    if any(found is known for registry in _REGISTRIES.values() for _, known in registry):
+        return
+    if name in ARCH_REGISTRY and found is None:  # registered under this name, and called otherwise in the file
+        return
+    networks = [key for key, value in vars(plugin).items() if isinstance(value, type) and issubclass(value, nn.Module)]
+    if name not in networks:
+        raise UserError(f"plugins: {shown}: no network '{name}' in this file{nearest(name, networks)}")
+    if name in ARCH_REGISTRY:
+        raise UserError(f"plugins: {shown}: a network called '{name}' is registered already; rename this one")
+    ARCH_REGISTRY._do_register(name, found)
