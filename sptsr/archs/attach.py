@@ -16,6 +16,7 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
 from sptsr.archs.units import stem_section
 from sptsr.core.errors import UserError
+from sptsr.core.homes import expanded
 from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY, lookup, register_all
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.masks.prior import MAX_MASKS
@@ -130,7 +131,7 @@ def load(
     """
     register_all()
     adapter = read_adapter(path)
-    section = dict(adapter.network_g)
+    section = expanded(dict(adapter.network_g))
     described = section.get('backbone')
     stored = section.get('backbone_weights')
     if backbone is not None:

@@ -24,6 +24,7 @@ from sptsr.commands.run_command import add_train_and_test
 from sptsr.commands.sites_command import add_sites
 from sptsr.commands.table_command import add_table
 from sptsr.core.errors import UserError, nearest, shortened
+from sptsr.core.homes import expanded
 from sptsr.core.version import __version__
 
 _ABOUT = """\
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings('ignore', category=FutureWarning)
     warnings.filterwarnings('ignore', message='torch.meshgrid')
     try:
+        vars(options).update(expanded(vars(options)))
         return options.run(options)
     except UserError as error:
         if getattr(options, 'debug', False) or os.environ.get('SPTSR_DEBUG', '0') not in ('', '0'):

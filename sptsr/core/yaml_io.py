@@ -12,6 +12,7 @@ import yaml
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_bounded
+from sptsr.core.homes import expanded
 
 KeyPath = tuple[str, ...]
 Lines = dict[KeyPath, str]  # 'file:line' of each key
@@ -108,13 +109,16 @@ def _parse(text: str, name: str) -> tuple[Any, Lines]:
 
 
 def read_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
-    """Reads `k=v` entries of a command line, values as in YAML; `flag` is what to call them in a message."""
+    """Reads `k=v` entries of a command line, values as in YAML; `flag` is what to call them in a message.
+
+    `~` in front of a path is expanded.
+    """
     arguments = {}
     for setting in settings:
         key, equals, text = setting.partition('=')
         if not equals or not key.strip():
             raise UserError(f"{flag}: '{setting}' is not of the form k=v")
-        arguments[key.strip()] = read_scalar(text.strip(), f'{flag} {key.strip()}')
+        arguments[key.strip()] = expanded(read_scalar(text.strip(), f'{flag} {key.strip()}'))
     return arguments
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError
+from sptsr.core.homes import expanded
 from sptsr.core.yaml_io import KeyPath, Lines, read_scalar, read_yaml
 from sptsr.options.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
 from sptsr.options.schema import check, check_network
@@ -81,10 +82,10 @@ def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str
     section = opt.get('network_g')
     if not isinstance(section, dict):
         raise UserError(f"{path}: 'network_g' is missing at the top")
-    problems = check_network(section)
+    problems = check_network(expanded(section))
     if problems:
         raise UserError(report(str(path), lines, problems))
-    return section, opt.get('plugins') or []
+    return expanded(section), opt.get('plugins') or []
 
 
 def read_unchecked(path: str | os.PathLike[str], force: Sequence[str] = ()) -> tuple[dict[str, Any], Lines]:
@@ -103,7 +104,7 @@ def read_unchecked(path: str | os.PathLike[str], force: Sequence[str] = ()) -> t
         from sptsr.core.registry import import_plugins, register_all
 
         register_all()  # a plug-in that takes a name of ours is told so
-        import_plugins(plugins)
+        import_plugins(expanded(plugins))
     return opt, lines
 
 
@@ -117,9 +118,10 @@ def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:
         raise UserError(f'{where}: base must be the name of one YAML file')
     if depth >= _MAX_BASES:
         raise UserError(f'{where}: base files go round in a circle; remove one')
-    if not (path.parent / base).is_file():
-        raise UserError(f'{where}: base: {path.parent / base}: no such file; it is relative to this file')
-    below, below_lines = _read_with_base(path.parent / base, depth + 1)
+    other = path.parent / expanded(base)
+    if not other.is_file():
+        raise UserError(f'{where}: base: {other}: no such file; it is relative to this file')
+    below, below_lines = _read_with_base(other, depth + 1)
     return merge(below, opt), below_lines | lines
 
 
@@ -169,7 +171,7 @@ def complete(opt: dict[str, Any], is_train: bool, root: str | os.PathLike[str]) 
     from sptsr.core.registry import register_all
 
     register_all()
-    opt, root = deepcopy(opt), Path(root)
+    opt, root = expanded(deepcopy(opt)), Path(root)
     name = opt['name']
     if opt.get('num_gpu', 'auto') == 'auto':
         opt['num_gpu'] = torch.cuda.device_count()
@@ -180,9 +182,6 @@ def complete(opt: dict[str, Any], is_train: bool, root: str | os.PathLike[str]) 
     for phase, data in opt['datasets'].items():
         data['phase'] = phase.split('_')[0]
         data['scale'] = opt['scale']
-        for key in ('dataroot_gt', 'dataroot_lq', 'dataroot_prior'):
-            if isinstance(data.get(key), str):
-                data[key] = os.path.expanduser(data[key])
     path = opt['path'] = dict(opt.get('path') or {})
     if is_train:
         home = root / 'experiments' / name

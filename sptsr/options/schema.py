@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError, one_of
+from sptsr.core.homes import expanded
 from sptsr.core.losses import check_loss
 from sptsr.core.signatures import argument_problems
 from sptsr.core.template import check_template
@@ -44,6 +45,10 @@ def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
         opt: the file's content, `base` merged and `--force_yml` applied; plugins imported.
         is_train: for `sptsr train`; else for `sptsr test`.
     """
+    problems = _homes(opt, ())
+    if problems:
+        return problems
+    opt = expanded(opt)
     problems = _keys(opt, TOP, ())
     for key in ('name', 'model_type', 'datasets', 'network_g'):
         if key not in opt:
@@ -70,6 +75,17 @@ def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
             ((), f"'{key}' is missing at the top, and training needs it") for key in ('train',) if key not in opt
         ]
     return problems
+
+
+def _homes(value: Any, path: KeyPath) -> list[Problem]:
+    """Lists the texts that begin with `~USER/` where there is no such user."""
+    if isinstance(value, Mapping):
+        return [problem for key, item in value.items() for problem in _homes(item, (*path, key))]
+    try:
+        expanded(value)
+    except UserError as error:
+        return [(path, f'{".".join(path)}: {error}')]
+    return []
 
 
 def _keys(section: Mapping[str, Any], known: Mapping[str, Types], path: KeyPath) -> list[Problem]:
@@ -190,7 +206,7 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
         except UserError as error:
             problems.append(((*path, 'filename_tmpl'), str(error)))
     for key in ('dataroot_gt', 'dataroot_lq', 'dataroot_prior'):
-        if isinstance(data.get(key), str) and not Path(data[key]).expanduser().is_dir():
+        if isinstance(data.get(key), str) and not Path(data[key]).is_dir():
             problems.append(((*path, key), f'{dotted}.{key}: {data[key]}: no such folder; see datasets/README.md'))
     if path[1] == 'train' and 'batch_size_per_gpu' not in data:
         problems.append((path, f"{dotted} needs 'batch_size_per_gpu', a whole number"))
@@ -223,7 +239,7 @@ def _network(section: Mapping[str, Any]) -> list[Problem]:
     path = ('network_g',)
     problems = check_network(section)
     weights = section.get('backbone_weights')
-    if isinstance(weights, str) and not Path(weights).expanduser().is_file():
+    if isinstance(weights, str) and not Path(weights).is_file():
         problems.append(
             ((*path, 'backbone_weights'), f'network_g.backbone_weights: {weights}: no such file; check the path')
         )
@@ -238,7 +254,7 @@ def _path(section: Mapping[str, Any]) -> list[Problem]:
         )
     for key in ('pretrain_network_g', 'resume_state'):
         value = section.get(key)
-        if isinstance(value, str) and not Path(value).expanduser().is_file():
+        if isinstance(value, str) and not Path(value).is_file():
             problems.append((('path', key), f'path.{key}: {value}: no such file; check the path'))
     return problems
 
@@ -291,7 +307,7 @@ def _val(section: Mapping[str, Any], is_train: bool) -> list[Problem]:
         problems.append((('val',), "val needs 'val_freq', a whole number"))
     bands = section.get('bands')
     for name, store in bands.items() if isinstance(bands, Mapping) else ():
-        if not isinstance(store, str) or not Path(store).expanduser().is_dir():
+        if not isinstance(store, str) or not Path(store).is_dir():
             problems.append((('val', 'bands', name), f'val.bands.{name}: {store}: no such prior store; check the path'))
     metrics = section.get('metrics')
     for name, metric in metrics.items() if isinstance(metrics, Mapping) else ():

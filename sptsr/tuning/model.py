@@ -253,7 +253,7 @@ class SPTModel(BaseModel):
         try:
             with self.averaged():
                 store = (val.get('bands') or {}).get(name)
-                bands = None if store is None else PriorStore(Path(store).expanduser())
+                bands = None if store is None else PriorStore(store)
                 results = evaluate(
                     self.restore, dataloader, val['metrics'], self.ranks, folder, suffix, val['pbar'], show, bands
                 )
