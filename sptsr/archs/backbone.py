@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sptsr.archs.call import call_network
+from sptsr.archs.building import build, fault
+from sptsr.archs.call import call_network, call_unguarded
 from sptsr.archs.recipes import RECIPES, find_recipe
 from sptsr.archs.sites import Site, match_sites, measure_sites
 from sptsr.archs.sizes import SizeRules, round_up
@@ -89,10 +90,7 @@ def build_network(section: Mapping[str, Any] | nn.Module) -> nn.Module:
     name = section['type']
     network = lookup(ARCH_REGISTRY, name)
     arguments, calling = split_calling(section, parameters(network))
-    try:
-        net = network(**arguments)
-    except ValueError as error:
-        raise UserError(f'network: {name} cannot be built ({error}); check its arguments') from error
+    net = build(name, network, arguments)
     if calling != Calling():
         net.calling = calling
     return net
@@ -165,20 +163,21 @@ def out_channels(net: nn.Module, placement: Placement) -> int:
 @torch.no_grad()
 def probe_of(net: nn.Module, sizes: SizeRules) -> Tensor:
     """Returns an image that the network takes: colour, and if it takes none, gray, RGB with alpha, or two."""
-    failure = ''
+    failure: Exception | None = None
     for channels in (3, 1, 4, 2):
         image = probe(sizes, channels).to(**kind_of(net))
         try:
-            call_network(net, image)
-        except RuntimeError as error:
-            failure = failure or str(error).splitlines()[0]
+            call_unguarded(net, image)
+        except UserError:
+            raise
+        except Exception as error:
+            failure = failure or error
             continue
         return image
+    assert failure is not None
     height, width = image.shape[-2:]
-    raise UserError(
-        f'backbone: {type(net).__name__} takes no image of {height}x{width} ({failure}); mend its forward, '
-        'or give it an attribute size_multiple'
-    )
+    remedy = 'mend its forward, or say size_multiple in its section'
+    raise fault(type(net).__name__, f'takes no image of {height}x{width}', failure, remedy) from failure
 
 
 def probe(sizes: SizeRules, channels: int) -> Tensor:

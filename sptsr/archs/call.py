@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from sptsr.archs.building import fault
 from sptsr.core.errors import UserError
 from sptsr.options.calling import Calling
 
@@ -14,6 +16,25 @@ _AS_IT_IS = Calling()
 
 
 def call_network(net: nn.Module, lq: Tensor, sigma: Tensor | None = None) -> Tensor:
+    """Does what `call_unguarded` does; an error in the network's code becomes a UserError that says whose it is."""
+    if torch.compiler.is_compiling():
+        return call_unguarded(net, lq, sigma)
+    try:
+        return call_unguarded(net, lq, sigma)
+    except UserError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f'network: {type(net).__name__} needs more memory than the GPU has free; lower batch_size_per_gpu or '
+            'gt_size, or set val.tile'
+        ) from error
+    except Exception as error:
+        height, width = lq.shape[-2:]
+        what = f'fails on an image of {height}x{width}'
+        raise fault(type(net).__name__, what, error, 'check its arguments and the images') from error
+
+
+def call_unguarded(net: nn.Module, lq: Tensor, sigma: Tensor | None = None) -> Tensor:
     """Runs a network as its section says (`net.calling`, see `Calling`).
 
     Args:

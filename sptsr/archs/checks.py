@@ -38,6 +38,10 @@ def gradient_failure(
             gradients = torch.autograd.grad(result, starts, allow_unused=True)
     except RuntimeError as error:
         return error
+    except UserError as error:
+        if isinstance(error.__cause__, RuntimeError):  # raised in the forward pass
+            return error.__cause__
+        raise
     for site, gradient in zip(sites, gradients, strict=True):
         if gradient is None:
             raise UserError(

@@ -69,7 +69,7 @@ def _restore(options: argparse.Namespace) -> int:
     from sptsr.report.page import FROZEN, TUNED, Page, Picture
     from sptsr.restoring.folder_run import How, find_images, restore_all
 
-    given, out = Path(options.input).expanduser(), Path(options.out).expanduser()
+    given, out = Path(options.input), Path(options.out)
     if out.exists() and not out.is_dir():
         raise UserError(f'{out}: is a file; name a folder with -o')
     images = find_images(given, out)
@@ -174,7 +174,12 @@ def _masks(options: argparse.Namespace, net: SPTNet, names: list[str]) -> tuple[
             f'sptsr: the adapter was trained with masks of {_shown(before)}, and these are of {_shown(described)}',
             file=sys.stderr,
         )
-    return (lambda image, key: source(image, key, net.num_masks)), described
+
+    def masks(image: RGB, key: str) -> Prior:
+        source.must_fit(image, key)
+        return source(image, key, net.num_masks)
+
+    return masks, described
 
 
 def _chosen_source(

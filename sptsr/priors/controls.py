@@ -42,7 +42,9 @@ class FromOtherImages(Source):
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
         other = self._other(key)
-        masks = self.source(self.others.read(other), key, 64).decode()
+        pixels = self.others.read(other)
+        self.source.must_fit(pixels, self.others.name(other))
+        masks = self.source(pixels, key, 64).decode()
         height, width = (side * self.fine for side in image.shape[:2])
         small = to_size(masks, (height, width), 0, self.others.name(other))
         return replace(Prior.from_regions(Regions.from_masks(small).select(max_masks)), fine=self.fine)

@@ -114,6 +114,8 @@ def _fill(
                 kept += len(group) - len(missing)
                 progress(len(group) - len(missing))
                 wanted = [key for key, _ in missing]
+                for key, image in missing:
+                    source.must_fit(image, images.name(key))
                 priors = source.several([image for _, image in missing], wanted, max_masks) if missing else iter(())
                 for (key, image), prior in zip(missing, priors, strict=True):
                     written.append(packer.submit(writer.put, key, image, prior))

@@ -49,4 +49,5 @@ def make_prior(
             got = f'{image.dtype} {list(image.shape)}' if isinstance(image, np.ndarray) else type(image).__name__
             raise UserError(f'make_prior: the image must be uint8 [H, W, 3] or a path, got {got}')
     maker.check([key])
+    maker.must_fit(pixels, key)
     return maker(pixels, key, max_masks)

@@ -25,13 +25,14 @@ from sptsr.archs.precision import keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_file
+from sptsr.core.free_memory import free_bytes
 from sptsr.core.progress import bar
 from sptsr.images.any_image import AnyImage, read_any, write_any
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB
 from sptsr.images.folder import IMAGE_SUFFIXES, image_key
 from sptsr.masks.prior import Prior
-from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, free_bytes, most_pixels
+from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, most_pixels
 from sptsr.restoring.restorer import check_prior, restore_tensor
 
 _HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor, nn
 
 from sptsr.archs.backbone import kind_of, probe
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.free_memory import free_bytes
 from sptsr.restoring.restorer import OVERLAP
 
 _SMALLEST_TILE = 64
@@ -16,18 +15,6 @@ _LARGEST_TILE = 1024  # larger tiles are not faster
 # Feature maps of the largest size that are alive at once while a block runs: its input, output and what lies between.
 _ALIVE = 6
 _SHARE = 0.5  # of the free memory
-
-
-def free_bytes(device: torch.device) -> int:
-    """Returns the memory that is free on a device, in bytes; of a CPU what the system can give without swapping."""
-    if device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open('/proc/meminfo') as lines:
-            rows = dict(line.split(':', 1) for line in lines)
-        return int(rows['MemAvailable'].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # not Linux
-        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
 
 
 @torch.no_grad()
@@ -61,7 +48,7 @@ def fitting_tile(net: SPTNet, height: int, width: int, cost: float, free: int) -
         net: the network.
         height, width: of the LQ image.
         cost: from `bytes_a_pixel`.
-        free: from `free_bytes`.
+        free: bytes of memory that are free.
     """
     pixels = _SHARE * free / cost
     if height * width <= pixels:
@@ -74,4 +61,4 @@ def most_pixels(scale: int) -> int:
     """Returns how many LQ pixels an image may have, so that it and its result fit into the free memory of the host."""
     # float32 RGB of the image and of the result, and both once more as they are read and written
     bytes_each = 3 * (4 + 2) * (1 + scale**2)
-    return int(_SHARE * free_bytes(torch.device('cpu')) / bytes_each)
+    return int(_SHARE * free_bytes() / bytes_each)

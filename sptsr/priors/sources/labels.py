@@ -14,6 +14,7 @@ import scipy.io
 
 from sptsr.core.errors import UserError, nearest
 from sptsr.core.files import must_be_regular, read_json
+from sptsr.core.free_memory import must_fit
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.images.draws import image_of
@@ -27,6 +28,7 @@ from sptsr.priors.sources.source import Source, must_lie_in
 LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')
 _MOST_REGIONS = 10_000
 _JSON_BYTES = 1 << 28  # of a file of RLEs
+_LABEL_BYTES = 60  # measured: maps of int64, and what finds their regions
 _MASK_BYTES = 1 << 31  # a mask takes a byte a pixel
 LabelMap = npt.NDArray[np.int64]
 
@@ -163,9 +165,12 @@ def _read_label_maps(path: Path) -> list[LabelMap]:
             raise UserError(f'{path}: {array.dtype} {list(array.shape)}; integers [H, W] or [S, H, W] are needed')
         if array.size:
             check_pixels(Header(array.shape[-1], array.size // array.shape[-1]), path)
+            _check_memory(array.size // array.shape[-1], array.shape[-1], path)
         return [layer.astype(np.int64) for layer in (array[None] if array.ndim == 2 else array)]
     encoded = path.read_bytes()
-    check_pixels(read_header(encoded), path)
+    header = read_header(encoded)
+    check_pixels(header, path)
+    _check_memory(header.height, header.width, path)
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
     if image is None:
         raise UserError(f'{path}: not a readable PNG; copy or make it again')
@@ -173,6 +178,13 @@ def _read_label_maps(path: Path) -> list[LabelMap]:
         channels = image[:, :, :3].astype(np.int64)
         return [channels[:, :, 0] | channels[:, :, 1] << 16 | channels[:, :, 2] << 32]
     return [image.astype(np.int64)]
+
+
+def _check_memory(height: int, width: int, path: Path) -> None:
+    """Raises UserError when labels of this size need more memory than is free."""
+    must_fit(
+        f'{path}: labels of {height}x{width} pixels (height x width)', height * width * _LABEL_BYTES, 'reduce them'
+    )
 
 
 def _masks_of(maps: list[LabelMap], background: int, path: Path) -> BoolArray:
@@ -187,13 +199,14 @@ def _masks_of(maps: list[LabelMap], background: int, path: Path) -> BoolArray:
 
 
 def _check_count(regions: int, pixels: int, path: Path) -> None:
-    """Raises UserError for more regions than a segmentation has, before a mask of each is made."""
+    """Raises UserError for more regions than a segmentation has, or than fit, before a mask of each is made."""
     most = min(_MOST_REGIONS, max(64, _MASK_BYTES // max(1, pixels)))
     if regions > most:
         raise UserError(
             f'{path}: {regions} regions, at most {most} of this size are read; a label file has one value a region '
             '(is it a photograph?)'
         )
+    must_fit(f'{path}: {regions} regions', 3 * regions * pixels, 'reduce the labels')
 
 
 def _read_coco(path: Path) -> BoolArray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -15,8 +14,10 @@ import numpy as np
 import torch
 
 from sptsr.core.checkpoints import read_weights
+from sptsr.core.devices import usable_device
 from sptsr.core.errors import UserError, reason_of, refusing
 from sptsr.core.files import read_json, sha256_file, sha256_tensors
+from sptsr.core.free_memory import must_fit
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
@@ -26,6 +27,9 @@ from sptsr.priors.sources.source import Source, must_lie_in
 # Width of the image encoder, which tells the checkpoints apart.
 _FAMILIES = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}
 _SIDE = 1024  # pixels, of the encoder's input
+# Logits of 256x256 of one of a point's three masks. Until the end of an image they are kept for masks that pass the
+# thresholds, which is about one in ten.
+_POINT_BYTES = 4 * 256 * 256
 _INSTALL = "pip install 'sptsr[transformers]'"
 
 
@@ -75,14 +79,15 @@ class _SegmenterSource(Source):
             {'max_side': (self.max_side, 1, 1 << 16), 'images_per_batch': (self.images_per_batch, 0, 1 << 12)},
         )
         self.settings = _settings(vars(self))
+        self.device = usable_device(self.device, self.name)
+        side = self.settings.points_per_side
+        must_fit(f'{self.name}: points_per_side {side}', side**2 * _POINT_BYTES, 'lower it', self.device)
 
     def _take(self, model: Any, family: str, segmenter: Callable[..., Segmenter]) -> None:
         """Puts a loaded model on its device, and notes what decides the masks."""
         # points_per_batch decides memory, not masks
         decisive = {key: value for key, value in asdict(self.settings).items() if key != 'points_per_batch'}
         self.params = {'model_type': family, 'precision': self.precision, 'max_side': self.max_side, **decisive}
-        if self.device == 'auto':
-            self.device = f'cuda:{os.environ.get("LOCAL_RANK", "0")}' if torch.cuda.is_available() else 'cpu'
         self.group = self.images_per_batch or (8 if self.device.startswith('cuda') else 1)
         self.segmenter = segmenter(model, self.device, self.precision, self.compile)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from sptsr.core.errors import UserError
+from sptsr.core.free_memory import must_fit
 from sptsr.core.version import __version__
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
@@ -37,6 +38,7 @@ class Source(ABC):
         weights_sha256: digest of the checkpoint; None when there is none.
         group: number of images to give to `several` at a time.
         fine: the masks lie on a grid so many times as fine as the image's (see `Prior.fine`).
+        bytes_a_pixel: memory that it takes at once for each pixel of an image, about; 0 where that is not much.
         sees_image: whether the masks depend on the pixels of the image. If they do, they are valid only for that
             image with that noise, and the datasets refuse others.
     """
@@ -45,6 +47,7 @@ class Source(ABC):
     params: dict[str, Any]
     weights_sha256: str | None = None
     group: int = 1
+    bytes_a_pixel: int = 0
     sees_image: bool = True
     fine: int = 1
 
@@ -68,6 +71,14 @@ class Source(ABC):
 
     def check(self, keys: Sequence[str]) -> None:  # noqa: B027 (most have nothing to check)
         """Raises UserError when the source is certain to fail for one of these keys; called before any work."""
+
+    def must_fit(self, image: RGB, name: str) -> None:
+        """Raises UserError when an image, called `name`, needs more memory than is free."""
+        if not self.bytes_a_pixel:
+            return
+        height, width = image.shape[:2]
+        what = f'{name}: {self.name} on {height}x{width} pixels (height x width)'
+        must_fit(what, height * width * self.bytes_a_pixel, 'make the image smaller')
 
     def versions(self) -> dict[str, str]:
         """Returns the versions of packages that decide the masks."""
