@@ -129,9 +129,21 @@ def train_loader(dataset: Any, opt: dict[str, Any], stream: TrainStream) -> Data
 
 
 def eval_loader(dataset: Any, ranks: Ranks = _ALONE) -> DataLoader:
-    """Returns the loader of a validation or test set: one image a batch, in order; each rank has its share."""
+    """Returns the loader of a validation or test set: one image a batch, in order; each rank has its share.
+
+    With `num_worker_per_gpu` in its section, that many processes read ahead; they live as long as the loader.
+    """
     share = range(ranks.rank, len(dataset), ranks.world)
-    return DataLoader(NamedErrors(dataset), batch_size=1, sampler=share, num_workers=0, collate_fn=collate)
+    workers = int(dataset.opt.get('num_worker_per_gpu') or 0)
+    return DataLoader(
+        NamedErrors(dataset),
+        batch_size=1,
+        sampler=share,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_start_worker,
+        persistent_workers=workers > 0,
+    )
 
 
 def _start_worker(_worker: int) -> None:

@@ -19,6 +19,7 @@ from sptsr.data.described import Described
 from sptsr.data.transforms import Pixels, Sample, augment, random_crop
 from sptsr.images.decode import RGB, luminance
 from sptsr.images.folder import IMAGE_SUFFIXES, ImageFolder, image_key, list_lines, listed_name
+from sptsr.masks.prior import Prior
 from sptsr.priors.store import PriorStore
 
 
@@ -98,6 +99,7 @@ class PriorPairedImageDataset(CheckedDataset):
         if self.prior is not None:
             must_hold(self.prior, [lq_key for _, lq_key in self.pairs])
         self.described = Described()
+        self.checked: set[str] = set()
         self.lq_size = 0
         if self.train:
             if not gt_size or gt_size % scale:
@@ -157,8 +159,15 @@ class PriorPairedImageDataset(CheckedDataset):
                 f'{self.lq.name(lq_key)}: {lq.shape[0]}x{lq.shape[1]} is smaller than a training crop of '
                 f'{self.lq_size} LQ pixels; lower gt_size or remove the pair'
             )
-        prior = self.prior.get(lq_key, lq) if self.prior is not None else None
-        return Sample(lq, gt[:height, :width], prior)
+        return Sample(lq, gt[:height, :width], self._prior(lq_key, lq))
+
+    def _prior(self, key: str, lq: RGB) -> Prior | None:
+        """Returns the masks of an LQ image. Once a process, it checks that they were made from that very image."""
+        if self.prior is None:
+            return None
+        prior = self.prior.get(key, None if key in self.checked else lq)
+        self.checked.add(key)
+        return prior
 
 
 def _y_channel(image: RGB) -> npt.NDArray[np.float32]:

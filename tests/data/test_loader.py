@@ -7,7 +7,7 @@ from basicsr.data import build_dataset
 
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError, unwrapped
-from sptsr.data.loader import SeededIndex, TrainStream, train_loader
+from sptsr.data.loader import SeededIndex, TrainStream, eval_loader, train_loader
 from sptsr.masks.batch import PriorBatch
 from tests.data.test_paired import _options
 
@@ -62,6 +62,23 @@ def test_batches_do_not_depend_on_workers(photographs: Path, workers: int):
     assert torch.equal(torch.cat([b['lq'] for b in batches]), torch.stack(reference))
     assert isinstance(batches[0]['prior'], PriorBatch)
     assert batches[0]['prior'].expand(64).shape == (3, 64, 16, 16)
+
+
+def test_a_test_set_is_the_same_with_workers(photographs: Path):
+    found = []
+    for workers in (0, 2):
+        dataset = build_dataset({**_options(photographs, num_worker_per_gpu=workers), 'phase': 'test'})
+        loader = eval_loader(dataset)
+        assert loader.num_workers == workers
+        found += [list(loader), list(loader)]  # the same workers serve every validation
+    shares = [list(eval_loader(dataset, Ranks(rank, 2))) for rank in (0, 1)]
+    found.append([batch for pair in zip(*shares, strict=True) for batch in pair])
+    for batches in found:
+        assert [batch['key'] for batch in batches] == [[key] for key in ('astronaut', 'chelsea', 'coffee', 'rocket')]
+        for batch, other in zip(batches, found[0], strict=True):
+            assert torch.equal(batch['lq'], other['lq'])
+            assert torch.equal(batch['gt'], other['gt'])
+            assert torch.equal(batch['prior'].expand(64), other['prior'].expand(64))
 
 
 @pytest.mark.parametrize('workers', [0, 1])
