@@ -5,6 +5,7 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const GT = data.gt;
 const LARGEST_ZOOM = 32;
 const VIEWS = [['image', 'pictures'], ['error', '|error|'], ['closer', 'closer to GT'], ['difference', '|left − right|']];
+const NEED_GT = ['error', 'closer'];
 
 const get = id => document.getElementById(id);
 const stage = get('stage');
@@ -38,7 +39,8 @@ function choose(number) {
   const names = arms();
   if (!names.includes(state.left)) state.left = names.includes(data.reference) ? data.reference : names[0];
   if (!names.includes(state.right)) state.right = names.includes(data.tuned) ? data.tuned : names[names.length - 1];
-  if (!GT || !(GT in images)) if (state.view === 'error' || state.view === 'closer') state.view = 'image';
+  const views = VIEWS.filter(([view]) => GT in images || !NEED_GT.includes(view));
+  if (!views.some(([view]) => view === state.view)) state.view = 'image';
   for (const old of [...layers.values(), overlay, ...maps]) old?.remove();
   decoded = new Map();
   layers = new Map(names.map(arm => [arm, make('img', {src: images[arm], alt: arm})]));
@@ -60,10 +62,7 @@ function choose(number) {
   }
   chips('left', names.map((arm, n) => [arm, arm, `⇧${n + 1}`]), state.left);
   chips('right', names.map((arm, n) => [arm, arm, `${n + 1}`]), state.right);
-  chips('view', VIEWS.map(([view, text]) => [view, text, '']), state.view);
-  for (const input of get('view').querySelectorAll('input')) {
-    input.disabled = !(GT in images) && (input.value === 'error' || input.value === 'closer');
-  }
+  chips('view', views.map(([view, text]) => [view, text, '']), state.view);
   figures();
   fit();
   update();
@@ -262,7 +261,7 @@ function list() {
     }
     const thumbnail = make('img', {src: images[data.tuned] ?? Object.values(images)[0], alt: '', decoding: 'async'});
         const button = make('button', {type: 'button', onclick: () => choose(number)}, thumbnail,
-      make('span', {className: 'name'}, name), make('span', {className: 'gain'}, rank ?? ''));
+      make('span', {className: 'name', title: name}, name), make('span', {className: 'gain'}, rank ?? ''));
     button.dataset.number = number;
     ol.append(make('li', {}, button));
   });
@@ -351,7 +350,7 @@ document.addEventListener('keydown', event => {
     if (arm) set(event.shiftKey ? 'left' : 'right', arm);
     return;
   }
-  const views = [...get('view').querySelectorAll('input:enabled')].map(input => input.value);
+  const views = [...get('view').querySelectorAll('input')].map(input => input.value);
   ({
     x: exchange,
     n: () => choose(state.number + 1),

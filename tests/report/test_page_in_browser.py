@@ -233,6 +233,27 @@ def test_zoom_and_pan_move_both_sides_and_the_masks_together(look):
     assert session.find('#zoom').text[1:] == '32'
 
 
+def test_two_fingers_zoom_the_pictures_and_not_the_page(look):
+    session = look(390, 844, mobile=True)
+    fit = session.width()
+    stage = session.find('#stage').rect
+    x, y = stage['x'] + stage['width'] / 2, stage['y'] + stage['height'] / 2 - session.run('return scrollY')
+
+    def touch(kind: str, spread: float) -> None:
+        points = [{'x': x - spread, 'y': y, 'id': 0}, {'x': x + spread, 'y': y, 'id': 1}]
+        session.driver.execute_cdp_cmd(
+            'Input.dispatchTouchEvent', {'type': kind, 'touchPoints': [] if kind == 'touchEnd' else points}
+        )
+
+    touch('touchStart', 20)
+    for spread in (30, 40, 60, 80):
+        touch('touchMove', spread)
+    touch('touchEnd', 0)
+    assert abs(session.width() / fit - 4) < 0.2
+    assert session.run('return visualViewport.scale') == 1
+    assert session.run('return document.documentElement.scrollWidth') <= 390
+
+
 def test_masks_are_switched_and_error_maps_are_painted(look):
     session = look()
     assert 'masks' not in session.shown()
@@ -259,6 +280,23 @@ def test_masks_are_switched_and_error_maps_are_painted(look):
     session.wait("document.querySelector('#stage canvas').getContext('2d').getImageData(80, 64, 1, 1).data[0] === 0")
     session.press('e')
     assert 'map' not in session.shown()
+
+
+def test_without_gt_and_figures_there_is_the_difference_of_both_sides(look, tmp_path):
+    lq = imresize(photograph('coffee.png', 64, 80), 0.25)
+    arms = {'frozen': imresize(lq, 4), 'tuned': imresize(lq, 4) // 2}
+    write_page(tmp_path / 'p.html', 'restored', [Picture('coffee', arms, lq)], 'tuned', 'frozen')
+    session = look(path=tmp_path / 'p.html')
+    assert [label.text for label in session.driver.find_elements(By.CSS_SELECTOR, '#view label')] == [
+        'pictures',
+        '|left \N{MINUS SIGN} right|',
+    ]
+    assert not session.find('#measured').is_displayed()
+    assert not session.find('#masks').is_enabled()
+    session.press('m', 'e')
+    session.wait("document.getElementById('stage').dataset.painted === 'difference'")
+    session.press('e')
+    assert session.shown().keys() == {'frozen', 'tuned'}
 
 
 def test_figures_have_differences_to_the_arm_that_is_chosen(look):
