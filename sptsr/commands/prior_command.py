@@ -75,15 +75,24 @@ def _add_controls(verbs: argparse._SubParsersAction) -> None:
     kind.add_argument('--blur', metavar='SIGMA', help='Gaussian blur, sigma in pixels')
     kind.add_argument('--jpeg', metavar='QUALITY', help='JPEG of this quality, 1..100')
     kind.add_argument('--downsample', metavar='N', help="MATLAB's bicubic by a whole factor")
+    kind.add_argument(
+        '--steps',
+        nargs='+',
+        metavar='STEP',
+        help='several in this order, each KIND=AMOUNT or KIND=LOW:HIGH, such as blur=0.8:1.6 noise=5:25 jpeg=30:80; '
+        'kinds: blur, resize, downsample, noise, poisson, jpeg (docs/priors.md)',
+    )
     degrade.add_argument('--seed', type=int, default=0, metavar='N', help='noise_seed of the dataset; default: 0')
     degrade.add_argument(
         '--draws',
         type=int,
         default=1,
         metavar='K',
-        help='noisy images of each clean one, KEY@0, KEY@1, ...',
+        help='of --noise and --steps: degraded images of each clean one, KEY@0, KEY@1, ...',
     )
-    degrade.add_argument('--gray', action='store_true', help='add the noise to the luminance, for gray: true')
+    degrade.add_argument(
+        '--gray', action='store_true', help='of --noise and --steps: degrade the luminance, for gray: true'
+    )
     add_reading(degrade)
     degrade.set_defaults(run=_prior_degrade)
 
@@ -163,10 +172,15 @@ def _prior_degrade(options: argparse.Namespace) -> int:
     from sptsr.images.degrade import degrade
     from sptsr.images.draws import Degradation
     from sptsr.images.folder import ImageFolder
+    from sptsr.images.recipe import Recipe
 
-    kind = next(name for name in ('noise', 'blur', 'jpeg', 'downsample') if getattr(options, name) is not None)
-    low, high = _amounts(kind, getattr(options, kind))
-    degradation = Degradation(kind, low, high, options.seed, options.draws, options.gray)
+    degradation: Degradation | Recipe
+    if options.steps:
+        degradation = Recipe.of(options.steps, options.seed, options.draws, options.gray)
+    else:
+        kind = next(name for name in ('noise', 'blur', 'jpeg', 'downsample') if getattr(options, name) is not None)
+        low, high = _amounts(kind, getattr(options, kind))
+        degradation = Degradation(kind, low, high, options.seed, options.draws, options.gray)
     images = ImageFolder(options.images, options.to_rgb or options.gray, options.include)
     count = degrade(images, options.out, degradation)
     print(f'{options.out}: {count} images, {degradation}')

@@ -16,7 +16,7 @@ from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.core.values import Range
 from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
 from sptsr.data.described import Described
-from sptsr.data.transforms import Sample, augment, random_window
+from sptsr.data.transforms import Sample, augment, drop_masks, random_window
 from sptsr.images.decode import RGB, image_digest, luminance
 from sptsr.images.draws import Degradation
 from sptsr.images.folder import ImageFolder
@@ -67,6 +67,7 @@ class PriorDenoisingDataset(CheckedDataset):
         gt_size: Annotated[int, Range(1, 65536)] | None = None,
         use_hflip: bool = False,
         use_rot: bool = False,
+        prior_dropout: Annotated[float, Range(0, 1)] = 0.0,
         batch_size_per_gpu: Annotated[int, Range(1, 65536)] = 1,
         num_worker_per_gpu: Annotated[int, Range(0, 1024)] = 0,
         pin_memory: bool = False,
@@ -89,12 +90,15 @@ class PriorDenoisingDataset(CheckedDataset):
             gt_size: side of a training crop, in pixels.
             use_hflip: flip horizontally at random.
             use_rot: rotate by quarters at random.
+            prior_dropout: probability, 0..1, that a training sample comes without masks, so that one adapter works
+                with and without them.
             batch_size_per_gpu, num_worker_per_gpu, pin_memory: of the loader.
         """
         if scale != 1:
             raise UserError(f'datasets: {name}: scale {scale}, but noise keeps the size; set scale: 1')
         self.name, self.train, self.gray = name, phase == 'train', gray
         self.use_hflip, self.use_rot = use_hflip, use_rot
+        self.dropout = prior_dropout
         self.size = gt_size or 0
         if self.train and not gt_size:
             raise UserError(f"datasets: {name}: training needs 'gt_size', the side of a crop")
@@ -115,7 +119,7 @@ class PriorDenoisingDataset(CheckedDataset):
             level = self.noise.low if prior_sigma is None else prior_sigma
             made_from = replace(self.noise, low=level, high=level)
         wanted = replace(self.noise, draws=made_from.draws)
-        if made_from.kind != 'noise' or (saw_image and made_from != wanted):
+        if not isinstance(made_from, Degradation) or made_from.kind != 'noise' or (saw_image and made_from != wanted):
             raise UserError(
                 f"datasets: {self.name}: {store.path} holds masks of 'prior degrade {made_from}', but these data are "
                 f"of '{wanted}', and masks belong to their own noise; {self._remedy()}"
@@ -147,6 +151,7 @@ class PriorDenoisingDataset(CheckedDataset):
         if self.train:
             rng = np.random.default_rng(getattr(index, 'seed', None))
             sample, level = self._training_sample(key, clean, rng)
+            sample = drop_masks(sample, self.dropout, rng)
         else:
             level = self.noise.low
             sample = Sample(self._noisy(key, clean, 0), self._channels(clean), self._prior(key, clean, 0))

@@ -16,7 +16,7 @@ from sptsr.core.template import check_template, fill_template
 from sptsr.core.values import Range
 from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
 from sptsr.data.described import Described
-from sptsr.data.transforms import Pixels, Sample, augment, random_crop
+from sptsr.data.transforms import Pixels, Sample, augment, drop_masks, random_crop
 from sptsr.images.decode import RGB, luminance
 from sptsr.images.folder import IMAGE_SUFFIXES, ImageFolder, image_key, list_lines, listed_name
 from sptsr.masks.prior import Prior
@@ -54,6 +54,7 @@ class PriorPairedImageDataset(CheckedDataset):
         gt_size: Annotated[int, Range(1, 65536)] | None = None,
         use_hflip: bool = False,
         use_rot: bool = False,
+        prior_dropout: Annotated[float, Range(0, 1)] = 0.0,
         batch_size_per_gpu: Annotated[int, Range(1, 65536)] = 1,
         num_worker_per_gpu: Annotated[int, Range(0, 1024)] = 0,
         dataset_enlarge_ratio: Annotated[int, Range(1, 65536)] = 1,
@@ -81,12 +82,15 @@ class PriorPairedImageDataset(CheckedDataset):
             gt_size: side of a training crop, in GT pixels.
             use_hflip: flip horizontally at random.
             use_rot: rotate by quarters at random.
+            prior_dropout: probability, 0..1, that a training sample comes without masks, so that one adapter works
+                with and without them.
             batch_size_per_gpu, num_worker_per_gpu: of the loader.
             dataset_enlarge_ratio, prefetch_mode, pin_memory, persistent_workers: of the loader;
                 the first two are accepted from BasicSR's files and not needed.
         """
         self.name, self.scale, self.phase, self.train = name, scale, phase, phase == 'train'
         self.use_hflip, self.use_rot = use_hflip, use_rot
+        self.dropout = prior_dropout
         if gray and color:
             raise UserError(f'datasets: {name}: gray: true and color: {color} are two ways to one channel; choose one')
         self.convert: Callable[[Any], Pixels] | None = luminance if gray else _y_channel if color else None
@@ -134,7 +138,7 @@ class PriorPairedImageDataset(CheckedDataset):
             seed = getattr(index, 'seed', None)
             rng = np.random.default_rng(seed)
             sample = random_crop(sample, self.lq_size, self.scale, rng)
-            sample = augment(sample, self.use_hflip, self.use_rot, rng)
+            sample = drop_masks(augment(sample, self.use_hflip, self.use_rot, rng), self.dropout, rng)
         if self.convert is not None:
             sample = replace(sample, lq=self.convert(sample.lq), gt=self.convert(sample.gt))
         item = {'lq': to_tensor(sample.lq), 'prior': sample.prior, 'key': lq_key, 'lq_path': self.lq.name(lq_key)}

@@ -70,3 +70,10 @@ def augment(sample: Sample, hflip: bool, rotate: bool, rng: np.random.Generator)
     if rotate and draws[2]:
         sample = sample.transpose()
     return sample
+
+
+def drop_masks(sample: Sample, probability: float, rng: np.random.Generator) -> Sample:
+    """Takes all masks of a sample away with a probability; the last draw of a sample, so no other one moves."""
+    if sample.prior is None or not probability or rng.random() >= probability:
+        return sample
+    return replace(sample, prior=sample.prior.emptied())

@@ -13,12 +13,13 @@ from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB
-from sptsr.images.draws import Degradation, read_degradation, write_degradation
+from sptsr.images.draws import Degradation
 from sptsr.images.folder import ImageFolder
 from sptsr.images.prepare import DiskFolder
+from sptsr.images.recipe import Recipe, read_degradation, write_degradation
 
 
-def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degradation) -> int:
+def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degradation | Recipe) -> int:
     """Writes the degraded images of a folder as PNG files, and `degradation.json` beside them.
 
     Equal images of an earlier run are kept, so an interrupted run continues.
@@ -52,8 +53,8 @@ def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degra
     return count
 
 
-def degraded(image: RGB, key: str, degradation: Degradation) -> Iterator[tuple[str, RGB]]:
-    """Yields key and pixels (uint8 RGB) of each degraded copy of an image; one for each draw of noise.
+def degraded(image: RGB, key: str, degradation: Degradation | Recipe) -> Iterator[tuple[str, RGB]]:
+    """Yields key and pixels (uint8 RGB) of each degraded copy of an image; one for each draw.
 
     Args:
         image: uint8 RGB [H, W, 3].
@@ -63,7 +64,10 @@ def degraded(image: RGB, key: str, degradation: Degradation) -> Iterator[tuple[s
     Raises:
         UserError: an image smaller than the factor that it is to be downsampled by.
     """
-    if degradation.kind == 'noise':
+    if isinstance(degradation, Recipe):
+        for draw in range(degradation.draws):
+            yield degradation.key(key, draw), degradation.stored(image, key, draw)
+    elif degradation.kind == 'noise':
         for draw in range(degradation.draws):
             yield degradation.key(key, draw), degradation.noisy(image, key, draw)
     elif degradation.kind == 'blur':

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import read_json, write_json
 from sptsr.core.values import is_of
 from sptsr.images.decode import RGB, luminance
 from sptsr.images.noise import noisy_image
 
 # Lowest and highest amount of each kind, and whether it must be a whole number.
 _KINDS = {'noise': (0, 255, False), 'blur': (0, 100, False), 'jpeg': (1, 100, True), 'downsample': (1, 64, True)}
-_MOST_DRAWS = 1000
-_FILE = 'degradation.json'
+MOST_DRAWS = 1000
+DEGRADATION_FILE = 'degradation.json'
 _DRAW = re.compile(r'@\d+$')
 
 
+class Drawn:
+    """The names of several degraded images of each clean one."""
+
+    draws: int
+
+    def keys(self, key: str) -> list[str]:
+        """Returns the keys of the draws of an image."""
+        return [self.key(key, draw) for draw in range(self.draws)]
+
+    def key(self, key: str, draw: int) -> str:
+        """Returns the key of one draw of an image."""
+        return f'{key}@{draw}' if self.draws > 1 else key
+
+
 @dataclass(frozen=True)
-class Degradation:
+class Degradation(Drawn):
     """How the images of a folder were degraded: all that is needed to make them again from the clean ones.
 
     Attributes:
@@ -55,8 +66,8 @@ class Degradation:
             shown = f'{self.low:g}' if self.low == self.high else f'{self.low:g}:{self.high:g}'
             kind = 'a whole number ' if whole else ''
             raise UserError(f'prior degrade: --{self.kind} {shown} must be {kind}in {least}..{most}')
-        if not 1 <= self.draws <= _MOST_DRAWS:
-            raise UserError(f'prior degrade: --draws {self.draws} must be in 1..{_MOST_DRAWS}')
+        if not 1 <= self.draws <= MOST_DRAWS:
+            raise UserError(f'prior degrade: --draws {self.draws} must be in 1..{MOST_DRAWS}')
         if not 0 <= self.seed < 1 << 63:
             raise UserError(f'prior degrade: --seed {self.seed} must be in 0..2^63 - 1')
         if self.kind != 'noise' and (self.low != self.high or self.draws > 1 or self.gray):
@@ -88,14 +99,6 @@ class Degradation:
         words += ['--gray'] if self.gray else []
         return ' '.join(words)
 
-    def keys(self, key: str) -> list[str]:
-        """Returns the keys of the draws of an image."""
-        return [self.key(key, draw) for draw in range(self.draws)]
-
-    def key(self, key: str, draw: int) -> str:
-        """Returns the key of one draw of an image."""
-        return f'{key}@{draw}' if self.draws > 1 else key
-
     def level(self, key: str, draw: int) -> float:
         """Returns the noise level of one draw of an image, of 255: a function of key, seed and draw."""
         if self.low == self.high:
@@ -114,16 +117,3 @@ class Degradation:
 def image_of(key: str) -> str:
     """Returns the key of the image that a key names a draw of: `a` for `a@3`; other keys stay as they are."""
     return _DRAW.sub('', key)
-
-
-def read_degradation(folder: str | os.PathLike[str]) -> Degradation | None:
-    """Returns how the images of a folder were degraded, or None where `prior degrade` noted nothing."""
-    path = Path(folder) / _FILE
-    if not path.is_file():
-        return None
-    return Degradation.of_record(read_json(path, 'make it again with sptsr prior degrade'), path)
-
-
-def write_degradation(folder: str | os.PathLike[str], degradation: Degradation) -> None:
-    """Notes in a folder how its images were degraded."""
-    write_json(Path(folder) / _FILE, degradation.record())

@@ -79,6 +79,11 @@ class Prior:
         bits = ((self.palette[:, None] >> shifts) & np.uint64(1)).astype(np.bool_)
         return np.moveaxis(bits[self.index], -1, 0)
 
+    def emptied(self) -> Prior:
+        """Returns the prior of the same size and grid that has no masks."""
+        none = None if self.statistics is None else self.statistics[:0]
+        return Prior(np.zeros(1, np.uint64), np.zeros(self.index.shape, np.uint16), 0, none, self.fine)
+
     def areas(self) -> npt.NDArray[np.int64]:
         """Returns the area of each mask in pixels of the grid, int64 [N]."""
         sizes = np.bincount(self.index.reshape(-1), minlength=len(self.palette)).astype(np.int64)

@@ -23,7 +23,7 @@ from sptsr.core.files import parse_json
 from sptsr.core.lmdb_env import check_whole, close_reader, read_transaction
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.images.decode import RGB, image_digest
-from sptsr.images.draws import Degradation
+from sptsr.images.recipe import degradation_of
 from sptsr.masks.prior import Prior
 
 SCHEMA = 3  # 2: without `fine`; 1, of 0.1: without `degradation` and `saw_image` either
@@ -103,7 +103,7 @@ class PriorStore:
             raise UserError(f'{path}: no prior store here; make it with: sptsr prior extract -i IMAGES -o {path}')
         self.header = _header_of(lambda: read_transaction(self.path, b'header'), self.path)
         record = self.header.degradation
-        self.degradation = None if record is None else Degradation.of_record(record, self.path)
+        self.degradation = None if record is None else degradation_of(record, self.path)
 
     def __len__(self) -> int:
         with self._begin() as transaction:

@@ -184,6 +184,7 @@ def _lq_images(data: Mapping[str, Any], draws: int, path: Path, sees_image: bool
     from sptsr.images.degrade import degrade
     from sptsr.images.draws import Degradation
     from sptsr.images.folder import ImageFolder
+    from sptsr.images.recipe import Recipe
 
     to_rgb = bool(data.get('to_rgb') or data.get('gray') or data.get('color'))
     if 'dataroot_lq' in data:
@@ -193,11 +194,14 @@ def _lq_images(data: Mapping[str, Any], draws: int, path: Path, sees_image: bool
     )
     if not sees_image:
         return clean
-    levels = data['sigma'] if isinstance(data['sigma'], list) else [data['sigma'], data['sigma']]
-    noisy = path.with_name(f'{path.name}-images')
+    made = path.with_name(f'{path.name}-images')
     seed, gray = int(data.get('noise_seed', 0)), bool(data.get('gray', False))
-    degrade(clean, noisy, Degradation('noise', float(levels[0]), float(levels[1]), seed, draws, gray))
-    return ImageFolder(noisy)
+    if 'degradation' in data:
+        degrade(clean, made, Recipe.of(data['degradation'], seed, draws, gray))
+    else:
+        levels = data['sigma'] if isinstance(data['sigma'], list) else [data['sigma'], data['sigma']]
+        degrade(clean, made, Degradation('noise', float(levels[0]), float(levels[1]), seed, draws, gray))
+    return ImageFolder(made)
 
 
 def _gt_images(data: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:

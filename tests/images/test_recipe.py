@@ -1,0 +1,170 @@
+"""Degradations of several steps: each does what its name says, and the same draw is the same image."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sptsr.core.errors import UserError
+from sptsr.images.bicubic import imresize
+from sptsr.images.decode import luminance, write_png
+from sptsr.images.degrade import degrade
+from sptsr.images.draws import Degradation
+from sptsr.images.folder import ImageFolder
+from sptsr.images.recipe import Recipe, Step, degradation_of, read_degradation
+from tests.conftest import photograph, run_cli
+
+STEPS = ['blur=0.8:1.6', 'resize=0.5:0.9', 'noise=5:25', 'poisson=200:2000', 'jpeg=30:80']
+
+
+def _after(*steps: str, draw: int = 0, seed: int = 0) -> np.ndarray:
+    return Recipe.of(steps, seed).degraded(photograph('coffee.png', 96, 120), 'coffee', draw).astype(np.float64)
+
+
+def test_each_step_does_what_it_says():
+    image = photograph('coffee.png', 96, 120)
+    clean = image.astype(np.float64)
+    blurred = cv2.GaussianBlur(image, (0, 0), 1.5, borderType=cv2.BORDER_REFLECT)
+    assert np.abs(_after('blur=1.5') - blurred).max() <= 1
+    assert np.array_equal(_after('blur=0'), clean)
+    inner = (clean > 60) & (clean < 195)
+    noise = (_after('noise=10') - clean)[inner]
+    assert noise.std() == pytest.approx(10, rel=0.03)
+    for photons in (100, 1000):
+        counts = (_after(f'poisson={photons}') - clean)[inner]
+        assert counts.std() == pytest.approx(np.sqrt(clean[inner].mean() * 255 / photons), rel=0.05)
+        assert abs(counts.mean()) < 0.5
+    assert np.array_equal(_after('downsample=2'), imresize(image, 1 / 2))
+    assert _after('resize=1').tolist() == clean.tolist()
+    detail = [np.abs(np.diff(_after(f'resize={share}'), axis=1)).mean() for share in (0.25, 0.5, 1)]
+    assert detail[0] < 0.8 * detail[1] < 0.8 * detail[2]
+    ok, content = cv2.imencode('.jpg', image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])
+    assert ok
+    assert np.array_equal(_after('jpeg=30'), cv2.imdecode(content, cv2.IMREAD_COLOR)[:, :, ::-1])
+
+
+def test_the_order_counts():
+    rough = [
+        np.abs(np.diff(_after(*steps), axis=1)).mean() for steps in (('noise=25', 'blur=2'), ('blur=2', 'noise=25'))
+    ]
+    assert rough[0] < 0.4 * rough[1]
+    # what JPEG leaves is a function of its input: after it, nothing is rounded but at the end
+    assert np.array_equal(_after('jpeg=50', 'blur=0'), _after('blur=0', 'jpeg=50'))
+
+
+def test_a_draw_is_a_function_of_key_seed_and_number():
+    image = photograph('chelsea.png', 60, 70)
+    recipe = Recipe.of(STEPS, seed=3)
+    first = recipe.degraded(image, 'a', 1)
+    assert np.array_equal(first, recipe.degraded(image.copy(), 'a', 1))
+    others = [
+        recipe.degraded(image, 'a', 0),
+        recipe.degraded(image, 'b', 1),
+        Recipe.of(STEPS, 4).degraded(image, 'a', 1),
+    ]
+    assert all(not np.array_equal(first, other) for other in others)
+    # a step more does not change the noise of those before it
+    assert np.array_equal(
+        Recipe.of(['noise=9', 'blur=0']).degraded(image, 'a', 0), Recipe.of(['noise=9']).degraded(image, 'a', 0)
+    )
+
+
+def test_amounts_are_spread_over_their_range():
+    image = np.full((40, 40, 3), 128, np.uint8)
+    recipe = Recipe.of(['noise=5:25'])
+    levels = np.sort([recipe.degraded(image, 'a', draw).std() for draw in range(60)])
+    assert levels[0] < 8
+    assert levels[-1] > 22
+    assert np.median(levels) == pytest.approx(15, abs=3)
+
+
+def test_one_channel_and_sizes():
+    image = photograph('coffee.png', 41, 53)
+    gray = Recipe.of(STEPS, gray=True)
+    assert gray.degraded(image, 'a', 0).shape == (41, 53, 1)
+    stored = gray.stored(image, 'a', 0)
+    assert (stored == gray.degraded(image, 'a', 0)).all()
+    assert np.array_equal(Recipe.of(['blur=0'], gray=True).degraded(image, 'a', 0), luminance(image))
+    for height, width in ((1, 1), (2, 9)):
+        assert Recipe.of(STEPS).degraded(image[:height, :width], 'a', 0).shape == (height, width, 3)
+    with pytest.raises(UserError, match='a: 41x53 is not a multiple of downsample=4'):
+        Recipe.of(['downsample=4']).degraded(image, 'a', 0)
+
+
+def test_the_command_writes_the_draws_and_goes_on(tmp_path: Path):
+    for name in ('coffee', 'chelsea'):
+        write_png(tmp_path / 'clean' / 'sub' / f'{name}.png', photograph(f'{name}.png', 48, 60))
+    arguments = ('prior', 'degrade', '-i', tmp_path / 'clean', '-o', tmp_path / 'out', '--steps', *STEPS)
+    arguments = (*arguments, 'downsample=2', '--draws', 3, '--seed', 7)
+    done = run_cli(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert '6 images, --steps blur=0.8:1.6' in done.stdout
+    folder = ImageFolder(tmp_path / 'out')
+    recipe = Recipe.of([*STEPS, 'downsample=2'], 7, 3)
+    assert folder.degradation == recipe
+    assert recipe.scale == 2
+    assert folder.keys == [f'sub/{name}@{n}' for name in ('chelsea', 'coffee') for n in range(3)]
+    clean = ImageFolder(tmp_path / 'clean')
+    for key in clean.keys:
+        for draw in range(3):
+            assert np.array_equal(folder.read(f'{key}@{draw}'), recipe.degraded(clean.read(key), key, draw))
+    (tmp_path / 'out' / 'sub' / 'coffee@1.png').unlink()
+    assert run_cli(*arguments).returncode == 0
+    other = run_cli(*arguments[:-1], 8)
+    assert other.returncode == 2
+    assert 'holds images degraded otherwise (--steps' in other.stderr
+    # what it says of itself makes the same images again
+    words = str(recipe).split()
+    again = run_cli('prior', 'degrade', '-i', tmp_path / 'clean', '-o', tmp_path / 'again', *words)
+    assert again.returncode == 0, again.stderr
+    assert np.array_equal(ImageFolder(tmp_path / 'again').read('sub/coffee@2'), folder.read('sub/coffee@2'))
+
+
+def test_records_are_read_again(tmp_path: Path):
+    recipe = Recipe.of(STEPS, 5, 2, True)
+    assert degradation_of(json.loads(json.dumps(recipe.record())), 'x') == recipe
+    noise = Degradation('noise', 5, 25, draws=2)
+    assert degradation_of(noise.record(), 'x') == noise
+    assert read_degradation(tmp_path) is None
+    for record in ({}, {'steps': 'blur=1'}, {'steps': [], 'seed': 0, 'draws': 1}, recipe.record() | {'seed': 'a'}):
+        (tmp_path / 'degradation.json').write_text(json.dumps(record))
+        with pytest.raises(UserError, match=r'degradation\.json: does not say how images were degraded'):
+            read_degradation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('step', 'message'),
+    [
+        ('blurr=1', "no step is called 'blurr'; did you mean 'blur'"),
+        ('noise', "'noise' is not KIND=AMOUNT"),
+        ('noise=a', "'noise=a' is not KIND=AMOUNT"),
+        ('noise=nan', 'must be in 0..255'),
+        ('noise=25:5', 'noise=25:5 must be in 0..255, the lower amount first'),
+        ('jpeg=0', 'jpeg=0 must be in 1..100'),
+        ('poisson=0', r'poisson=0 must be in 1..1e\+06'),
+        ('resize=2', 'resize=2 must be in 0.1..1'),
+        ('downsample=2:3', 'downsample=2:3 must be one whole number'),
+        ('downsample=2.5', 'must be one whole number'),
+        ('blur=1e9', 'must be in 0..20'),
+    ],
+)
+def test_steps_that_make_no_sense_are_refused(step: str, message: str):
+    with pytest.raises(UserError, match=message):
+        Step.of(step)
+
+
+def test_recipes_that_make_no_sense_are_refused(tmp_path: Path):
+    for arguments, message in (
+        (([],), '0 steps; say 1 to 20'),
+        ((['blur=1'] * 21,), '21 steps'),
+        ((['downsample=2', 'downsample=2'],), 'downsample may come once'),
+        ((['blur=1'], -1), 'the seed -1'),
+        ((['blur=1'], 0, 0), '0 draws'),
+    ):
+        with pytest.raises(UserError, match=message):
+            Recipe.of(*arguments)
+    write_png(tmp_path / 'clean' / 'a.png', photograph('coffee.png', 31, 32))
+    with pytest.raises(UserError, match='a: 31x32 is not a multiple of downsample=2'):
+        degrade(ImageFolder(tmp_path / 'clean'), tmp_path / 'out', Recipe.of(['downsample=2']))
