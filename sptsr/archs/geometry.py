@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sptsr.archs.stems import layout_of
 from sptsr.core.errors import UserError, one_of
 from sptsr.core.registry import STEM_REGISTRY, register
+from sptsr.core.values import Range
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.mask_statistics import MEAN, SHARE, SPREAD
 from sptsr.masks.prior import MAX_FINE, MAX_MASKS
@@ -62,7 +63,12 @@ class GeometryStem(nn.Sequential):
     uses_masks: ClassVar[bool] = True
 
     def __init__(
-        self, in_channels: int, num_masks: int, width: int, maps: list[str] | None = None, fine: int = 1
+        self,
+        in_channels: int,
+        num_masks: int,
+        width: int,
+        maps: list[str] | None = None,
+        fine: Annotated[int, Range(1, 4)] = 1,
     ) -> None:
         if not 1 <= fine <= MAX_FINE:
             raise UserError(f'stem geometry: fine {fine} is not in 1..{MAX_FINE}')

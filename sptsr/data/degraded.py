@@ -52,7 +52,7 @@ class PriorDegradedDataset(CheckedDataset):
         degradation: list[str],
         sigma: Annotated[float, Range(0, 255)] | None = None,
         dataroot_prior: str | None = None,
-        noise_seed: Annotated[int, Range(0, (1 << 63) - 1)] = 0,
+        noise_seed: Annotated[int, Range(0, 9223372036854775807)] = 0,
         include: list[Any] | None = None,
         to_rgb: bool = False,
         gray: bool = False,

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lmdb
 
@@ -22,6 +22,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.files import parse_json
 from sptsr.core.lmdb_env import check_whole, close_reader, read_transaction
 from sptsr.core.signatures import argument_problems, parameters
+from sptsr.core.values import Range
 from sptsr.images.decode import RGB, image_digest
 from sptsr.images.recipe import degradation_of
 from sptsr.masks.prior import Prior
@@ -58,7 +59,7 @@ class StoreHeader:
     schema: int = SCHEMA
     saw_image: bool = True
     degradation: dict[str, Any] | None = None
-    fine: int = 1
+    fine: Annotated[int, Range(1, 4)] = 1
 
     def differences(self, other: StoreHeader) -> list[str]:
         """Lists what makes masks differ, as `name: ours != theirs`; versions are not compared."""

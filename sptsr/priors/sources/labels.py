@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from sptsr.core.errors import UserError, nearest
 from sptsr.core.files import must_be_regular, read_json
 from sptsr.core.free_memory import must_fit
 from sptsr.core.registry import SOURCE_REGISTRY, register
+from sptsr.core.values import Range
 from sptsr.images.decode import RGB
 from sptsr.images.draws import image_of
 from sptsr.images.folder import image_key, normalised
@@ -66,7 +67,7 @@ class LabelsSource(Source):
         background: int = 0,
         scale: int = 0,
         max_iou: float = 0.9,
-        fine: int = 1,
+        fine: Annotated[int, Range(1, 4)] = 1,
     ) -> None:
         must_lie_in(
             self.name,
