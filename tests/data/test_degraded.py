@@ -139,8 +139,8 @@ def test_gray_and_no_masks(sets: Path):
         ({'scale': 2}, 'the degradation keeps 1/1 of the size; add downsample=2'),
         ({'degradation': []}, 'datasets: x: degradation: 0 steps'),
         ({'degradation': ['blur']}, "datasets: x: degradation: 'blur' is not KIND=AMOUNT"),
-        ({'sigma': 300}, 'sigma 300 must be a number in 0..255'),
-        ({'prior_dropout': 1.5}, 'prior_dropout 1.5 must be a number in 0..1'),
+        ({'sigma': 300}, "'sigma' of PriorDegradedDataset must be a number in 0..255 .*got 300"),
+        ({'prior_dropout': 1.5}, "'prior_dropout' of PriorDegradedDataset must be a number in 0..1, got 1.5"),
         ({'gt_size': None}, 'gt_size: None must be a multiple of the scale 1'),
     ],
 )
@@ -191,7 +191,7 @@ def test_other_datasets_drop_masks_too(sets: Path, photographs: Path, blind: Pat
         options['dataroot_prior'] = str(sets / 'none')
     options |= {'type': kind, 'phase': 'train', 'prior_dropout': 1.0}
     assert build_dataset(options)[SeededIndex(0, 0)]['prior'].count == 0
-    with pytest.raises(UserError, match='prior_dropout -1 must be a number in 0..1'):
+    with pytest.raises(UserError, match="'prior_dropout' of .* must be a number in 0..1, got -1"):
         build_dataset(options | {'prior_dropout': -1})
 
 

@@ -77,7 +77,7 @@ def test_a_store_takes_priors_on_one_grid(sets: Path, tmp_path: Path):
         extract(images, sets / 'fine', _labels(sets, 'fine=2'))
     with pytest.raises(UserError, match="source felzenszwalb takes no 'fine'"):
         build_source('felzenszwalb', ['fine=2'])
-    with pytest.raises(UserError, match='labels: fine=5 must be a number in 1..4'):
+    with pytest.raises(UserError, match='must be a whole number in 1..4, got 5'):
         _labels(sets, 'fine=5')
     with pytest.raises(UserError, match='scale=3 is not a multiple of fine=2'):
         _labels(sets, 'fine=2', 'scale=3')
