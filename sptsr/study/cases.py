@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from sptsr.core.catalogue import find
-from sptsr.core.errors import UserError, nearest, one_of
+from sptsr.core.errors import UserError, one_of
 from sptsr.core.signatures import argument_problems
 from sptsr.core.template import fill_template
 from sptsr.core.yaml_io import Lines
 from sptsr.options.load import merge, read_unchecked, report
 from sptsr.options.schema import Problem, check
 from sptsr.options.tune import Tune, tuned_as
+from sptsr.study.drafts import Draft, kind_of, leave_out, note_lacking, sets_of
 from sptsr.study.study_file import CONTROLS, Part, Study
 
 _TRAIN_ONLY = ('train', 'logger')
@@ -60,32 +61,6 @@ class Cases:
         return [case for case in self.cases if case.row == row]
 
 
-@dataclass
-class _Draft:
-    """A case with where its keys stand, and what is not there for it."""
-
-    row: Part
-    arm: Part
-    train: dict[str, Any] | None
-    test: dict[str, Any]
-    lines: Lines
-    lacks: list[str] = field(default_factory=list)
-    lacking_sets: dict[str, str] = field(default_factory=dict)  # phase: what is not there
-
-    def case(self) -> Case:
-        prior = self.arm.prior if self.arm.prior is not None else self.row.prior
-        source = prior if isinstance(prior, dict) else self.row.prior if isinstance(self.row.prior, dict) else None
-        return Case(
-            self.row.name,
-            self.arm.name,
-            self.train,
-            self.test,
-            prior if isinstance(prior, str) and prior in CONTROLS else None,
-            source if self.test['network_g'].get('type') == 'SPTNet' else None,
-            self.arm.tune != 'none' and (self.arm.prior is None or self.arm.prior in CONTROLS),
-        )
-
-
 def make_cases(study: Study) -> Cases:
     """Merges and checks the options of all rows and arms; imports the plug-ins of the option files.
 
@@ -96,7 +71,7 @@ def make_cases(study: Study) -> Cases:
         UserError: one report of all other mistakes; or nothing is left to run.
     """
     drafts = [_draft(study, row, arm) for row in study.rows for arm in study.arms]
-    left_out = [line for row in study.rows for line in _leave_out(study, [d for d in drafts if d.row is row])]
+    left_out = [line for row in study.rows for line in leave_out(study, [d for d in drafts if d.row is row])]
     drafts = [draft for draft in drafts if not draft.lacks]
     problems: dict[str, None] = {}
     for draft in drafts:
@@ -107,12 +82,12 @@ def make_cases(study: Study) -> Cases:
         raise UserError(found[0] if len(found) == 1 else '\n  '.join([f'{study.path}: {len(found)} mistakes', *found]))
     if not drafts:
         raise UserError('\n  '.join([f'{study.path}: nothing is left to run; datasets/README.md says more', *left_out]))
-    cases = [draft.case() for draft in drafts]
+    cases = [_case(draft) for draft in drafts]
     _check_published(study, cases)
     return Cases(tuple(cases), tuple(left_out))
 
 
-def _draft(study: Study, row: Part, arm: Part) -> _Draft:
+def _draft(study: Study, row: Part, arm: Part) -> Draft:
     base = {**study.base, **row.base}
     trains = arm.tune != 'none'
     for verb in ('train', 'test') if trains else ('test',):
@@ -139,9 +114,23 @@ def _draft(study: Study, row: Part, arm: Part) -> _Draft:
         for opt in (train, test):
             assert opt is not None
             opt['network_g'] = tuned_as(opt.get('network_g') or {}, cast(Tune, arm.tune), arm.rank)
-    draft = _Draft(row, arm, train, test, lines)
-    _note_lacking(draft)
+    draft = Draft(row, arm, train, test, lines)
+    note_lacking(draft)
     return draft
+
+
+def _case(draft: Draft) -> Case:
+    row, arm = draft.row, draft.arm
+    asked = arm.prior if arm.prior is not None else row.prior
+    return Case(
+        row.name,
+        arm.name,
+        draft.train,
+        draft.test,
+        asked if isinstance(asked, str) and asked in CONTROLS else None,
+        draft.source if draft.test['network_g'].get('type') == 'SPTNet' else None,
+        arm.tune != 'none' and (arm.prior is None or arm.prior in CONTROLS),
+    )
 
 
 def _merged(path: Path, parts: Sequence[Part], is_train: bool) -> tuple[dict[str, Any], Lines]:
@@ -152,7 +141,7 @@ def _merged(path: Path, parts: Sequence[Part], is_train: bool) -> tuple[dict[str
         if isinstance(changes.get('datasets'), Mapping):
             wanted = ('train', 'val') if is_train else ('test',)
             # what is no phase at all goes to both, where the check names it
-            phases = {phase: data for phase, data in changes['datasets'].items() if _kind(phase) in (*wanted, '')}
+            phases = {phase: data for phase, data in changes['datasets'].items() if kind_of(phase) in (*wanted, '')}
             changes = {**changes, 'datasets': phases}
         opt = merge(opt, changes)
         lines = {**lines, **part.lines}
@@ -161,21 +150,9 @@ def _merged(path: Path, parts: Sequence[Part], is_train: bool) -> tuple[dict[str
     return opt, lines
 
 
-def _kind(phase: str) -> str:
-    kind = phase.split('_')[0]
-    return kind if kind in ('train', 'val', 'test') else ''
-
-
-def _sets(opt: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    datasets = opt.get('datasets')
-    for phase, data in datasets.items() if isinstance(datasets, Mapping) else ():
-        if isinstance(data, dict):
-            yield phase, data
-
-
 def _place_priors(opt: dict[str, Any], prior: str | dict[str, Any] | None) -> None:
     """Names the store that a row or an arm asks for in each set; a source makes them later."""
-    for _, data in _sets(opt):
+    for _, data in sets_of(opt):
         if isinstance(prior, dict):
             data.pop('dataroot_prior', None)
         elif prior is not None:
@@ -192,71 +169,11 @@ def _bare(test: dict[str, Any], where: str) -> None:
         test['path'] = {'pretrain_network_g': network['backbone_weights']} if network.get('backbone_weights') else {}
         if network.get('backbone_key'):
             test['path']['param_key_g'] = network['backbone_key']
-    for _, data in _sets(test):
+    for _, data in sets_of(test):
         data.pop('dataroot_prior', None)
 
 
-def _note_lacking(draft: _Draft) -> None:
-    """Notes the files and folders that are not on this machine; sets of a test by their phase."""
-    for opt in (draft.train, draft.test):
-        if opt is None:
-            continue
-        network, path = opt.get('network_g'), opt.get('path') or {}
-        weights = _weights(network) if isinstance(network, Mapping) else []
-        for file in [*weights, path.get('pretrain_network_g')]:
-            if isinstance(file, str) and not Path(file).expanduser().is_file():
-                draft.lacks.append(file)
-        for phase, data in list(_sets(opt)):
-            lacking = next(
-                (
-                    value
-                    for key, value in data.items()
-                    if key.startswith('dataroot_') and isinstance(value, str) and not Path(value).expanduser().is_dir()
-                ),
-                None,
-            )
-            if lacking is None:
-                continue
-            if _kind(phase) == 'train':
-                draft.lacks.append(lacking)
-            elif _kind(phase) == 'val':
-                del opt['datasets'][phase]  # it plays no part in the table
-            else:
-                draft.lacking_sets[phase] = lacking
-    if isinstance(draft.arm.prior, str) and draft.arm.prior not in CONTROLS and draft.lacking_sets:
-        guess = nearest(draft.arm.prior, CONTROLS)
-        if guess and not Path(draft.arm.prior).exists():
-            raise UserError(f'{draft.arm.line}: prior: {draft.arm.prior}: no such store{guess}')
-
-
-def _weights(network: Mapping[str, Any]) -> list[Any]:
-    """Returns the files of weights that a network names; spandrel's networks name theirs in `path`."""
-    backbone = network.get('backbone')
-    inner = _weights(backbone) if isinstance(backbone, Mapping) else []
-    return [network.get('backbone_weights'), network.get('path') if network.get('type') == 'spandrel' else None, *inner]
-
-
-def _leave_out(study: Study, drafts: list[_Draft]) -> list[str]:
-    """Takes out of a row what a user lacks; returns a line for each thing. `lacks` stays where a case cannot be run."""
-    lines = []
-    row = drafts[0].row.name
-    sets: dict[str, str] = {phase: path for draft in drafts for phase, path in draft.lacking_sets.items()}
-    for phase, path in sets.items():  # all arms of a row see the same images
-        names = [draft.test['datasets'].pop(phase, {}).get('name') for draft in drafts]
-        name = next((name for name in names if name), phase)
-        lines.append(f'{row}: {name} is left out: {path} is not there')
-    lacked = {draft.arm.name: draft.lacks[0] for draft in drafts if draft.lacks}
-    if sets and not any(_kind(phase) == 'test' for phase, _ in _sets(drafts[0].test)):
-        lacked = {draft.arm.name: next(iter(sets.values())) for draft in drafts}
-    if study.control in lacked or len(lacked) == len(drafts):
-        reason = lacked.get(study.control or '') or next(iter(lacked.values()))
-        for draft in drafts:
-            draft.lacks = draft.lacks or [reason]
-        return [f'{row} is left out: {reason} is not there']
-    return lines + [f'{row}, {arm} is left out: {path} is not there' for arm, path in lacked.items()]
-
-
-def _mistakes(draft: _Draft, study: Study) -> Iterator[str]:
+def _mistakes(draft: Draft, study: Study) -> Iterator[str]:
     """Yields the mistakes of a case, each with its place."""
     where = f'{draft.arm.line} ({draft.row.name}, {draft.arm.name})'
     named = {'name': 'study', 'manual_seed': 0}
@@ -269,10 +186,9 @@ def _mistakes(draft: _Draft, study: Study) -> Iterator[str]:
         yield report(where, draft.lines, [problem])
 
 
-def _prior_mistakes(draft: _Draft) -> list[Problem]:
+def _prior_mistakes(draft: Draft) -> list[Problem]:
     """Lists sets without masks for an arm that needs them, and mistakes of a source."""
-    prior = draft.arm.prior if draft.arm.prior is not None else draft.row.prior
-    source = prior if isinstance(prior, dict) else draft.row.prior if isinstance(draft.row.prior, dict) else None
+    prior, source = draft.arm.prior if draft.arm.prior is not None else draft.row.prior, draft.source
     if source is not None:
         try:
             entry = find('source', _registered(str(source['source'])))
@@ -284,7 +200,7 @@ def _prior_mistakes(draft: _Draft) -> list[Problem]:
     problems: list[Problem] = []
     wants = prior in CONTROLS or _uses_masks(draft.test.get('network_g'))
     for opt in (draft.train, draft.test) if wants else ():
-        for phase, data in _sets(opt or {}):
+        for phase, data in sets_of(opt or {}):
             if data.get('dataroot_prior') is None:
                 message = (
                     f"datasets.{phase}: '{draft.arm.name}' needs masks, and the set has none; name a store in "
@@ -325,7 +241,7 @@ def _check_published(study: Study, cases: Sequence[Case]) -> None:
         tests = [case.test for case in cases if case.row == row]
         if not tests:
             continue  # left out
-        sets = [str(data.get('name')) for _, data in _sets(tests[0])]
+        sets = [str(data.get('name')) for _, data in sets_of(tests[0])]
         metrics = list((tests[0].get('val') or {}).get('metrics') or {})
         for arm, published in by_arm.items():
             for dataset, figures in published.figures.items():
@@ -343,4 +259,4 @@ def _is_left_out(study: Study, row: str, dataset: str) -> bool:
     """Returns whether the option files of a row name a set that is not there on this machine."""
     part = next(part for part in study.rows if part.name == row)
     opt, _ = _merged({**study.base, **part.base}['test'], (part,), False)
-    return any(data.get('name') == dataset for _, data in _sets(opt))
+    return any(data.get('name') == dataset for _, data in sets_of(opt))

@@ -152,6 +152,7 @@ def _block(study: Study, name: str, cases: Cases, measured: Mapping[Use, Measure
     banded = {(dataset, metric): _band(some[0], dataset, metric) for dataset, metric in measured_by_all}
     columns = [column for column in measured_by_all if banded[column] is None]
     oracles = [case.arm for case in cases.of(name) if case.prior == 'oracle']
+    notes += [f'{name}, {arm}: an upper bound, not ranked' for arm in oracles]
     higher = {column: _is_higher(some, column) for column in columns}
     lines: dict[str, dict[Column, Cell]] = {arm: {} for arm in arms}
     for column in columns:

@@ -220,3 +220,13 @@ def test_what_the_networks_cost_stands_beside_their_figures(study, tmp_path, mon
     (row,) = [row for row in rows if (row['arm'], row['metric']) == ('SPT', 'params (K)')]
     assert float(row['mean']) == pytest.approx(costs['SPT']['params (K)'])
     assert 'MACs (G),\\\\1280x720 output' in (tmp_path / 'out' / 'table.tex').read_text()
+
+
+def test_figures_are_drawn(study, tmp_path):
+    pytest.importorskip('matplotlib')
+    study['columns'] = ['params']
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    _measure(plan, GAINS)
+    write_table(plan, tmp_path / 'out', figures=True)
+    names = {path.name for path in (tmp_path / 'out' / 'figures').iterdir()}
+    assert names == {f'IMDN_{cost}_K.{kind}' for cost in ('params', 'trained') for kind in ('pdf', 'svg')}

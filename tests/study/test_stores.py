@@ -73,6 +73,13 @@ def test_masks_of_a_source_need_no_store(study, tmp_path):
     assert set(bands) == set(_stores(plan, 'SPT'))
 
 
+def test_a_store_of_an_arm_counts_before_the_source_of_the_row(study, tmp_path, photographs):
+    arms = {'SPT': {}, 'named': {'prior': str(photographs / 'prior')}, 'shuffled': {'prior': 'shuffle'}}
+    plan = _plan(study, tmp_path, arms, {'prior': {'source': 'felzenszwalb', 'min_size': 9}})
+    assert _stores(plan, 'named') == [str(photographs / 'prior')] * 2
+    assert plan.stores.recipes[_stores(plan, 'shuffled')[0]].after.path.name.startswith('felzenszwalb-')
+
+
 def _denoising(tmp_path, photographs):
     for name in ('train', 'test'):
         path = tmp_path / 'options' / f'{name}.yml'
