@@ -114,12 +114,12 @@ def make(out: Path) -> list[Path]:
     write('broken/text.jpg', b'not an image\n')
     write('broken/cut.png', png[: len(png) // 2])
     write('broken/cut.jpg', jpg[: len(jpg) // 2])
-    write('broken/huge.png', _blank_png(60000, 60000))
+    write('broken/huge.png', blank_png(60000, 60000))
     Image.fromarray(cat[:, :, 0].astype(np.float32)).save(path('broken/float.tif'))
     return made
 
 
-def _blank_png(width: int, height: int) -> bytes:
+def blank_png(width: int, height: int) -> bytes:
     """Returns a small file that says it is a large gray image."""
     import struct
 

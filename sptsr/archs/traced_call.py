@@ -191,6 +191,17 @@ class PaletteBits(PriorBatch):
         assert self.bits is not None
         return F.pad(self.bits[:, :num_masks].to(dtype), (0, max(0, num_masks - self.bits.shape[1])))
 
+    def changes(self) -> Tensor:
+        # In how many masks each two codes differ, [K, K], looked up by the codes of two neighbours.
+        bits = self.table()
+        each = bits.sum(dim=1)
+        differences = (each[:, None] + each - 2 * bits @ bits.T).reshape(-1)
+        first = self.index * bits.shape[0]
+        across = F.embedding(first[:, :, 1:] + self.index[:, :, :-1], differences[:, None])[..., 0]
+        down = F.embedding(first[:, 1:] + self.index[:, :-1], differences[:, None])[..., 0]
+        sides = F.pad(across, (1, 0)) + F.pad(across, (0, 1))
+        return sides + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
+
 
 class _TracedMasks(SiteMasks):
     """`SiteMasks` of one image, which are summed by operators that every runtime has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,8 +84,6 @@ def read_any(path: str | os.PathLike[str], most_pixels: int) -> AnyImage:
             colour, alpha, profile = _plain_pixels(image, profile, notes)
     except UserError:
         raise
-    except Image.DecompressionBombError as error:
-        raise UserError(f'{path}: {error}') from error
     except (OSError, ValueError, SyntaxError, cv2.error, ImageCms.PyCMSError) as error:
         reason = str(error).partition('\n')[0]
         raise UserError(f'{path}: not a readable image ({reason}); copy or make it again') from error
@@ -130,7 +129,12 @@ def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) 
 
 def _opened(content: bytes, path: str | os.PathLike[str], most_pixels: int) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(content))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # `most_pixels` is the bound here
+            image = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        pixels = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UserError(f'{path}: more than {pixels} pixels, which are not read; cut it into parts') from error
     except UnidentifiedImageError as error:
         raise UserError(f'{path}: not an image that can be read; convert it to PNG') from error
     if image.width * image.height > most_pixels:

@@ -110,7 +110,7 @@ class PriorBatch:
         """
         if self.statistics is not None:
             return self
-        sums = CodeSums.of(self.at(1).index, len(self.palette), lq)
+        sums = CodeSums.of(self.at(1).index, self.palette.shape[0], lq)
         return replace(self, statistics=sums.statistics(self.table(), self.owners(), len(self.index)))
 
     def at(self, fine: int) -> PriorBatch:
@@ -124,7 +124,7 @@ class PriorBatch:
     def owners(self) -> Tensor:
         """Returns which image of the batch each code belongs to, int64 [sum of K]."""
         images = torch.arange(len(self.index), device=self.index.device).view(-1, 1, 1).expand_as(self.index)
-        owner = torch.zeros(len(self.palette), dtype=torch.int64, device=self.index.device)
+        owner = torch.zeros(self.palette.shape[0], dtype=torch.int64, device=self.index.device)
         return owner.scatter_(0, self.index.reshape(-1).long(), images.reshape(-1))
 
     def changes(self) -> Tensor:

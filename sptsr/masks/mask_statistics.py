@@ -88,9 +88,12 @@ class CodeSums:
             no pixels.
         """
         rows = torch.cat([self.counts[:, None], self.totals, self.squares], dim=1)
-        sums = rows.new_zeros(images, members.shape[1], rows.shape[1])
-        sums.index_add_(0, owner, members.to(rows.dtype)[:, :, None] * rows[:, None, :])
-        pixels = rows.new_zeros(images).index_add_(0, owner, self.counts)
+        if images == 1:
+            sums, pixels = (members.to(rows.dtype).T @ rows)[None], self.counts.sum()[None]
+        else:
+            sums = rows.new_zeros(images, members.shape[1], rows.shape[1])
+            sums.index_add_(0, owner, members.to(rows.dtype)[:, :, None] * rows[:, None, :])
+            pixels = rows.new_zeros(images).index_add_(0, owner, self.counts)
         areas = sums[..., :1]
         mean, square = (sums[..., 1:] / areas.clamp(min=1)).chunk(2, dim=-1)
         spread = (square - mean.square()).clamp(min=0).mean(dim=-1, keepdim=True).sqrt()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import odd_files
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
@@ -119,11 +120,13 @@ def test_what_is_no_image_is_one_line(tmp_path):
     (tmp_path / 'empty.png').write_bytes(b'')
     Image.fromarray(RGB[:, :, 0].astype(np.float32)).save(tmp_path / 'float.tif')
     Image.fromarray(np.zeros((2000, 2000), np.uint8)).save(tmp_path / 'large.png')
+    (tmp_path / 'bomb.png').write_bytes(odd_files.blank_png(60000, 60000))
     expected = {
         'text.png': 'not an image that can be read',
         'empty.png': 'not an image that can be read',
         'float.tif': 'pixels of 32 bits',
         'large.png': '2000x2000 needs more memory',
+        'bomb.png': 'more than 178956970 pixels',
         'missing.png': 'no such file',
     }
     for name, message in expected.items():

@@ -149,6 +149,17 @@ def test_networks_of_other_kinds_become_onnx(case, unit, tmp_path):
     assert ('sigma' in made.record['inputs']) == (case == 'FFDNet')
 
 
+def test_a_stem_of_another_kind_is_traced_as_it_is(tmp_path):
+    """It reads codes, not masks: where they change from pixel to pixel, and what the image is like inside."""
+    backbone = {'type': 'SRVGGNetCompact', 'num_feat': 8, 'num_conv': 8, 'upscale': 2}
+    net = changed(SPTNet(backbone, unit={'type': 'ModulationUnit', 'width': 8, 'stem': 'geometry'}, num_masks=5))
+    made = export(net, tmp_path / 'model.onnx')
+    assert max(made.differences.values()) < 1e-5
+    given = example(net, made.record['inputs'], (20, 31), 6)
+    other = {**given, 'palette': torch.zeros_like(given['palette'])}
+    assert np.abs(expected(net, given) - expected(net, other)).max() > 1e-3
+
+
 @torch.no_grad()
 def test_lora_is_merged_and_a_network_without_units_is_traced(tmp_path):
     pytest.importorskip('peft')
