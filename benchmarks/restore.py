@@ -22,10 +22,10 @@ from typing import Any
 import cv2
 import skimage.data
 import torch
-from measuring import peak_bytes, seconds
 
 import sptsr
 from sptsr.archs.recipes import RECIPES
+from sptsr.evaluation.cost import peak_bytes, seconds
 from sptsr.images.decode import RGB, decode_rgb, write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source, extract
