@@ -25,7 +25,7 @@ function make(tag, properties = {}, ...children) {
 }
 
 const picture = () => data.pictures[state.number];
-const arms = () => Object.keys(picture().images);
+const arms = () => picture().arms;
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const isNumber = value => typeof value === 'number';
 const shown = value => isNumber(value) ? value.toFixed(4) : String(value ?? '–');
@@ -60,9 +60,9 @@ function choose(number) {
     const here = Number(button.dataset.number) === state.number;
     here ? button.setAttribute('aria-current', 'true') : button.removeAttribute('aria-current');
   }
-  chips('left', names.map((arm, n) => [arm, arm, `⇧${n + 1}`]), state.left);
-  chips('right', names.map((arm, n) => [arm, arm, `${n + 1}`]), state.right);
-  chips('view', views.map(([view, text]) => [view, text, '']), state.view);
+  chips('left', names.map((arm, n) => [arm, arm, n < 9 && `⇧${n + 1}`]), state.left);
+  chips('right', names.map((arm, n) => [arm, arm, n < 9 && `${n + 1}`]), state.right);
+  chips('view', views, state.view);
   figures();
   fit();
   update();
@@ -72,7 +72,7 @@ function chips(name, choices, chosen) {
   get(name).replaceChildren();
   for (const [value, text, key] of choices) {
     const input = make('input', {type: 'radio', name, value, checked: value === chosen});
-    const hint = key && key.length < 3 ? [' ', make('kbd', {ariaHidden: 'true'}, key)] : [];
+    const hint = key ? [' ', make('kbd', {ariaHidden: 'true'}, key)] : [];
     get(name).append(make('label', {className: 'chip'}, input, make('span', {}, text, ...hint)));
   }
 }
@@ -252,14 +252,14 @@ function figures() {
 
 function list() {
   let group = null, ol = null;
-  data.pictures.forEach(({name, set, group: own, rank, images}, number) => {
+  data.pictures.forEach(({name, set, group: own, rank, arms, images}, number) => {
     const title = [set, own].filter(Boolean).join(', ');
     if (title !== group) {
       group = title;
       ol = make('ol');
       get('list').append(...(title ? [make('h3', {}, title)] : []), ol);
     }
-    const thumbnail = make('img', {src: images[data.tuned] ?? Object.values(images)[0], alt: '', decoding: 'async'});
+    const thumbnail = make('img', {src: images[data.tuned] ?? images[arms[0]], alt: '', decoding: 'async'});
         const button = make('button', {type: 'button', onclick: () => choose(number)}, thumbnail,
       make('span', {className: 'name', title: name}, name), make('span', {className: 'gain'}, rank ?? ''));
     button.dataset.number = number;

@@ -193,6 +193,7 @@ class Page:
             'whole': [first.shape[1], first.shape[0]],
             'corner': [window.left, window.top],
             'size': [window.width, window.height],
+            'arms': list(packed),  # a browser does not keep the order of names that are numbers
             'images': packed,
             'masks': masks,
             'figures': figures,

@@ -284,9 +284,13 @@ def test_masks_are_switched_and_error_maps_are_painted(look):
 
 def test_without_gt_and_figures_there_is_the_difference_of_both_sides(look, tmp_path):
     lq = imresize(photograph('coffee.png', 64, 80), 0.25)
-    arms = {'frozen': imresize(lq, 4), 'tuned': imresize(lq, 4) // 2}
+    arms = {'frozen': imresize(lq, 4), 'tuned': imresize(lq, 4) // 2} | {
+        f'{n}': imresize(lq, 4) for n in range(9, 0, -1)
+    }
     write_page(tmp_path / 'p.html', 'restored', [Picture('coffee', arms, lq)], 'tuned', 'frozen')
     session = look(path=tmp_path / 'p.html')
+    names = [label.text for label in session.driver.find_elements(By.CSS_SELECTOR, '#right label')]
+    assert names == ['LQ 1', 'frozen 2', 'tuned 3', '9 4', '8 5', '7 6', '6 7', '5 8', '4 9', '3', '2', '1']
     assert [label.text for label in session.driver.find_elements(By.CSS_SELECTOR, '#view label')] == [
         'pictures',
         '|left \N{MINUS SIGN} right|',
