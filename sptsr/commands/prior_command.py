@@ -35,7 +35,12 @@ def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.
         choices=(1, 2, 3, 4),
         default=1,
         metavar='K',
-        help='masks on a grid K times as fine as the images (2 to 4), from labels or with --oracle',
+        help='masks on a grid K times as fine as the images (2 to 4), from labels or with --oracle or --through',
+    )
+    extract.add_argument(
+        '--through',
+        metavar='X.yml',
+        help='make the masks from what the network of this option file, without units, makes of the images',
     )
     extract.add_argument('--max-masks', type=int, default=64, metavar='N', help='default: %(default)s')
     add_reading(extract)
@@ -124,10 +129,17 @@ def _prior_extract(options: argparse.Namespace) -> int:
     from sptsr.priors.shards import extract_distributed
 
     images = ImageFolder(options.images, options.to_rgb, options.include)
-    finer = [f'fine={options.fine}'] if options.fine > 1 and not options.oracle else []
+    from_image = options.oracle or options.through
+    finer = [f'fine={options.fine}'] if options.fine > 1 and not from_image else []
     source = build_source(options.source, [*options.params, *finer])
     if options.oracle:
         source = FromOtherImages(source, ImageFolder(options.oracle, options.to_rgb), fine=options.fine)
+    if options.through:
+        from sptsr.restoring.through import Frozen, Through, noise_levels
+
+        if options.oracle:
+            raise UserError('prior extract: --oracle and --through are two images to look at; say one')
+        source = Through(source, Frozen.of_options(options.through), noise_levels(images), options.fine)
     report = extract_distributed(images, options.store, source, options.max_masks)
     if report is not None:
         print(f'{options.store}: {report.made} priors made, {report.kept} were there')

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sptsr.archs.spt_arch import SPTNet
     from sptsr.images.decode import RGB
     from sptsr.masks.prior import Prior
+    from sptsr.priors.sources.source import Source
     from sptsr.restoring.folder_run import Masks
 
 # Sources that look something up for each image, so they know nothing of other images.
@@ -46,6 +47,9 @@ def add_restore(commands: Any) -> None:
     masks = command.add_mutually_exclusive_group()
     masks.add_argument('--source', metavar='NAME', help='make the masks on the way by this source')
     masks.add_argument('--prior', metavar='STORE', help='take the masks from a prior store of these images')
+    command.add_argument(
+        '--through', metavar='X.yml', help='make them from what the network of this option file makes of the images'
+    )
     command.add_argument('--set', nargs='+', default=[], metavar='k=v', dest='params', help='parameters of the source')
     command.add_argument('--sigma', metavar='N', help='noise level of 255 for denoisers, or auto to estimate it')
     command.add_argument('--tile', type=int, metavar='N', help='side of a tile in pixels; 0: whole; default: what fits')
@@ -81,7 +85,7 @@ def _restore(options: argparse.Namespace) -> int:
     net = _network(options).merge()
     net.to(device)
     sigma = _sigma(options.sigma, net, net.trained_with.get('sigma'))
-    masks, described = _masks(options, net, list(images))
+    masks, described = _masks(options, net, list(images), sigma)
     how = How(options.tile, options.self_ensemble, sigma, options.precision, options.suffix, options.format)
     settings = {
         'adapter': sha256_tensors(net.adapter_state()),
@@ -148,7 +152,9 @@ def _sigma(said: str | None, net: SPTNet, trained: object) -> float | str | None
     return level
 
 
-def _masks(options: argparse.Namespace, net: SPTNet, names: list[str]) -> tuple[Masks | None, Any]:
+def _masks(
+    options: argparse.Namespace, net: SPTNet, names: list[str], sigma: float | str | None
+) -> tuple[Masks | None, Any]:
     """Returns what gives the masks of an image, and what decides them."""
     if not net.uses_masks:
         if options.source or options.prior:
@@ -166,8 +172,12 @@ def _masks(options: argparse.Namespace, net: SPTNet, names: list[str]) -> tuple[
     from sptsr.priors.extract import make_source
 
     source = make_source(*_chosen_source(options, net.trained_with, read_settings(options.params, '--set')), '--set')
-    described = {'source': source.name, 'params': source.params, 'weights': source.weights_sha256}
     known = net.trained_with.get('prior') or {}
+    record = (known.get('params') or {}).get('through')
+    if source.sees_image and (options.through or record):
+        fine = (known.get('params') or {}).get('fine')
+        source = _through(options.through, record, source, net, sigma, fine if isinstance(fine, int) else 1)
+    described = {'source': source.name, 'params': source.params, 'weights': source.weights_sha256}
     before = {'source': known.get('source'), 'params': known.get('params'), 'weights': known.get('weights_sha256')}
     if known and before != described:
         print(
@@ -180,6 +190,35 @@ def _masks(options: argparse.Namespace, net: SPTNet, names: list[str]) -> tuple[
         return source(image, key, net.num_masks)
 
     return masks, described
+
+
+def _through(
+    file: str | None, record: object, source: Source, net: SPTNet, sigma: float | str | None, fine: int
+) -> Source:
+    """Returns a source that looks at what the frozen network makes of an image.
+
+    Args:
+        file: option file of that network; None for the adapter's own backbone, where `record` says that it was that.
+        record: what the adapter's store says of the network.
+        source: makes the masks.
+        net: the network with its units.
+        sigma: noise level of 255, `auto`, or None.
+        fine: of the adapter's store.
+    """
+    from sptsr.restoring.folder_run import estimated_sigma
+    from sptsr.restoring.through import Frozen, Through
+
+    frozen = Frozen.of_options(file) if file else Frozen.of_adapter(net, record)
+    if frozen is None:
+        raise UserError(
+            'restore: this adapter was trained with masks of what another network made of the images; '
+            'say --through X.yml with its option file, or --prior STORE'
+        )
+    if sigma is None:
+        return Through(source, frozen, fine=fine)
+    return Through(
+        source, frozen, lambda _, image: estimated_sigma(image, 255) if sigma == 'auto' else float(sigma), fine
+    )
 
 
 def _chosen_source(
@@ -205,5 +244,6 @@ def _chosen_source(
 
 
 def _shown(described: Mapping[str, Any]) -> str:
-    params = ', '.join(f'{key}={value}' for key, value in (described['params'] or {}).items())
-    return f'{described["source"]} ({params})'
+    from sptsr.priors.describe import shown_params
+
+    return f'{described["source"]} ({shown_params(described["params"] or {})})'

@@ -106,6 +106,13 @@ class Degradation(Drawn):
         digest = hashlib.sha256(f'level of draw {draw}: {key}'.encode()).digest()
         return float(np.random.default_rng([self.seed, *digest]).uniform(self.low, self.high))
 
+    def level_of(self, key: str) -> float:
+        """Returns the noise level of an image of the folder, of 255; its key is of one draw, as `key` makes it."""
+        if self.draws == 1:
+            return self.level(key, 0)
+        image, _, draw = key.rpartition('@')
+        return self.level(image, int(draw))
+
     def noisy(self, clean: RGB, key: str, draw: int) -> RGB:
         """Returns one noisy draw of a clean image, uint8 RGB [H, W, 3]: what its masks are made from."""
         level = self.level(key, draw)

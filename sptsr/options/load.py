@@ -88,6 +88,28 @@ def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str
     return expanded(section), opt.get('plugins') or []
 
 
+def load_frozen(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str | None, str | None]:
+    """Reads the network of an option file without units: the backbone of an SPTNet, or the network itself.
+
+    Returns:
+        its checked section, the file of its weights (None where the section names it), and the entry of that file.
+
+    Raises:
+        UserError: a mistake in the section, or no weights.
+    """
+    section, _ = load_network(path)
+    opt, _ = read_unchecked(path)
+    files = expanded(opt.get('path') or {})
+    if section['type'] == 'SPTNet':
+        weights, key = section.get('backbone_weights'), section.get('backbone_key')
+        section = section['backbone']
+    else:
+        weights, key = files.get('pretrain_network_g'), files.get('param_key_g')
+    if weights is None and section['type'] != 'spandrel':
+        raise UserError(f'{path}: names no weights of {section["type"]}; set backbone_weights, or pretrain_network_g')
+    return section, weights, key
+
+
 def read_unchecked(path: str | os.PathLike[str], force: Sequence[str] = ()) -> tuple[dict[str, Any], Lines]:
     """Reads a file with its `base` and `--force_yml`, and imports its plugins.
 

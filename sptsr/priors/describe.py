@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,14 +64,24 @@ def statistics(store: PriorStore) -> StoreStatistics:
     return StoreStatistics(*table.T)
 
 
+def shown_params(params: Mapping[str, Any]) -> str:
+    """Returns the parameters of a source as text; of a network that the images went through, what tells it apart."""
+    shown = dict(params)
+    through = shown.get('through')
+    if isinstance(through, Mapping):
+        backbone = through.get('backbone')
+        name = backbone.get('type') if isinstance(backbone, Mapping) else 'a network'
+        shown['through'] = f'{name} {str(through.get("weights_sha256"))[:12]} of {through.get("options")}'
+    return ', '.join(f'{key}={value}' for key, value in shown.items())
+
+
 def describe(store: PriorStore) -> list[str]:
     """Returns header and statistics of a store as lines of text."""
     header, figures = store.header, statistics(store)
-    params = ', '.join(f'{key}={value}' for key, value in header.params.items())
     made_from = str(store.degradation) if store.degradation else 'not known'
     lines = [
         f'store      {store.path}: {len(store)} priors, schema {header.schema}',
-        f'source     {header.source} ({params}), at most {header.max_masks} masks',
+        f'source     {header.source} ({shown_params(header.params)}), at most {header.max_masks} masks',
         f'images     prior degrade: {made_from}',
         f'grid       {header.fine} times as fine as the images'
         if header.fine > 1

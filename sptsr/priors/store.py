@@ -69,7 +69,7 @@ class StoreHeader:
             if mine[key] != theirs[key]:
                 found.append(f'{key}: {mine[key]} != {theirs[key]}')
         for key in sorted(mine['params'].keys() | theirs['params'].keys()):
-            left, right = mine['params'].get(key), theirs['params'].get(key)
+            left, right = (_decisive(key, header['params'].get(key)) for header in (mine, theirs))
             if left != right:
                 found.append(f'{key}: {left} != {right}')
         # A store of 0.1, or of images that `prior degrade` did not make, may grow: the digests tell images apart.
@@ -290,6 +290,13 @@ class PriorWriter:
                 self._env.set_mapsize(2 * self._env.info()['map_size'])
             except lmdb.Error as error:
                 raise UserError(f'{self.path}: cannot write ({error}); free space and run again') from error
+
+
+def _decisive(key: str, value: Any) -> Any:
+    """Returns what of a parameter decides the masks: not from which option file a network was read."""
+    if key == 'through' and isinstance(value, dict):
+        return {name: item for name, item in value.items() if name != 'options'}
+    return value
 
 
 def has_header(path: str | os.PathLike[str]) -> bool:

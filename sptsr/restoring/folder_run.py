@@ -136,7 +136,8 @@ def restore_all(
     if how.precision != 'fp32':
         keep_ends_exact(net)
     journal = _Journal(out, settings)
-    cost, room = bytes_a_pixel(net), most_pixels(net.scale) // (2 if on_image else 1)
+    cost = bytes_a_pixel(net.backbone, net.sizes, net.in_channels)
+    room = most_pixels(net.scale) // (2 if on_image else 1)
     made = kept = 0
     faults: list[str] = []
     notes: list[str] = []
@@ -205,11 +206,11 @@ def _restored(net: SPTNet, ready: _Ready, how: How, cost: float) -> tuple[AnyIma
     check_prior(net, ready.prior, (height, width))
     sigma = how.sigma
     if sigma == 'auto':
-        sigma = estimated_sigma(image)
+        sigma = estimated_sigma(image.colour, image.white)
         said.append(f'noise level {sigma:.1f} estimated')
     tile = how.tile
     if tile is None:
-        tile = fitting_tile(net, height, width, cost, free_bytes(kind_of(net.backbone)['device']))
+        tile = fitting_tile(height, width, cost, free_bytes(kind_of(net.backbone)['device']))
     given = float(sigma) if sigma is not None and takes_sigma(net.backbone) else None
     kind = kind_of(net.backbone)['device'].type
     with torch.autocast(kind, _HALVES.get(how.precision), enabled=how.precision != 'fp32'):
@@ -251,13 +252,13 @@ def _enlarged(alpha: Any, scale: int) -> Any:
     return cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC)
 
 
-def estimated_sigma(image: AnyImage) -> float:
-    """Returns the noise level of an image, of 255: Donoho's estimate by wavelets as scikit-image makes it."""
+def estimated_sigma(pixels: Any, white: float) -> float:
+    """Returns the noise level of an image [H, W, C], of 255: Donoho's estimate by wavelets as scikit-image makes it."""
     from skimage.restoration import estimate_sigma
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)  # it takes an image of three columns for one with channels
-        level = estimate_sigma(image.colour / image.white, average_sigmas=True, channel_axis=2)
+        level = estimate_sigma(pixels / white, average_sigmas=True, channel_axis=2)
     return float(np.clip(255 * np.nan_to_num(level), 0, 255))
 
 

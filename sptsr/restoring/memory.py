@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.backbone import kind_of, probe
-from sptsr.archs.spt_arch import SPTNet
+from sptsr.archs.call import call_network
+from sptsr.archs.sizes import SizeRules
 from sptsr.core.free_memory import free_bytes
 from sptsr.restoring.restorer import OVERLAP
 
@@ -18,12 +19,17 @@ _SHARE = 0.5  # of the free memory
 
 
 @torch.no_grad()
-def bytes_a_pixel(net: SPTNet) -> float:
+def bytes_a_pixel(backbone: nn.Module, sizes: SizeRules, channels: int) -> float:
     """Returns about how many bytes a forward pass takes at once for each LQ pixel.
 
     The largest output of any module of the network for a small image, times how many such maps are alive at once.
+
+    Args:
+        backbone: a network without units.
+        sizes: what it asks of the size of its input.
+        channels: of its input.
     """
-    lq = probe(net.sizes, net.in_channels).to(**kind_of(net.backbone))
+    lq = probe(sizes, channels).to(**kind_of(backbone))
     largest = 0
 
     def note(_module: nn.Module, _given: object, output: object) -> None:
@@ -31,21 +37,19 @@ def bytes_a_pixel(net: SPTNet) -> float:
         if isinstance(output, Tensor):
             largest = max(largest, output.numel() * output.element_size())
 
-    hooks = [module.register_forward_hook(note) for module in net.backbone.modules()]
+    hooks = [module.register_forward_hook(note) for module in backbone.modules()]
     try:
-        with net.units_off():
-            net(lq)
+        call_network(backbone, lq)
     finally:
         for hook in hooks:
             hook.remove()
     return _ALIVE * largest / (lq.shape[-2] * lq.shape[-1])
 
 
-def fitting_tile(net: SPTNet, height: int, width: int, cost: float, free: int) -> int | None:
+def fitting_tile(height: int, width: int, cost: float, free: int) -> int | None:
     """Returns the side of the tile to restore an image by; None for the whole image at once.
 
     Args:
-        net: the network.
         height, width: of the LQ image.
         cost: from `bytes_a_pixel`.
         free: bytes of memory that are free.
