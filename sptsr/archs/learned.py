@@ -86,18 +86,21 @@ class Learned:
         for path in self.layers:
             self.backbone.set_submodule(path, cast(nn.Module, self.backbone.get_submodule(path).base_layer))
 
+    @torch.no_grad()
     def merge(self) -> None:
         """Adds LoRA to the weights of its layers, so that it costs nothing more; elsewhere it does nothing."""
         for path in self.layers if not self.merged else ():
             layer = cast(Any, self.backbone.get_submodule(path))
             self._whole[path] = layer.base_layer.weight.detach().clone()
             layer.merge()
+            layer.base_layer.weight.mul_(1)  # peft writes behind torch's back, and `frozen.py` keeps half copies
 
+    @torch.no_grad()
     def unmerge(self) -> None:
         """Undoes `merge`, bit for bit."""
         for path, weight in self._whole.items():
             layer = cast(Any, self.backbone.get_submodule(path))
-            layer.base_layer.weight.data.copy_(weight)
+            layer.base_layer.weight.copy_(weight)
             layer.merged_adapters.clear()
         self._whole.clear()
 
