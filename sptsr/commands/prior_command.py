@@ -42,6 +42,12 @@ def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.
         metavar='X.yml',
         help='make the masks from what the network of this option file, without units, makes of the images',
     )
+    extract.add_argument(
+        '--sigma',
+        type=float,
+        metavar='N',
+        help='noise level, of 255, that the network of --through is told; default: what prior degrade --noise noted',
+    )
     extract.add_argument('--max-masks', type=int, default=64, metavar='N', help='default: %(default)s')
     add_reading(extract)
     extract.set_defaults(run=_prior_extract)
@@ -139,7 +145,13 @@ def _prior_extract(options: argparse.Namespace) -> int:
 
         if options.oracle:
             raise UserError('prior extract: --oracle and --through are two images to look at; say one')
-        source = Through(source, Frozen.of_options(options.through), noise_levels(images), options.fine)
+        network = Frozen.of_options(options.through)
+        level = noise_levels(images)
+        if options.sigma is not None:
+            network, level = network.told(options.sigma), lambda _key, _image: options.sigma
+        source = Through(source, network, level, options.fine)
+    elif options.sigma is not None:
+        raise UserError('prior extract: --sigma is for the network of --through; say which, or remove it')
     report = extract_distributed(images, options.store, source, options.max_masks)
     if report is not None:
         print(f'{options.store}: {report.made} priors made, {report.kept} were there')

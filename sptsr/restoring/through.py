@@ -50,7 +50,7 @@ class Frozen:
         sizes: what it asks of the size of its input.
         channels: of its input, 3 or 1 (luminance).
         record: what a store says of it: `backbone` (its section, files without their folders), `weights_sha256` of its
-            tensors, and `options`, the name of the option file.
+            tensors, `options`, the name of the option file, and `sigma` where it is told one for all images.
         cost: bytes that it takes at once for each pixel of its input, about.
     """
 
@@ -87,6 +87,18 @@ class Frozen:
             return None
         cost = bytes_a_pixel(net.backbone, net.sizes, net.in_channels)
         return cls(net.backbone, net.scale, net.sizes, net.in_channels, dict(record), cost)
+
+    def told(self, sigma: float) -> Frozen:
+        """Returns the network with the noise level, of 255, that it is told for every image in its record.
+
+        Raises:
+            UserError: it takes none, or one that is not in 0..255.
+        """
+        if not takes_sigma(self.net):
+            raise UserError('--sigma: this network takes no noise level; remove it')
+        if not 0 <= sigma <= 255:
+            raise UserError(f'--sigma {sigma:g}: must be a number in 0..255')
+        return replace(self, record={**self.record, 'sigma': sigma})
 
     @torch.inference_mode()
     def restore(self, images: Sequence[RGB], levels: Sequence[float] | None) -> list[RGB]:
@@ -136,7 +148,9 @@ class Through(Source):
         if not source.sees_image:
             raise UserError(f'--through: {source.name} makes masks without looking at an image; leave it out')
         if takes_sigma(network.net) and level is None:
-            raise UserError('--through: the network takes a noise level, and that of these images is not known')
+            raise UserError(
+                '--through: the network takes a noise level, and that of these images is not known; say --sigma'
+            )
         if network.scale % fine:
             raise UserError(f'--through: --fine {fine} does not divide the scale of the network, {network.scale}')
         self.source, self.network, self.fine = source, network, fine

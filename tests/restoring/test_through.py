@@ -140,6 +140,14 @@ def test_a_denoiser_is_told_the_level_of_each_draw(here: Path):
     unknown = run_cli(*command, '-i', 'set/LRx4')
     assert unknown.returncode == 2
     assert '--through: the network takes a noise level, and that of these images is not known' in unknown.stderr
+    command[3] = 'said'
+    for sigma in ('300', 'nan'):
+        assert run_cli(*command, '-i', 'set/LRx4', '--sigma', sigma).returncode == 2
+    assert run_cli(*command, '-i', 'set/LRx4', '--sigma', '25').returncode == 0
+    said, image = PriorStore('said'), clean.read('rocket')
+    assert said.header.params['through']['sigma'] == 25
+    assert _same(said.get('rocket', image), _by_hand(net, image, 1, 25))
+    assert 'through: ' in run_cli(*command, '-i', 'set/LRx4', '--sigma', '26').stderr  # another store
 
 
 def test_an_adapter_trained_so_restores_so(here: Path):
