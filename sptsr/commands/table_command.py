@@ -22,7 +22,8 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         'table',
         help='run what is missing of a study, and write its table',
         description='Trains and tests what is missing of a study file (rows x arms x seeds over two option files) and '
-        'writes table.md, table.csv, per_image.csv and runs.json. Run it again after a kill, and it goes on. '
+        'writes table.md, table.tex, table.csv, per_image.csv, runs.json and report.html. Run it again after a kill, '
+        'and it goes on. '
         'docs/tables.md says what a study file may hold.',
         epilog='examples: sptsr table options/studies/smoke.yml --jobs 2    '
         'sptsr table options/studies/fair_controls.yml --gpus 0,1',
