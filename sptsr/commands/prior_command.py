@@ -193,14 +193,14 @@ def _prior_show(options: argparse.Namespace) -> int:
 
 
 def _prior_degrade(options: argparse.Namespace) -> int:
+    from sptsr.images.chain import DegradationChain
     from sptsr.images.degrade import degrade
     from sptsr.images.draws import Degradation
     from sptsr.images.folder import ImageFolder
-    from sptsr.images.recipe import Recipe
 
-    degradation: Degradation | Recipe
+    degradation: Degradation | DegradationChain
     if options.steps:
-        degradation = Recipe.of(options.steps, options.seed, options.draws, options.gray)
+        degradation = DegradationChain.of(options.steps, options.seed, options.draws, options.gray)
     else:
         kind = next(name for name in ('noise', 'blur', 'jpeg', 'downsample') if getattr(options, name) is not None)
         low, high = _amounts(kind, getattr(options, kind))

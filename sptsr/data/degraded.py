@@ -16,10 +16,10 @@ from sptsr.core.values import Range
 from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
 from sptsr.data.described import Described
 from sptsr.data.transforms import Sample, augment, drop_masks, random_crop
+from sptsr.images.chain import DegradationChain
 from sptsr.images.decode import RGB, image_digest, luminance
 from sptsr.images.degrade import degraded
 from sptsr.images.folder import ImageFolder
-from sptsr.images.recipe import Recipe
 from sptsr.masks.prior import Prior
 from sptsr.priors.store import PriorStore
 
@@ -92,12 +92,12 @@ class PriorDegradedDataset(CheckedDataset):
         self.dropout = prior_dropout
         self.sigma = sigma
         try:
-            self.recipe = Recipe.of(degradation, noise_seed, gray=gray)
+            self.chain = DegradationChain.of(degradation, noise_seed, gray=gray)
         except UserError as error:
             raise UserError(f'datasets: {name}: {error}') from error
-        if self.recipe.scale != scale:
-            remedy = f'add downsample={scale}' if self.recipe.scale == 1 else f'set scale: {self.recipe.scale}'
-            raise UserError(f'datasets: {name}: the degradation keeps 1/{self.recipe.scale} of the size; {remedy}')
+        if self.chain.scale != scale:
+            remedy = f'add downsample={scale}' if self.chain.scale == 1 else f'set scale: {self.chain.scale}'
+            raise UserError(f'datasets: {name}: the degradation keeps 1/{self.chain.scale} of the size; {remedy}')
         self.lq_size = 0
         if self.train:
             if not gt_size or gt_size % scale:
@@ -115,7 +115,7 @@ class PriorDegradedDataset(CheckedDataset):
         """Decides which draws go with the masks of a store; raises UserError where these are of other images."""
         saw_image, made_from = store.header.saw_image, store.degradation
         draws = made_from.draws if made_from is not None else 1
-        wanted = replace(self.recipe, draws=draws)
+        wanted = replace(self.chain, draws=draws)
         if saw_image and made_from != wanted:
             raise UserError(
                 f"datasets: {self.name}: {store.path} holds masks of 'prior degrade {made_from or '(not known)'}', but "
@@ -123,7 +123,7 @@ class PriorDegradedDataset(CheckedDataset):
             )
         self.made_from = made_from
         if saw_image:
-            self.recipe, self.fresh = wanted, False
+            self.chain, self.fresh = wanted, False
         count = draws if self.train and saw_image else 1
         must_hold(store, [self._entry(key, draw) for key in self.gt.keys for draw in range(count)])
         if self.train and saw_image:
@@ -141,7 +141,7 @@ class PriorDegradedDataset(CheckedDataset):
     def _remedy(self) -> str:
         draws = 4 if self.train else 1
         return (
-            f'make them so: sptsr prior degrade -i {self.gt.root} -o DIR {replace(self.recipe, draws=draws)}, '
+            f'make them so: sptsr prior degrade -i {self.gt.root} -o DIR {replace(self.chain, draws=draws)}, '
             'then sptsr prior extract -i DIR'
         )
 
@@ -155,8 +155,8 @@ class PriorDegradedDataset(CheckedDataset):
         draw = 0
         if self.fresh:
             draw = int(rng.integers(1 << 62))
-        elif self.train and self.recipe.draws > 1:
-            draw = int(rng.integers(self.recipe.draws))
+        elif self.train and self.chain.draws > 1:
+            draw = int(rng.integers(self.chain.draws))
         lq = self._degraded(key, clean, draw)
         sample = Sample(lq, luminance(clean) if self.gray else clean, self._prior(key, clean, lq, draw))
         if self.train:
@@ -182,7 +182,7 @@ class PriorDegradedDataset(CheckedDataset):
 
     def _degraded(self, key: str, clean: RGB, draw: int) -> npt.NDArray[np.uint8]:
         try:
-            return self.recipe.degraded(clean, key, draw)
+            return self.chain.degraded(clean, key, draw)
         except UserError as error:
             raise UserError(f'{self.gt.root}: {error}') from error
 

@@ -12,14 +12,14 @@ import numpy as np
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
 from sptsr.images.bicubic import imresize
+from sptsr.images.chain import DegradationChain, read_degradation, write_degradation
 from sptsr.images.decode import RGB
 from sptsr.images.draws import Degradation
 from sptsr.images.folder import ImageFolder
 from sptsr.images.prepare import DiskFolder
-from sptsr.images.recipe import Recipe, read_degradation, write_degradation
 
 
-def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degradation | Recipe) -> int:
+def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degradation | DegradationChain) -> int:
     """Writes the degraded images of a folder as PNG files, and `degradation.json` beside them.
 
     Equal images of an earlier run are kept, so an interrupted run continues.
@@ -53,7 +53,7 @@ def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degra
     return count
 
 
-def degraded(image: RGB, key: str, degradation: Degradation | Recipe) -> Iterator[tuple[str, RGB]]:
+def degraded(image: RGB, key: str, degradation: Degradation | DegradationChain) -> Iterator[tuple[str, RGB]]:
     """Yields key and pixels (uint8 RGB) of each degraded copy of an image; one for each draw.
 
     Args:
@@ -64,7 +64,7 @@ def degraded(image: RGB, key: str, degradation: Degradation | Recipe) -> Iterato
     Raises:
         UserError: an image smaller than the factor that it is to be downsampled by.
     """
-    if isinstance(degradation, Recipe):
+    if isinstance(degradation, DegradationChain):
         for draw in range(degradation.draws):
             yield degradation.key(key, draw), degradation.stored(image, key, draw)
     elif degradation.kind == 'noise':

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from sptsr.core.errors import UserError
 from sptsr.core.files import must_be_regular
 from sptsr.core.lmdb_env import read_transaction
+from sptsr.images.chain import read_degradation
 from sptsr.images.decode import RGB, decode_rgb
-from sptsr.images.recipe import read_degradation
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 # What BasicSR's lists say after a name: `(h,w,c)`, and in an LMDB the compression level after that.

@@ -23,8 +23,8 @@ from sptsr.core.files import parse_json
 from sptsr.core.lmdb_env import check_whole, close_reader, read_transaction
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.core.values import Range
+from sptsr.images.chain import degradation_of
 from sptsr.images.decode import RGB, image_digest
-from sptsr.images.recipe import degradation_of
 from sptsr.masks.prior import Prior
 
 SCHEMA = 3  # 2: without `fine`; 1, of 0.1: without `degradation` and `saw_image` either

@@ -166,7 +166,7 @@ class Stores:
     def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what decides the images of a set that masks are made from."""
         root = str(Path(data.get('dataroot_lq') or data['dataroot_gt']).expanduser())
-        keys = ('include', 'to_rgb', 'gray', 'color', 'sigma', 'noise_seed')
+        keys = ('include', 'to_rgb', 'gray', 'color', 'sigma', 'noise_seed', 'degradation')
         return {'images': self.digests.folder(root), **{key: data[key] for key in keys if key in data}}
 
     def _content(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,10 +181,10 @@ class Stores:
 
 def _lq_images(data: Mapping[str, Any], draws: int, path: Path, sees_image: bool) -> Any:
     """Returns the images of a set that a source makes masks from; noisy ones are made, beside the store."""
+    from sptsr.images.chain import DegradationChain
     from sptsr.images.degrade import degrade
     from sptsr.images.draws import Degradation
     from sptsr.images.folder import ImageFolder
-    from sptsr.images.recipe import Recipe
 
     to_rgb = bool(data.get('to_rgb') or data.get('gray') or data.get('color'))
     if 'dataroot_lq' in data:
@@ -192,12 +192,14 @@ def _lq_images(data: Mapping[str, Any], draws: int, path: Path, sees_image: bool
     clean = ImageFolder(
         Path(data['dataroot_gt']).expanduser(), to_rgb, [str(glob) for glob in data.get('include') or ()]
     )
-    if not sees_image:
+    seed, gray = int(data.get('noise_seed', 0)), bool(data.get('gray', False))
+    steps = data.get('degradation')
+    chain = None if steps is None else DegradationChain.of(steps, seed, draws, gray)
+    if not sees_image and (chain is None or chain.scale == 1):
         return clean
     made = path.with_name(f'{path.name}-images')
-    seed, gray = int(data.get('noise_seed', 0)), bool(data.get('gray', False))
-    if 'degradation' in data:
-        degrade(clean, made, Recipe.of(data['degradation'], seed, draws, gray))
+    if chain is not None:
+        degrade(clean, made, chain)
     else:
         levels = data['sigma'] if isinstance(data['sigma'], list) else [data['sigma'], data['sigma']]
         degrade(clean, made, Degradation('noise', float(levels[0]), float(levels[1]), seed, draws, gray))

@@ -1,14 +1,19 @@
 """The stores that a study makes: of a source, and the controls of a row, for training and test sets."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import yaml
 
 from sptsr.core.errors import UserError
 from sptsr.data.checked import open_dataset
+from sptsr.images.chain import DegradationChain
+from sptsr.images.decode import write_png
 from sptsr.priors.store import PriorStore
+from sptsr.study.stores import _lq_images
 from sptsr.study.table import make_plan
+from tests.conftest import photograph
 from tests.study.conftest import write_study
 
 
@@ -135,3 +140,16 @@ def test_an_oracle_of_labels_asks_where_they_are(study, tmp_path, photographs):
     plan = _plan(study, tmp_path, arms, {'datasets': data})
     with pytest.raises(UserError, match=r'does not say where the files of its source labels are; say prior'):
         plan.stores.recipes[_stores(plan, 'oracle')[0]].run()
+
+
+def test_degraded_images_are_made_beside_their_store(tmp_path: Path):
+    write_png(tmp_path / 'clean' / 'a.png', photograph('coffee.png', 40, 48))
+    data = {'dataroot_gt': str(tmp_path / 'clean'), 'degradation': ['noise=5:25', 'downsample=2'], 'noise_seed': 2}
+    chain = DegradationChain.of(data['degradation'], 2, 3)
+    for sees_image in (True, False):  # labels, too, are as large as the image that the network gets
+        images = _lq_images(data, 3, tmp_path / f'store{sees_image}', sees_image)
+        assert images.degradation == chain
+        assert images.keys == ['a@0', 'a@1', 'a@2']
+        assert images.read('a@1').shape == (20, 24, 3)
+    same_size = {**data, 'degradation': ['noise=5:25']}
+    assert _lq_images(same_size, 3, tmp_path / 'other', False).keys == ['a']

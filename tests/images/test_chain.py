@@ -9,18 +9,20 @@ import pytest
 
 from sptsr.core.errors import UserError
 from sptsr.images.bicubic import imresize
+from sptsr.images.chain import DegradationChain, Step, degradation_of, read_degradation
 from sptsr.images.decode import luminance, write_png
 from sptsr.images.degrade import degrade
 from sptsr.images.draws import Degradation
 from sptsr.images.folder import ImageFolder
-from sptsr.images.recipe import Recipe, Step, degradation_of, read_degradation
 from tests.conftest import photograph, run_cli
 
 STEPS = ['blur=0.8:1.6', 'resize=0.5:0.9', 'noise=5:25', 'poisson=200:2000', 'jpeg=30:80']
 
 
 def _after(*steps: str, draw: int = 0, seed: int = 0) -> np.ndarray:
-    return Recipe.of(steps, seed).degraded(photograph('coffee.png', 96, 120), 'coffee', draw).astype(np.float64)
+    return (
+        DegradationChain.of(steps, seed).degraded(photograph('coffee.png', 96, 120), 'coffee', draw).astype(np.float64)
+    )
 
 
 def test_each_step_does_what_it_says():
@@ -56,25 +58,26 @@ def test_the_order_counts():
 
 def test_a_draw_is_a_function_of_key_seed_and_number():
     image = photograph('chelsea.png', 60, 70)
-    recipe = Recipe.of(STEPS, seed=3)
-    first = recipe.degraded(image, 'a', 1)
-    assert np.array_equal(first, recipe.degraded(image.copy(), 'a', 1))
+    chain = DegradationChain.of(STEPS, seed=3)
+    first = chain.degraded(image, 'a', 1)
+    assert np.array_equal(first, chain.degraded(image.copy(), 'a', 1))
     others = [
-        recipe.degraded(image, 'a', 0),
-        recipe.degraded(image, 'b', 1),
-        Recipe.of(STEPS, 4).degraded(image, 'a', 1),
+        chain.degraded(image, 'a', 0),
+        chain.degraded(image, 'b', 1),
+        DegradationChain.of(STEPS, 4).degraded(image, 'a', 1),
     ]
     assert all(not np.array_equal(first, other) for other in others)
     # a step more does not change the noise of those before it
     assert np.array_equal(
-        Recipe.of(['noise=9', 'blur=0']).degraded(image, 'a', 0), Recipe.of(['noise=9']).degraded(image, 'a', 0)
+        DegradationChain.of(['noise=9', 'blur=0']).degraded(image, 'a', 0),
+        DegradationChain.of(['noise=9']).degraded(image, 'a', 0),
     )
 
 
 def test_amounts_are_spread_over_their_range():
     image = np.full((40, 40, 3), 128, np.uint8)
-    recipe = Recipe.of(['noise=5:25'])
-    levels = np.sort([recipe.degraded(image, 'a', draw).std() for draw in range(60)])
+    chain = DegradationChain.of(['noise=5:25'])
+    levels = np.sort([chain.degraded(image, 'a', draw).std() for draw in range(60)])
     assert levels[0] < 8
     assert levels[-1] > 22
     assert np.median(levels) == pytest.approx(15, abs=3)
@@ -82,15 +85,15 @@ def test_amounts_are_spread_over_their_range():
 
 def test_one_channel_and_sizes():
     image = photograph('coffee.png', 41, 53)
-    gray = Recipe.of(STEPS, gray=True)
+    gray = DegradationChain.of(STEPS, gray=True)
     assert gray.degraded(image, 'a', 0).shape == (41, 53, 1)
     stored = gray.stored(image, 'a', 0)
     assert (stored == gray.degraded(image, 'a', 0)).all()
-    assert np.array_equal(Recipe.of(['blur=0'], gray=True).degraded(image, 'a', 0), luminance(image))
+    assert np.array_equal(DegradationChain.of(['blur=0'], gray=True).degraded(image, 'a', 0), luminance(image))
     for height, width in ((1, 1), (2, 9)):
-        assert Recipe.of(STEPS).degraded(image[:height, :width], 'a', 0).shape == (height, width, 3)
+        assert DegradationChain.of(STEPS).degraded(image[:height, :width], 'a', 0).shape == (height, width, 3)
     with pytest.raises(UserError, match='a: 41x53 is not a multiple of downsample=4'):
-        Recipe.of(['downsample=4']).degraded(image, 'a', 0)
+        DegradationChain.of(['downsample=4']).degraded(image, 'a', 0)
 
 
 def test_the_command_writes_the_draws_and_goes_on(tmp_path: Path):
@@ -102,33 +105,33 @@ def test_the_command_writes_the_draws_and_goes_on(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert '6 images, --steps blur=0.8:1.6' in done.stdout
     folder = ImageFolder(tmp_path / 'out')
-    recipe = Recipe.of([*STEPS, 'downsample=2'], 7, 3)
-    assert folder.degradation == recipe
-    assert recipe.scale == 2
+    chain = DegradationChain.of([*STEPS, 'downsample=2'], 7, 3)
+    assert folder.degradation == chain
+    assert chain.scale == 2
     assert folder.keys == [f'sub/{name}@{n}' for name in ('chelsea', 'coffee') for n in range(3)]
     clean = ImageFolder(tmp_path / 'clean')
     for key in clean.keys:
         for draw in range(3):
-            assert np.array_equal(folder.read(f'{key}@{draw}'), recipe.degraded(clean.read(key), key, draw))
+            assert np.array_equal(folder.read(f'{key}@{draw}'), chain.degraded(clean.read(key), key, draw))
     (tmp_path / 'out' / 'sub' / 'coffee@1.png').unlink()
     assert run_cli(*arguments).returncode == 0
     other = run_cli(*arguments[:-1], 8)
     assert other.returncode == 2
     assert 'holds images degraded otherwise (--steps' in other.stderr
     # what it says of itself makes the same images again
-    words = str(recipe).split()
+    words = str(chain).split()
     again = run_cli('prior', 'degrade', '-i', tmp_path / 'clean', '-o', tmp_path / 'again', *words)
     assert again.returncode == 0, again.stderr
     assert np.array_equal(ImageFolder(tmp_path / 'again').read('sub/coffee@2'), folder.read('sub/coffee@2'))
 
 
 def test_records_are_read_again(tmp_path: Path):
-    recipe = Recipe.of(STEPS, 5, 2, True)
-    assert degradation_of(json.loads(json.dumps(recipe.record())), 'x') == recipe
+    chain = DegradationChain.of(STEPS, 5, 2, True)
+    assert degradation_of(json.loads(json.dumps(chain.record())), 'x') == chain
     noise = Degradation('noise', 5, 25, draws=2)
     assert degradation_of(noise.record(), 'x') == noise
     assert read_degradation(tmp_path) is None
-    for record in ({}, {'steps': 'blur=1'}, {'steps': [], 'seed': 0, 'draws': 1}, recipe.record() | {'seed': 'a'}):
+    for record in ({}, {'steps': 'blur=1'}, {'steps': [], 'seed': 0, 'draws': 1}, chain.record() | {'seed': 'a'}):
         (tmp_path / 'degradation.json').write_text(json.dumps(record))
         with pytest.raises(UserError, match=r'degradation\.json: does not say how images were degraded'):
             read_degradation(tmp_path)
@@ -155,7 +158,7 @@ def test_steps_that_make_no_sense_are_refused(step: str, message: str):
         Step.of(step)
 
 
-def test_recipes_that_make_no_sense_are_refused(tmp_path: Path):
+def test_chains_that_make_no_sense_are_refused(tmp_path: Path):
     for arguments, message in (
         (([],), '0 steps; say 1 to 20'),
         ((['blur=1'] * 21,), '21 steps'),
@@ -164,7 +167,7 @@ def test_recipes_that_make_no_sense_are_refused(tmp_path: Path):
         ((['blur=1'], 0, 0), '0 draws'),
     ):
         with pytest.raises(UserError, match=message):
-            Recipe.of(*arguments)
+            DegradationChain.of(*arguments)
     write_png(tmp_path / 'clean' / 'a.png', photograph('coffee.png', 31, 32))
     with pytest.raises(UserError, match='a: 31x32 is not a multiple of downsample=2'):
-        degrade(ImageFolder(tmp_path / 'clean'), tmp_path / 'out', Recipe.of(['downsample=2']))
+        degrade(ImageFolder(tmp_path / 'clean'), tmp_path / 'out', DegradationChain.of(['downsample=2']))

@@ -72,7 +72,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Recipe(Drawn):
+class DegradationChain(Drawn):
     """A degradation of several steps: all that is needed to make degraded images again from the clean ones.
 
     Between steps the image has real numbers; they are rounded to 0..255 by JPEG and at the end, so that the network and
@@ -95,7 +95,7 @@ class Recipe(Drawn):
     gray: bool = False
 
     @classmethod
-    def of(cls, steps: Sequence[object], seed: int = 0, draws: int = 1, gray: bool = False) -> Recipe:
+    def of(cls, steps: Sequence[object], seed: int = 0, draws: int = 1, gray: bool = False) -> DegradationChain:
         """Makes one from texts such as `noise=5:25`."""
         return cls(tuple(Step.of(str(step)) for step in steps), seed, draws, gray)
 
@@ -157,17 +157,17 @@ class Recipe(Drawn):
         return np.broadcast_to(image := self.degraded(clean, key, draw), (*image.shape[:2], 3)).copy()
 
 
-def degradation_of(record: object, where: object) -> Degradation | Recipe:
+def degradation_of(record: object, where: object) -> Degradation | DegradationChain:
     """Makes a degradation from what its `record` returned; raises UserError, naming `where`, for anything else."""
     if not isinstance(record, Mapping) or 'steps' not in record:
         return Degradation.of_record(record, where)
     types = {'steps': (list,), 'seed': (int,), 'draws': (int,), 'gray': (bool,)}
     if record.keys() != types.keys() or not all(is_of(record[name], kinds) for name, kinds in types.items()):
         raise UserError(f'{where}: does not say how images were degraded; make it again with sptsr prior degrade')
-    return Recipe.of(record['steps'], record['seed'], record['draws'], record['gray'])
+    return DegradationChain.of(record['steps'], record['seed'], record['draws'], record['gray'])
 
 
-def read_degradation(folder: str | os.PathLike[str]) -> Degradation | Recipe | None:
+def read_degradation(folder: str | os.PathLike[str]) -> Degradation | DegradationChain | None:
     """Returns how the images of a folder were degraded, or None where `prior degrade` noted nothing."""
     path = Path(folder) / DEGRADATION_FILE
     if not path.is_file():
@@ -175,7 +175,7 @@ def read_degradation(folder: str | os.PathLike[str]) -> Degradation | Recipe | N
     return degradation_of(read_json(path, 'make it again with sptsr prior degrade'), path)
 
 
-def write_degradation(folder: str | os.PathLike[str], degradation: Degradation | Recipe) -> None:
+def write_degradation(folder: str | os.PathLike[str], degradation: Degradation | DegradationChain) -> None:
     """Notes in a folder how its images were degraded."""
     write_json(Path(folder) / DEGRADATION_FILE, degradation.record())
 
