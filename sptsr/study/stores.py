@@ -111,6 +111,11 @@ class Stores:
 
     def _of_source(self, data: dict[str, Any], phase: str, source: Mapping[str, Any]) -> None:
         """Names the store that a source makes of a set's images."""
+        if 'dataroot_lq' not in data and 'sigma' not in data:
+            raise UserError(
+                f'datasets.{phase}: masks for {data["type"]} are not made here; make them (docs/priors.md) and name the '
+                'store in dataroot_prior, or in prior: STORE'
+            )
         name = str(source['source'])
         arguments = {key: value for key, value in source.items() if key != 'source'}
         record: dict[str, Any] = {'source': name, 'arguments': self._content(arguments), 'set': self._images(data)}

@@ -126,6 +126,17 @@ def test_a_store_for_each_set_by_its_name(study, tmp_path, photographs):
     assert len({run.id for run in plan.runs}) == 2
 
 
+def test_sets_whose_images_are_made_otherwise_need_a_store(study, tmp_path):
+    from pathlib import Path
+
+    from sptsr.study.digests import Digests
+    from sptsr.study.stores import Stores
+
+    stores = Stores(Path('priors'), Digests(tmp_path / 'digests.json'))
+    with pytest.raises(UserError, match='masks for PriorDegradedDataset are not made here'):
+        stores._of_source({'type': 'PriorDegradedDataset', 'dataroot_gt': 'x'}, 'test', {'source': 'felzenszwalb'})
+
+
 def test_an_oracle_of_labels_asks_where_they_are(study, tmp_path, photographs):
     from dataclasses import replace
 
