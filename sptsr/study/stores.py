@@ -113,8 +113,8 @@ class Stores:
         """Names the store that a source makes of a set's images."""
         if 'dataroot_lq' not in data and 'sigma' not in data:
             raise UserError(
-                f'datasets.{phase}: masks for {data["type"]} are not made here; make them (docs/priors.md) and name the '
-                'store in dataroot_prior, or in prior: STORE'
+                f'datasets.{phase}: masks for {data["type"]} are not made here; make them (docs/priors.md) and name '
+                'the store in dataroot_prior, or in prior: STORE'
             )
         name = str(source['source'])
         arguments = {key: value for key, value in source.items() if key != 'source'}
