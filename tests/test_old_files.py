@@ -1,6 +1,7 @@
 """Adapters, states, stores, option files and plug-ins of 0.1 (commit eff4d8f) go on working."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -34,17 +35,37 @@ def _test_with(adapter: str, unit: dict[str, object], key: str | None = None) ->
     return json.loads(Path('results/old/metrics.json').read_text())
 
 
+def _must_be_images_of(folder: str) -> None:
+    images, expected = ImageFolder('results/old/visualization/photographs'), ImageFolder(folder)
+    assert images.keys == ['chelsea', 'coffee']
+    for key in images.keys:
+        assert np.abs(images.read(key).astype(int) - expected.read(key)).max() <= 1
+
+
+def test_a_plain_adapter_restores_the_same_images_by_the_rules_of_then(old):
+    """0.1 made it with a learning rate of 0.01 and no average, and the images with it."""
+    _test_with('plain.safetensors', {'type': 'PlainUnit', 'width': 4})
+    _must_be_images_of('restored_plain')
+
+
+@pytest.mark.parametrize('share', [0, 0.01, 0.5, 0.99])
+def test_a_state_that_is_cut_off_is_refused_by_one_line(old, share):
+    content = Path('2.state').read_bytes()
+    Path('cut.state').write_bytes(content[: int(share * len(content))])
+    before = sorted(Path().rglob('*'))
+    result = run_cli('train', '-opt', 'train.yml', '--force_yml', 'path:resume_state=cut.state')
+    assert result.returncode == 2
+    assert re.fullmatch(r'sptsr: cut\.state: not a readable training state \(.*\); use an older one\n', result.stderr)
+    assert sorted(Path().rglob('*')) == before
+
+
 def test_an_adapter_and_a_store_restore_the_same_images(old):
     record = _test_with('adapter_4.safetensors', {'type': 'ModulationUnit', 'width': 4})
     before = json.loads((old / 'metrics.json').read_text())['datasets']['photographs']
     after = record['datasets']['photographs']
     for metric, tolerance in (('psnr', 0.01), ('ssim', 1e-4)):
         assert after[metric]['per_image'] == pytest.approx(before[metric]['per_image'], abs=tolerance)
-    images, expected = ImageFolder('results/old/visualization/photographs'), ImageFolder('restored')
-    assert images.keys == ['chelsea', 'coffee']
-    for key in images.keys:
-        difference = np.abs(images.read(key).astype(int) - expected.read(key))
-        assert difference.max() <= 1
+    _must_be_images_of('restored')
 
 
 @pytest.mark.parametrize(

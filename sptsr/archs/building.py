@@ -20,12 +20,15 @@ _TORCH = Path(torch.__file__).parent
 _FACTORIES = {'empty', 'empty_strided', 'full', 'ones', 'rand', 'randn', 'zeros'}  # of torch: a size comes first
 
 
+_MOST_TENSORS = 20_000  # some times as many as the largest networks have
+
+
 class _Asked(TorchDispatchMode):
-    """Raises UserError before the tensors that code makes take more memory than is free."""
+    """Raises UserError before the tensors that code makes take more memory than is free, or are without number."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
-        self.what, self.bytes = what, 0
+        self.what, self.bytes, self.tensors = what, 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -33,6 +36,9 @@ class _Asked(TorchDispatchMode):
             kind = kwargs.get('dtype') or torch.get_default_dtype()
             size = math.prod(args[0]) * kind.itemsize
             self.bytes += size
+            self.tensors += 1
+            if self.tensors > _MOST_TENSORS:
+                raise UserError(f'{self.what}: more than {_MOST_TENSORS:,} tensors; lower its numbers of layers')
             if size > 1 << 24:  # asking costs more than a small tensor
                 must_fit(self.what, self.bytes, 'lower the arguments that say how large it is')
         return func(*args, **kwargs)

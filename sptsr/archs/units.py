@@ -208,9 +208,9 @@ class RegionUnit(PlainUnit):
     def __init__(
         self,
         channels: int,
-        width: int = 16,
+        width: Annotated[int, Range(1, 4096)] = 16,
         path: Literal['inline', 'ladder'] = 'inline',
-        density: float = 2.5,
+        density: Annotated[float, Range(0.001, 64)] = 2.5,
         stem: str | dict[str, Any] = 'plain',
     ) -> None:
         super().__init__(channels, width, path, density)

@@ -13,7 +13,8 @@ from sptsr.core.signatures import argument_problems
 from sptsr.core.template import fill_template
 from sptsr.core.yaml_io import Lines
 from sptsr.options.load import merge, read_unchecked, report
-from sptsr.options.schema import Problem, check
+from sptsr.options.problems import Problem
+from sptsr.options.schema import check
 from sptsr.options.tune import Tune, tuned_as
 from sptsr.study.drafts import Draft, kind_of, leave_out, note_lacking, sets_of
 from sptsr.study.study_file import CONTROLS, Part, Study

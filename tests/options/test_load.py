@@ -158,6 +158,10 @@ MISTAKES = {
         ('train', 'scheduler', {'type': 'CosineAnnealingRestartLR', 'periods': ['6']}),
         r"periods must be a list .each a whole number in 1..1000000000., got \['6'\]",
     ),
+    'milestones': (
+        ('train', 'scheduler', 'milestones', ['x']),
+        r"scheduler.milestones must be a list .each a whole number in 0..1000000000., got \['x'\]",
+    ),
     'no backbone': (('network_g', 'backbone', None), 'network_g.backbone: None is not a section'),
     'sites': (('network_g', 'sites', [1, 2]), r"'sites' of SPTNet must be a list .each text. or text, got \[1, 2\]"),
     'backend': (('dist_params', {'backend': 'ncl'}), "dist_params.backend must be gloo or nccl, got 'ncl'"),

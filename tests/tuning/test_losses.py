@@ -1,5 +1,8 @@
 """Which losses a step can call, and with what."""
 
+import urllib.error
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -133,3 +136,17 @@ def test_the_stay_loss_holds_an_adapter_back():
 def test_a_stay_loss_that_compares_with_nothing_is_refused():
     with pytest.raises(UserError, match='train.stay_opt: WeightedTVLoss compares with nothing; choose another'):
         _losses({'pixel_opt': {'type': 'L1Loss'}, 'stay_opt': {'type': 'WeightedTVLoss'}}, CPU)
+
+
+def test_a_loss_whose_weights_cannot_be_downloaded_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def no_network(url: str, *_: object, **__: object) -> None:
+        raise urllib.error.URLError(f'no network for {url}')
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', no_network)
+    section = {'type': 'PerceptualLoss', 'layer_weights': {'conv5_4': 1.0}}
+    with pytest.raises(
+        UserError, match=r'^train.percep_opt: PerceptualLoss cannot read or download its weights .*get them first$'
+    ) as caught:
+        _losses({'pixel_opt': {'type': 'L1Loss'}, 'percep_opt': section}, CPU)
+    assert len(str(caught.value).splitlines()) == 1
