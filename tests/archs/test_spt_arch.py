@@ -124,7 +124,7 @@ def test_an_error_in_the_backbone_leaves_no_state():
     assert current.get() is None
     handle = net.backbone.get_submodule('LR_conv').register_forward_hook(lambda *_: 1 / 0)
     lq, masks = inputs(8, 8)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(UserError, match='ZeroDivisionError: division by zero'):
         net(lq, masks)
     handle.remove()
     assert current.get() is None

@@ -7,7 +7,7 @@ import pytest
 from sptsr.commands.line import main
 from sptsr.images.folder import ImageFolder
 from tests.conftest import run_cli, run_process
-from tests.test_malformed import corrupt, gray
+from tests.malformed_files import corrupt, gray
 
 
 def _one_line(capsys: pytest.CaptureFixture[str], match: str) -> None:

@@ -97,7 +97,7 @@ def test_blocks_run_again_give_the_same_gradients(case: str):
 
 
 def test_single_layers_are_not_run_again():
-    with pytest.raises(UserError, match='train.checkpoint: the sites of FFDNet are single layers'):
+    with pytest.raises(UserError, match='train.checkpoint: the sites of FFDNet are no blocks'):
         _tuner(make_net('FFDNet'), checkpoint=True)
 
 

@@ -29,7 +29,7 @@ from sptsr.priors.sources.source import Source, must_lie_in
 LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')
 _MOST_REGIONS = 10_000
 _JSON_BYTES = 1 << 28  # of a file of RLEs
-_LABEL_BYTES = 60  # measured: maps of int64, and what finds their regions
+_LABEL_BYTES = 60  # an estimate: maps of int64, and what finds their regions
 _MASK_BYTES = 1 << 31  # a mask takes a byte a pixel
 LabelMap = npt.NDArray[np.int64]
 
