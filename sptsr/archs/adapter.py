@@ -54,8 +54,8 @@ class Adapter:
         untrained: share of the untrained adapter in `params_ema`, 0..1; None where the file does not say it.
             sptsr 0.1 did not, and its averages hold ema_decay^iteration.
         trained_with: what else is known of the training, JSON values: `dataset` (name), `seed`, `sigma` (noise level
-            of 255) and `prior` (`source`, `params` and `weights_sha256` of the store); empty where the file does not
-            say it.
+            of 255), `prior` (`source`, `params` and `weights_sha256` of the store) and `metrics` (means by validation
+            set and metric, where it was validated as it was saved); empty where the file does not say it.
         rules: which rules its units follow (see `RULES` in sptsr/archs/spt_arch.py).
     """
 

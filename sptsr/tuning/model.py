@@ -67,6 +67,7 @@ class SPTModel(BaseModel):
         self.ranks = Ranks(opt['rank'], opt['world_size'])
         self.best_metric_results: dict[str, Any] = {}
         self.validation_results: dict[str, Results] = {}
+        self.validated: dict[str, Any] = {'iter': 0, 'metrics': {}}  # means of the last validation, by set and metric
         self.log_dict: OrderedDict[str, float] = OrderedDict()
         # Whether other options had a part in the run, and its largest number of processes.
         self.history: dict[str, Any] = {'changed': False, 'processes': 1}
@@ -266,6 +267,10 @@ class SPTModel(BaseModel):
 
     def _note_validation(self, name: str, results: Results, current_iter: int | str, tb_logger: Any) -> None:
         parts = []
+        if self.is_train:
+            if self.validated['iter'] != current_iter:
+                self.validated = {'iter': current_iter, 'metrics': {}}
+            self.validated['metrics'][name] = {metric: record['mean'] for metric, record in results.items()}
         for metric, record in results.items():
             text = f'{metric} {shown_mean(record)}'
             if record['excluded']:
@@ -318,13 +323,17 @@ class SPTModel(BaseModel):
         target = path or str(Path(self.opt['path']['models']) / f'net_g_{current_iter}.safetensors')
         average = self.tuner.average
         tensors, untrained = (None, 0.0) if average is None else (average.tensors, average.untrained)
-        save_adapter(target, self.net, self.opt['network_g'], current_iter, tensors, untrained, trained_with(self.opt))
+        record = trained_with(self.opt)
+        if self.validated['iter'] == current_iter:
+            record['metrics'] = self.validated['metrics']
+        save_adapter(target, self.net, self.opt['network_g'], current_iter, tensors, untrained, record)
 
     def training_state(self) -> dict[str, Any]:
         """Returns all that a run needs to continue, as plain values and tensors."""
         return {
             **self.tuner.state(),
             'best_metric_results': self.best_metric_results,
+            'validated': self.validated,
             'backbone_sha256': self.net.backbone_digest(),
             'rules': self.net.rules,
             'history': self.history,
@@ -345,6 +354,7 @@ class SPTModel(BaseModel):
             )
         self.tuner.load(resume_state, source)
         self.best_metric_results = resume_state['best_metric_results']
+        self.validated = resume_state.get('validated', self.validated)
         if self.ranks.first:
             self._adopt_best()
 

@@ -171,6 +171,17 @@ def test_a_unit_with_masks_needs_priors(options: dict, tmp_path: Path):
     train_pipeline(path, tmp_path / 'b', force=['network_g:unit:type=PlainUnit'])
 
 
+def test_an_adapter_says_what_it_gave_on_the_validation_sets(options: dict, tmp_path: Path):
+    options['datasets']['val'] = {**options['datasets']['train'], 'name': 'seen'}
+    options['val']['val_freq'] = 4  # of 6 iterations; the last one is validated too
+    model = train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
+    means = {metric: record['mean'] for metric, record in model.validation_results['seen'].items()}
+    models = tmp_path / 'experiments' / options['name'] / 'models'
+    assert read_adapter(models / 'net_g_latest.safetensors').trained_with['metrics'] == {'seen': means}
+    assert read_adapter(models / 'net_g_4.safetensors').trained_with['metrics'] != {'seen': means}
+    assert 'metrics' not in read_adapter(models / 'net_g_2.safetensors').trained_with
+
+
 def test_a_stock_dataset_serves_units_without_masks(options: dict, tmp_path: Path):
     data = options['datasets']['train']
     data.pop('dataroot_prior')
