@@ -12,6 +12,7 @@ from basicsr.data import build_dataset
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sptsr.core import logs
 from sptsr.core.errors import UserError, reason_of
 from sptsr.core.registry import DATASET_REGISTRY
 from sptsr.core.signatures import argument_problems, parameters
@@ -90,6 +91,29 @@ def must_hold(store: PriorStore, keys: Iterable[str]) -> None:
     for key in keys:
         if key not in store:
             store.get(key)  # raises
+
+
+def must_cover(image: npt.NDArray[np.generic], crop: int, name: str) -> None:
+    """Raises UserError for an image [H, W, C] that is smaller than a training crop of `crop` pixels."""
+    height, width = image.shape[:2]
+    if min(height, width) < crop:
+        raise UserError(
+            f'{name}: {height}x{width} is smaller than a training crop of {crop} pixels; lower gt_size or remove the '
+            'image'
+        )
+
+
+def degrade_first(root: object, degradation: object) -> str:
+    """Returns the remedy for masks of other images: the commands that make the degraded images and their masks."""
+    return f'make them so: sptsr prior degrade -i {root} -o DIR {degradation}, then sptsr prior extract -i DIR'
+
+
+def say_draws(name: str, what: str, draws: int) -> None:
+    """Logs that a dataset trains on what its masks were made from, and how many draws an image has."""
+    logs.get().info(
+        '%s: trains on the %s that its masks were made from, %d draw%s an image (more: sptsr prior degrade --draws)',
+        name, what, draws, '' if draws == 1 else 's',
+    )  # fmt: skip
 
 
 def to_tensor(image: npt.NDArray[np.generic]) -> Tensor:

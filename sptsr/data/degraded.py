@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sptsr.core import logs
 from sptsr.core.errors import UserError
 from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.core.values import Range
-from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
+from sptsr.data.checked import CheckedDataset, degrade_first, must_cover, must_hold, say_draws, to_tensor
 from sptsr.data.described import Described
 from sptsr.data.transforms import Sample, augment, drop_masks, random_crop
 from sptsr.images.chain import DegradationChain
@@ -127,10 +126,7 @@ class PriorDegradedDataset(CheckedDataset):
         count = draws if self.train and saw_image else 1
         must_hold(store, [self._entry(key, draw) for key in self.gt.keys for draw in range(count)])
         if self.train and saw_image:
-            logs.get().info(
-                '%s: trains on the images that its masks were made from, %d draw%s an image (more: sptsr prior degrade '
-                '--draws)', self.name, draws, '' if draws == 1 else 's',
-            )  # fmt: skip
+            say_draws(self.name, 'images', draws)
 
     def _entry(self, key: str, draw: int) -> str:
         """Returns the key of the masks of a draw; those of a source that saw none of them are the same for all."""
@@ -139,11 +135,7 @@ class PriorDegradedDataset(CheckedDataset):
         return key if made_from is None else made_from.key(key, draw if self.prior.header.saw_image else 0)
 
     def _remedy(self) -> str:
-        draws = 4 if self.train else 1
-        return (
-            f'make them so: sptsr prior degrade -i {self.gt.root} -o DIR {replace(self.chain, draws=draws)}, '
-            'then sptsr prior extract -i DIR'
-        )
+        return degrade_first(self.gt.root, replace(self.chain, draws=4 if self.train else 1))
 
     def __len__(self) -> int:
         return len(self.gt)
@@ -168,11 +160,7 @@ class PriorDegradedDataset(CheckedDataset):
 
     def _cut(self, key: str, sample: Sample, draw: int, rng: np.random.Generator) -> Sample:
         """Returns a random crop, turned and flipped, with or without its masks."""
-        if min(sample.lq.shape[:2]) < self.lq_size:
-            raise UserError(
-                f'{self.gt.name(key)}: {sample.gt.shape[0]}x{sample.gt.shape[1]} is smaller than a training crop of '
-                f'{self.lq_size * self.scale} pixels; lower gt_size or remove the image'
-            )
+        must_cover(sample.gt, self.lq_size * self.scale, self.gt.name(key))
         if sample.prior is not None and self.describes_masks:
             # a fresh draw is seen once: what is taken of it need not be kept
             described = Described() if self.fresh else self.described

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sptsr.core import logs
 from sptsr.core.errors import UserError
 from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.core.values import Range
-from sptsr.data.checked import CheckedDataset, must_hold, to_tensor
+from sptsr.data.checked import CheckedDataset, degrade_first, must_cover, must_hold, say_draws, to_tensor
 from sptsr.data.described import Described
 from sptsr.data.transforms import Sample, augment, drop_masks, random_window
 from sptsr.images.decode import RGB, image_digest, luminance
@@ -130,17 +129,10 @@ class PriorDenoisingDataset(CheckedDataset):
         draws = made_from.draws if self.train and saw_image else 1
         must_hold(store, [made_from.key(key, draw) for key in self.gt.keys for draw in range(draws)])
         if self.train and saw_image:
-            logs.get().info(
-                '%s: trains on the noise that its masks were made from, %d draw%s an image (more: sptsr prior degrade '
-                '--draws)', self.name, draws, '' if draws == 1 else 's',
-            )  # fmt: skip
+            say_draws(self.name, 'noise', draws)
 
     def _remedy(self) -> str:
-        draws = 4 if self.train else 1
-        return (
-            f'make them so: sptsr prior degrade -i {self.gt.root} -o DIR {replace(self.noise, draws=draws)}, '
-            'then sptsr prior extract -i DIR'
-        )
+        return degrade_first(self.gt.root, replace(self.noise, draws=4 if self.train else 1))
 
     def __len__(self) -> int:
         return len(self.gt)
@@ -167,11 +159,7 @@ class PriorDenoisingDataset(CheckedDataset):
 
     def _training_sample(self, key: str, clean: RGB, rng: np.random.Generator) -> tuple[Sample, float]:
         """Returns a random crop with its noise and its masks, and the noise level, of 255."""
-        if min(clean.shape[:2]) < self.size:
-            raise UserError(
-                f'{self.gt.name(key)}: {clean.shape[0]}x{clean.shape[1]} is smaller than a training crop of '
-                f'{self.size} pixels; lower gt_size or remove the image'
-            )
+        must_cover(clean, self.size, self.gt.name(key))
         noise = self.noise
         draw = int(rng.integers(noise.draws)) if noise.draws > 1 else 0
         prior = self._prior(key, clean, draw)
