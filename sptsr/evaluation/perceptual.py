@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sptsr.archs.weights import read_weights
 from sptsr.core.errors import UserError
+from sptsr.core.homes import expanded
 from sptsr.core.registry import METRIC_REGISTRY, register
 
 _INSTALL = "pip install 'sptsr[metrics]'"
@@ -154,7 +155,7 @@ def _weights_file(network: str, metric: str, given: str | None, download: bool) 
         UserError: it is not there and may not be fetched, or cannot be.
     """
     if given is not None:
-        file = Path(given).expanduser()
+        file = Path(expanded(given))
         if not file.is_file():
             raise UserError(f'{metric}: {given}: no such file; check weights')
         return str(file)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError, nearest
+from sptsr.core.homes import expanded
 from sptsr.core.yaml_io import Lines
 from sptsr.study.study_file import CONTROLS, Part, Study
 
@@ -54,14 +55,14 @@ def note_lacking(draft: Draft) -> None:
         network, path = opt.get('network_g'), opt.get('path') or {}
         weights = _weights(network) if isinstance(network, Mapping) else []
         for file in [*weights, path.get('pretrain_network_g')]:
-            if isinstance(file, str) and not Path(file).expanduser().is_file():
+            if isinstance(file, str) and not Path(expanded(file)).is_file():
                 draft.lacks.append(file)
         for phase, data in list(sets_of(opt)):
             lacking = next(
                 (
                     value
                     for key, value in data.items()
-                    if key.startswith('dataroot_') and isinstance(value, str) and not Path(value).expanduser().is_dir()
+                    if key.startswith('dataroot_') and isinstance(value, str) and not Path(expanded(value)).is_dir()
                 ),
                 None,
             )

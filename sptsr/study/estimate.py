@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sptsr.core.homes import expanded
 from sptsr.core.progress import bar
 from sptsr.core.registry import register_all
 from sptsr.data.checked import open_dataset
@@ -107,7 +108,7 @@ def _complete(options: Mapping[str, Any], is_train: bool) -> dict[str, Any]:
     opt['val'] = {key: value for key, value in (opt.get('val') or {}).items() if key != 'bands'}
     for data in opt['datasets'].values():
         store = data.get('dataroot_prior')
-        if isinstance(store, str) and not Path(store).expanduser().is_dir():
+        if isinstance(store, str) and not Path(expanded(store)).is_dir():
             del data['dataroot_prior']
     return complete(opt, is_train, '.')
 

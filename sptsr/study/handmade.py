@@ -13,6 +13,7 @@ from typing import Any
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
+from sptsr.core.homes import expanded
 from sptsr.core.yaml_io import read_yaml
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity, training_record
@@ -86,8 +87,8 @@ def _newest(opt: Mapping[str, Any]) -> float:
     paths += [network.get('backbone_weights'), *(opt.get('plugins') or [])]
     newest = 0.0
     for path in paths:
-        if isinstance(path, str) and Path(path).expanduser().exists():
-            root = Path(path).expanduser()
+        if isinstance(path, str) and Path(expanded(path)).exists():
+            root = Path(expanded(path))
             files = [root] if root.is_file() else [file for file in root.rglob('*') if _counts(file)]
             newest = max([newest, *(os.stat(file).st_mtime for file in files)])
     return newest

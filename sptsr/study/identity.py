@@ -10,6 +10,7 @@ from typing import Any
 
 from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError
+from sptsr.core.homes import expanded
 from sptsr.options.keys import TRAIN_DEFAULTS, VAL_DEFAULTS
 from sptsr.study.digests import Digests
 
@@ -70,7 +71,7 @@ def _record(opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, str])
     record['plugins'] = [digests.file(p) if Path(p).is_file() else p for p in opt.get('plugins') or []]
     path = dict(opt.get('path') or {})
     if isinstance(path.get('pretrain_network_g'), str):
-        path['pretrain_network_g'] = digests.file(str(Path(path['pretrain_network_g']).expanduser()))
+        path['pretrain_network_g'] = digests.file(str(Path(expanded(path['pretrain_network_g']))))
     record['path'] = path
     return record
 
@@ -82,8 +83,8 @@ def _network(section: Mapping[str, Any], digests: Digests) -> dict[str, Any]:
     if network.get('type') == 'SPTNet':
         network['unit'] = _shortest(network.get('unit') or {'type': 'ModulationUnit'}, 'unit')
     for key in ('backbone_weights', 'path'):  # `path` is of spandrel's networks
-        if isinstance(network.get(key), str) and Path(network[key]).expanduser().is_file():
-            network[key] = digests.file(str(Path(network[key]).expanduser()))
+        if isinstance(network.get(key), str) and Path(expanded(network[key])).is_file():
+            network[key] = digests.file(str(Path(expanded(network[key]))))
     return network
 
 
@@ -92,7 +93,7 @@ def _dataset(section: Mapping[str, Any], digests: Digests, priors: Mapping[str, 
     for key, value in data.items():
         if not isinstance(value, str):
             continue
-        path = str(Path(value).expanduser())
+        path = str(Path(expanded(value)))
         if key == 'dataroot_prior':
             data[key] = _store(value, digests, priors)
         elif key.startswith('dataroot_'):
@@ -103,7 +104,7 @@ def _dataset(section: Mapping[str, Any], digests: Digests, priors: Mapping[str, 
 
 
 def _store(path: str, digests: Digests, priors: Mapping[str, str]) -> str:
-    return priors[path] if path in priors else digests.store(str(Path(path).expanduser()))
+    return priors[path] if path in priors else digests.store(str(Path(expanded(path))))
 
 
 def _called(train: Mapping[str, Any]) -> dict[str, Any]:

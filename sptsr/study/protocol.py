@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sptsr.core.errors import UserError
+from sptsr.core.homes import expanded
 from sptsr.core.template import fill_template
 from sptsr.images.bicubic import imresize
 from sptsr.images.folder import ImageFolder
@@ -56,7 +57,7 @@ def _is_bicubic(data: Mapping[str, Any], scale: int) -> bool:
     """Returns whether the first LR image is what MATLAB's bicubic makes of its GT; True where it cannot be told."""
     try:
         to_rgb = bool(data.get('to_rgb') or data.get('gray') or data.get('color'))
-        gt, lq = (ImageFolder(Path(data[f'dataroot_{kind}']).expanduser(), to_rgb) for kind in ('gt', 'lq'))
+        gt, lq = (ImageFolder(Path(expanded(data[f'dataroot_{kind}'])), to_rgb) for kind in ('gt', 'lq'))
         key = gt.keys[0]
         folder, slash, base = key.rpartition('/')
         small = lq.read(folder + slash + fill_template(data.get('filename_tmpl', '{}'), base))

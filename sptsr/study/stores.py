@@ -11,6 +11,7 @@ from typing import Any
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_json
+from sptsr.core.homes import expanded
 from sptsr.study.cases import Case
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity
@@ -138,10 +139,10 @@ class Stores:
         """Names the store of a control that is made from the store that a set has."""
         below = str(data['dataroot_prior'])
         after = self.recipes.get(below)
-        of = identity(after.record) if after else self.digests.store(str(Path(below).expanduser()))
+        of = identity(after.record) if after else self.digests.store(str(Path(expanded(below))))
         record: dict[str, Any] = {'control': kind, 'seed': _SEED, 'of': of}
         if kind == 'oracle':
-            record['gt'] = self.digests.folder(str(Path(data['dataroot_gt']).expanduser()))
+            record['gt'] = self.digests.folder(str(Path(expanded(data['dataroot_gt']))))
             record['source'] = self._content(dict(source or {}))
         path = self.folder / f'{kind}-{identity(record)}'
 
@@ -150,12 +151,12 @@ class Stores:
             from sptsr.priors.extract import make_source
             from sptsr.priors.store import PriorStore
 
-            store = PriorStore(Path(below).expanduser())
+            store = PriorStore(Path(expanded(below)))
             if kind == 'shuffle':
                 shuffle(store, path, _SEED)
             elif kind == 'random':
                 random_like(
-                    store, path, make_source('random', {'like': str(Path(below).expanduser()), 'seed': _SEED}, 'prior')
+                    store, path, make_source('random', {'like': str(Path(expanded(below))), 'seed': _SEED}, 'prior')
                 )
             else:
                 name, arguments = _source_of(store, source)
@@ -170,7 +171,7 @@ class Stores:
 
     def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what decides the images of a set that masks are made from."""
-        root = str(Path(data.get('dataroot_lq') or data['dataroot_gt']).expanduser())
+        root = str(Path(expanded(data.get('dataroot_lq') or data['dataroot_gt'])))
         keys = ('include', 'to_rgb', 'gray', 'color', 'sigma', 'noise_seed', 'degradation')
         return {'images': self.digests.folder(root), **{key: data[key] for key in keys if key in data}}
 
@@ -178,7 +179,7 @@ class Stores:
         """Returns the arguments of a source with digests in the place of files and folders."""
         found = dict(arguments)
         for key, value in arguments.items():
-            path = Path(value).expanduser() if isinstance(value, str) and value else None
+            path = Path(expanded(value)) if isinstance(value, str) and value else None
             if path is not None and path.exists():
                 found[key] = self.digests.folder(str(path)) if path.is_dir() else self.digests.file(str(path))
         return found
@@ -193,10 +194,8 @@ def _lq_images(data: Mapping[str, Any], draws: int, path: Path, sees_image: bool
 
     to_rgb = bool(data.get('to_rgb') or data.get('gray') or data.get('color'))
     if 'dataroot_lq' in data:
-        return ImageFolder(Path(data['dataroot_lq']).expanduser(), to_rgb)
-    clean = ImageFolder(
-        Path(data['dataroot_gt']).expanduser(), to_rgb, [str(glob) for glob in data.get('include') or ()]
-    )
+        return ImageFolder(Path(expanded(data['dataroot_lq'])), to_rgb)
+    clean = ImageFolder(Path(expanded(data['dataroot_gt'])), to_rgb, [str(glob) for glob in data.get('include') or ()])
     seed, gray = int(data.get('noise_seed', 0)), bool(data.get('gray', False))
     steps = data.get('degradation')
     chain = None if steps is None else DegradationChain.of(steps, seed, draws, gray)
@@ -218,7 +217,7 @@ def _gt_images(data: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     from sptsr.images.folder import ImageFolder
 
     to_rgb = bool(data.get('to_rgb') or data.get('gray') or data.get('color'))
-    gt = ImageFolder(Path(data['dataroot_gt']).expanduser(), to_rgb, [str(glob) for glob in data.get('include') or ()])
+    gt = ImageFolder(Path(expanded(data['dataroot_gt'])), to_rgb, [str(glob) for glob in data.get('include') or ()])
     if 'dataroot_lq' not in data:
         return gt, {}
     register_all()
