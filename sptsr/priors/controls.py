@@ -17,7 +17,8 @@ from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import Regions, to_size
 from sptsr.priors.sources.source import Source
-from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader
+from sptsr.priors.store import PriorStore, PriorWriter
+from sptsr.priors.store_header import StoreHeader
 
 
 class FromOtherImages(Source):

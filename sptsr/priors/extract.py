@@ -21,7 +21,8 @@ from sptsr.core.yaml_io import read_settings
 from sptsr.images.decode import RGB
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.sources.source import Source
-from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
+from sptsr.priors.store import PriorStore, PriorWriter, has_header
+from sptsr.priors.store_header import StoreHeader
 
 _WAITING = 8  # at most this many priors wait to be packed and written
 

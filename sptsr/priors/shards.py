@@ -17,7 +17,8 @@ from sptsr.core.progress import bar
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import ExtractReport, extract, header_of, shard_path, shards_of
 from sptsr.priors.sources.source import Source
-from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
+from sptsr.priors.store import PriorStore, PriorWriter, has_header
+from sptsr.priors.store_header import StoreHeader
 
 
 def merge(path: str | os.PathLike[str], header: StoreHeader) -> int:

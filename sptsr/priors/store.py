@@ -1,87 +1,29 @@
 """Reads and writes prior stores: an LMDB with the priors of a folder of images.
 
-Two named databases. `header` holds one JSON record: schema, source, its parameters, the
-sha256 of its weights, versions, max masks. `entries` maps the image's key (see
+Two named databases. `header` holds one JSON record (see `StoreHeader`). `entries` maps the image's key (see
 `sptsr.images.image_key`) to sha256 of the image it was made from (32 bytes) and the prior.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import lmdb
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import parse_json
 from sptsr.core.lmdb_env import check_whole, close_reader, read_transaction
-from sptsr.core.signatures import argument_problems, parameters
-from sptsr.core.values import Range
 from sptsr.images.chain import degradation_of
 from sptsr.images.decode import RGB, image_digest
 from sptsr.masks.prior import Prior
+from sptsr.priors.store_header import StoreHeader, read_header, write_header
 
-SCHEMA = 3  # 2: without `fine`; 1, of 0.1: without `degradation` and `saw_image` either
-_BLIND = ('labels', 'random')  # sources of 0.1 that did not look at the image
-_HEADER_KEY = b'header'
 _DIGEST_BYTES = 32
 _FIRST_MAP_BYTES = 1 << 26
-
-
-@dataclass(frozen=True)
-class StoreHeader:
-    """What made a store.
-
-    Attributes:
-        source: registered name of the source.
-        params: all parameters of the source, resolved.
-        weights_sha256: of the source's checkpoint; None when it has none.
-        max_masks: at most this many masks an image, 1..64.
-        versions: of the packages that decide the masks.
-        schema: version of this format.
-        saw_image: whether the source looked at the image that an entry belongs to. Labels, random regions and
-            the oracle did not, so their masks do not depend on its noise.
-        degradation: how the images were degraded (see `Degradation.record`); None when that is not known.
-        fine: the masks lie on a grid so many times as fine as the images', 1..4.
-    """
-
-    source: str
-    params: dict[str, Any]
-    weights_sha256: str | None
-    max_masks: int
-    versions: dict[str, str] = field(default_factory=dict)
-    schema: int = SCHEMA
-    saw_image: bool = True
-    degradation: dict[str, Any] | None = None
-    fine: Annotated[int, Range(1, 4)] = 1
-
-    def differences(self, other: StoreHeader) -> list[str]:
-        """Lists what makes masks differ, as `name: ours != theirs`; versions are not compared."""
-        mine, theirs = asdict(self), asdict(other)
-        found = []
-        for key in ('source', 'weights_sha256', 'max_masks', 'fine'):
-            if mine[key] != theirs[key]:
-                found.append(f'{key}: {mine[key]} != {theirs[key]}')
-        for key in sorted(mine['params'].keys() | theirs['params'].keys()):
-            left, right = (_decisive(key, header['params'].get(key)) for header in (mine, theirs))
-            if left != right:
-                found.append(f'{key}: {left} != {right}')
-        # A store of 0.1, or of images that `prior degrade` did not make, may grow: the digests tell images apart.
-        if None not in (self.degradation, other.degradation) and self.degradation != other.degradation:
-            found.append(f'degradation: {self.degradation} != {other.degradation}')
-        return found
-
-    def must_agree(self, other: StoreHeader, path: object) -> None:
-        """Raises UserError, naming the store at `path`, when its header (this one) is of another kind."""
-        differences = other.differences(self)
-        if differences:
-            raise UserError(f'{path}: holds priors made otherwise ({"; ".join(differences)}); choose another store')
 
 
 class PriorStore:
@@ -102,7 +44,7 @@ class PriorStore:
         self.path = str(path)
         if not (Path(path) / 'data.mdb').is_file():
             raise UserError(f'{path}: no prior store here; make it with: sptsr prior extract -i IMAGES -o {path}')
-        self.header = _header_of(lambda: read_transaction(self.path, b'header'), self.path)
+        self.header = read_header(lambda: read_transaction(self.path, b'header'), self.path)
         record = self.header.degradation
         self.degradation = None if record is None else degradation_of(record, self.path)
 
@@ -226,7 +168,7 @@ class PriorWriter:
             raise UserError(f'{self.path}: not a readable LMDB ({error}); remove it and extract again') from error
         try:
             if size and self._env.stat()['entries']:
-                found = _header_of(self._begin_header, str(self.path))
+                found = read_header(self._begin_header, str(self.path))
                 found.must_agree(header, self.path)
                 self.header = found
             else:
@@ -234,7 +176,7 @@ class PriorWriter:
                 with self._env.begin(write=True) as transaction:
                     header_db = self._env.open_db(b'header', txn=transaction)
                     self._env.open_db(b'entries', txn=transaction)
-                    transaction.put(_HEADER_KEY, json.dumps(asdict(header)).encode(), db=header_db)
+                    write_header(transaction, header_db, header)
                 self.header = header
             self._entries = self._env.open_db(b'entries', create=False)
         except BaseException:
@@ -292,13 +234,6 @@ class PriorWriter:
                 raise UserError(f'{self.path}: cannot write ({error}); free space and run again') from error
 
 
-def _decisive(key: str, value: Any) -> Any:
-    """Returns what of a parameter decides the masks: not from which option file a network was read."""
-    if key == 'through' and isinstance(value, dict):
-        return {name: item for name, item in value.items() if name != 'options'}
-    return value
-
-
 def has_header(path: str | os.PathLike[str]) -> bool:
     """Returns whether a store with a header is there; its writer commits the header before any entry."""
     if not (Path(path) / 'data.mdb').is_file():
@@ -322,25 +257,6 @@ def _made_from(digest: bytes, image: RGB, path: object, key: str) -> bool:
     if digest != image_digest(image):
         raise UserError(f'{path}[{key}]: the image changed since its prior was stored; extract into a new store')
     return True
-
-
-def _header_of(begin: Callable[[], Any], path: str) -> StoreHeader:
-    """Returns the header that a transaction sees; raises UserError where there is none."""
-    try:
-        with begin() as transaction:
-            record = parse_json(bytes(transaction.get(_HEADER_KEY) or b''))
-    except (lmdb.Error, ValueError) as error:
-        raise UserError(f'{path}: not a prior store (it has no header); check the path') from error
-    schema = record.get('schema') if isinstance(record, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise UserError(f'{path}: a store of schema {schema}, newer than {SCHEMA}; update sptsr')
-    if isinstance(record, dict) and schema == 1:
-        params = record.get('params')
-        oracle = isinstance(params, dict) and params.get('oracle')
-        record['saw_image'] = record.get('source') not in _BLIND and not oracle
-    if not isinstance(record, dict) or argument_problems(parameters(StoreHeader), record, 'a header'):
-        raise UserError(f'{path}: its header is damaged; extract the priors again')
-    return StoreHeader(**record)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -30,7 +30,7 @@ from sptsr.masks.prior import MAX_MASKS, Prior
 from sptsr.masks.regions import Regions, to_size
 from sptsr.options.load import load_frozen
 from sptsr.priors.sources.source import Source
-from sptsr.priors.store import StoreHeader
+from sptsr.priors.store_header import StoreHeader
 from sptsr.restoring.memory import bytes_a_pixel, fitting_tile
 from sptsr.restoring.restorer import OVERLAP
 from sptsr.restoring.tiling import restore_padded, restore_tiled

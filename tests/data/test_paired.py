@@ -14,7 +14,8 @@ from sptsr.images.folder import ImageFolder
 from sptsr.images.prepare import prepare
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import Regions
-from sptsr.priors.store import PriorWriter, StoreHeader
+from sptsr.priors.store import PriorWriter
+from sptsr.priors.store_header import StoreHeader
 from tests.conftest import photograph
 
 

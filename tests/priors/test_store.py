@@ -17,7 +17,8 @@ from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
 from sptsr.priors.describe import describe, verify
 from sptsr.priors.extract import build_source, extract
-from sptsr.priors.store import PriorStore, PriorWriter, StoreHeader, has_header
+from sptsr.priors.store import PriorStore, PriorWriter, has_header
+from sptsr.priors.store_header import StoreHeader
 from tests.conftest import photograph
 from tests.tuning.processes import CONTEXT
 

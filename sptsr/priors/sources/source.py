@@ -11,7 +11,7 @@ from sptsr.core.free_memory import must_fit
 from sptsr.core.version import __version__
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
-from sptsr.priors.store import StoreHeader
+from sptsr.priors.store_header import StoreHeader
 
 
 def must_lie_in(source: str, ranges: Mapping[str, tuple[object, float, float]]) -> None:
