@@ -32,7 +32,8 @@ from sptsr.priors.extract import build_source, extract
 from sptsr.priors.store import PriorStore
 from sptsr.report.tables import text_table
 from sptsr.restoring import folder_run
-from sptsr.restoring.folder_run import JOURNAL, How, find_images, restore_all
+from sptsr.restoring.folder_run import How, find_images, restore_all
+from sptsr.restoring.result_files import JOURNAL
 
 # What the time of an image goes to, and the function of folder_run that takes it.
 PARTS = {'network': 'restore_tensor', 'read': 'read_any', 'write': 'write_any'}

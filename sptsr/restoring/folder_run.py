@@ -1,13 +1,9 @@
-"""Restoring a file or a folder of images: masks made on the way, faults named, and going on after a kill."""
+"""Restoring a file or a folder of images: masks made on the way, and faults named."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,9 +30,9 @@ from sptsr.images.folder import IMAGE_SUFFIXES, image_key
 from sptsr.masks.prior import Prior
 from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, most_pixels
 from sptsr.restoring.restorer import check_prior, restore_tensor
+from sptsr.restoring.result_files import Journal, check_writable, targets_of
 
 _HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
-JOURNAL = '.sptsr-restored.jsonl'
 # What is looked for in a folder; sets for training have no animations.
 SUFFIXES = (*IMAGE_SUFFIXES, '.pgm', '.gif', '.jfif', '.avif')
 # Gives the masks of an image: its RGB pixels and its key (see `image_key`).
@@ -131,11 +127,11 @@ def restore_all(
     Raises:
         UserError: a result would overwrite an image, two images have one name, or the folder cannot be written.
     """
-    targets = _targets(images, out, how)
-    _check_writable(out)
+    targets = targets_of(images, out, how.suffix, how.format)
+    check_writable(out)
     if how.precision != 'fp32':
         keep_ends_exact(net)
-    journal = _Journal(out, settings)
+    journal = Journal(out, settings)
     cost = bytes_a_pixel(net.backbone, net.sizes, net.in_channels)
     room = most_pixels(net.scale) // (2 if on_image else 1)
     made = kept = 0
@@ -260,71 +256,3 @@ def estimated_sigma(pixels: Any, white: float) -> float:
         warnings.simplefilter('ignore', UserWarning)  # it takes an image of three columns for one with channels
         level = estimate_sigma(pixels / white, average_sigmas=True, channel_axis=2)
     return float(np.clip(255 * np.nan_to_num(level), 0, 255))
-
-
-def _check_writable(out: Path) -> None:
-    """Makes the folder of the results; raises UserError where nothing can be written to it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UserError(f'{out}: cannot write to it ({error.strerror}); choose another folder with -o') from error
-
-
-def _targets(images: Mapping[str, Path], out: Path, how: How) -> dict[str, Path]:
-    """Returns where each result goes; of `a.png` and `a.jpg` in one folder to `a.png.png` and `a.jpg.png`."""
-    stems = Counter(Path(name).with_suffix('') for name in images)
-    targets: dict[str, Path] = {}
-    sources = {path.resolve() for path in images.values()}
-    taken: dict[Path, str] = {}
-    for name in images:
-        relative = Path(name)
-        stem = relative.stem if stems[relative.with_suffix('')] == 1 else relative.name
-        target = out / relative.parent / f'{stem}{how.suffix}.{how.format}'
-        if target in taken:
-            raise UserError(f"'{taken[target]}' and '{name}' would both become {target}; rename one")
-        if target.resolve() in sources:
-            raise UserError(f'{target}: would overwrite an input; choose another folder with -o, or say --suffix')
-        taken[target] = name
-        targets[name] = target
-    return targets
-
-
-class _Journal:
-    """Which results of a folder are finished: a line for each, appended when its file is there."""
-
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self.path = out / JOURNAL
-        self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        self.lines: set[tuple[str, str, str]] = set()
-        self.ours: set[str] = set()
-        if self.path.is_file():
-            for line in self.path.read_text(errors='replace').splitlines():
-                try:
-                    record = json.loads(line)
-                    self.ours.add(record['result'])
-                    if record['settings'] == self.settings:
-                        self.lines.add((record['image'], record['sha256'], record['result']))
-                except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
-                    continue
-
-    def holds(self, name: str, digest: str, target: Path) -> bool:
-        """Returns whether this image was restored.
-
-        Raises:
-            UserError: a file that is not ours would be replaced.
-        """
-        relative = str(target.relative_to(self.path.parent))
-        if not target.exists():
-            return False
-        if relative not in self.ours:
-            raise UserError(f'{target}: is there, and not made by this command; choose another folder with -o')
-        return (name, digest, relative) in self.lines
-
-    def note(self, name: str, digest: str, target: Path) -> None:
-        """Notes a result that is there."""
-        relative = str(target.relative_to(self.path.parent))
-        record = {'image': name, 'sha256': digest, 'result': relative, 'settings': self.settings}
-        with open(self.path, 'a', encoding='utf-8') as journal:
-            journal.write(json.dumps(record, ensure_ascii=True) + '\n')

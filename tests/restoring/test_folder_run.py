@@ -17,7 +17,7 @@ from PIL import Image
 import sptsr
 from sptsr.archs.weights import read_weights
 from sptsr.images.any_image import read_any
-from sptsr.restoring.folder_run import JOURNAL
+from sptsr.restoring.result_files import JOURNAL
 from tests.archs.cases import trained
 from tests.conftest import photograph, run_cli
 from tests.report.test_page import data_of, pixels

@@ -1,0 +1,98 @@
+"""Where the results of restoring a folder go, and which of them are finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sptsr.core.errors import UserError
+
+JOURNAL = '.sptsr-restored.jsonl'
+
+
+def check_writable(out: Path) -> None:
+    """Makes the folder of the results; raises UserError where nothing can be written to it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f'{out}: cannot write to it ({error.strerror}); choose another folder with -o') from error
+
+
+def targets_of(images: Mapping[str, Path], out: Path, suffix: str, format: str) -> dict[str, Path]:
+    """Returns where each result goes; of `a.png` and `a.jpg` in one folder to `a.png.png` and `a.jpg.png`.
+
+    Args:
+        images: files by their path relative to the folder that they come from.
+        out: folder of the results.
+        suffix: between a file's name and its format.
+        format: of the results, such as `png`.
+
+    Raises:
+        UserError: a result would overwrite an image, or two images have one name.
+    """
+    stems = Counter(Path(name).with_suffix('') for name in images)
+    targets: dict[str, Path] = {}
+    sources = {path.resolve() for path in images.values()}
+    taken: dict[Path, str] = {}
+    for name in images:
+        relative = Path(name)
+        stem = relative.stem if stems[relative.with_suffix('')] == 1 else relative.name
+        target = out / relative.parent / f'{stem}{suffix}.{format}'
+        if target in taken:
+            raise UserError(f"'{taken[target]}' and '{name}' would both become {target}; rename one")
+        if target.resolve() in sources:
+            raise UserError(f'{target}: would overwrite an input; choose another folder with -o, or say --suffix')
+        taken[target] = name
+        targets[name] = target
+    return targets
+
+
+class Journal:
+    """Which results of a folder are finished: a line for each, appended when its file is there.
+
+    Args:
+        out: folder of the results.
+        settings: all that decides the results, JSON values; a result of others counts as not there.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.path = out / JOURNAL
+        self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.lines: set[tuple[str, str, str]] = set()
+        self.ours: set[str] = set()
+        if self.path.is_file():
+            for line in self.path.read_text(errors='replace').splitlines():
+                try:
+                    record = json.loads(line)
+                    self.ours.add(record['result'])
+                    if record['settings'] == self.settings:
+                        self.lines.add((record['image'], record['sha256'], record['result']))
+                except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
+                    continue
+
+    def holds(self, name: str, digest: str, target: Path) -> bool:
+        """Returns whether this image was restored.
+
+        Raises:
+            UserError: a file that is not ours would be replaced.
+        """
+        relative = str(target.relative_to(self.path.parent))
+        if not target.exists():
+            return False
+        if relative not in self.ours:
+            raise UserError(f'{target}: is there, and not made by this command; choose another folder with -o')
+        return (name, digest, relative) in self.lines
+
+    def note(self, name: str, digest: str, target: Path) -> None:
+        """Notes a result that is there."""
+        relative = str(target.relative_to(self.path.parent))
+        record = {'image': name, 'sha256': digest, 'result': relative, 'settings': self.settings}
+        with open(self.path, 'a', encoding='utf-8') as journal:
+            journal.write(json.dumps(record, ensure_ascii=True) + '\n')
