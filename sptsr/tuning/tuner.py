@@ -1,8 +1,7 @@
-"""One tuning step of an adapter: losses, optimiser, learning rate, precision, moving average."""
+"""One tuning step of an adapter, with its learning rate, precision and moving average; and going on after a cut."""
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sptsr.archs.adapter import load_params
 from sptsr.archs.backbone import kind_of, probe
@@ -18,14 +17,13 @@ from sptsr.archs.frozen import remember_less
 from sptsr.archs.precision import keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
-from sptsr.core.errors import UserError, refusing
-from sptsr.core.losses import find_loss, takes_target
+from sptsr.core.errors import UserError
 from sptsr.core.optim import find_optimizer, find_scheduler
 from sptsr.masks.batch import PriorBatch
 from sptsr.tuning.average import Average, plain_progress
 from sptsr.tuning.recompute import recompute_blocks
+from sptsr.tuning.train_section import STAY, losses_of, optimizer_of, scheduler_of, try_out
 
-_STAY = 'l_stay'  # the loss that compares with the frozen network's output
 _HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -104,32 +102,14 @@ class Tuner:
         self.run: Callable[..., Tensor] = torch.compile(net) if train['compile'] else net
         decay = float(train['ema_decay'])
         self.average = Average(net.adapter_state(), decay) if decay > 0 else None
-        self.losses = _losses(train, self.device)
+        self.losses = losses_of(train, self.device)
         self.params = list(net.adapter_parameters().values())
-        self.optimizer = _build('optim_g', find_optimizer, train['optim_g'], self.params)
-        self.scheduler = _build('scheduler', find_scheduler, train['scheduler'], self.optimizer)
+        self.optimizer = optimizer_of(train, self.params)
+        self.scheduler = scheduler_of(train, self.optimizer)
         self.warmup = int(train['warmup_iter'])
         self.rates = [group['lr'] for group in self.optimizer.param_groups]
         self.iteration = 0
-        self._try_out()
-
-    def _try_out(self) -> None:
-        """Makes two steps of optimiser and schedule with a number, and looks at the rate of the last iteration.
-
-        Raises:
-            UserError: arguments with which a step fails, or a schedule that ends before the run.
-        """
-        number = torch.zeros(1, device=self.device, requires_grad=True)
-        number.grad = torch.zeros_like(number)
-        optimizer = _build('optim_g', find_optimizer, self.train['optim_g'], [number])
-        scheduler = _build('scheduler', find_scheduler, self.train['scheduler'], optimizer)
-        for key, step in (('optim_g', optimizer.step), ('scheduler', scheduler.step)):
-            with refusing(f'train.{key}: {self.train[key]["type"]} cannot make a step', 'correct its arguments'):
-                step()
-        last = int(self.train.get('total_iter', 1)) - 1
-        with refusing(f'train.scheduler: it has no rate for iteration {last + 1}', 'correct its arguments'):
-            scheduler.last_epoch = max(scheduler.last_epoch, last - 1)
-            scheduler.step()
+        try_out(train, self.device)
 
     def set_rates(self, iteration: int) -> None:
         """Sets the learning rates of an iteration, counted from 1: the schedule's, or the warm-up's.
@@ -186,7 +166,7 @@ class Tuner:
         sums = torch.zeros(len(self.losses), device=self.device)
         for part in batch.parts(self.accumulate):
             lq = part.lq.contiguous(memory_format=self.memory_format)
-            targets = {} if _STAY not in self.losses else {_STAY: self._frozen(lq, part.sigma)}
+            targets = {} if STAY not in self.losses else {STAY: self._frozen(lq, part.sigma)}
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
                 output = self.run(lq, part.masks, part.sigma).float()
             values = [loss(output, targets.get(name, part.gt)) for name, loss in self.losses.items()]
@@ -284,7 +264,7 @@ class Tuner:
         twins = [p.detach().clone().requires_grad_() for p in self.params]
         for twin in twins:
             twin.grad = torch.zeros_like(twin)
-        twin_optimizer = _build('optim_g', find_optimizer, self.train['optim_g'], twins)
+        twin_optimizer = optimizer_of(self.train, twins)
         twin_optimizer.step()
         missing = _moments(twin_optimizer.state.values()) - _moments(saved['state'].values())
         own = self.optimizer.state_dict()['param_groups']
@@ -307,38 +287,3 @@ _TYPED: dict[str, Callable[[str], Any]] = {'optim_g': find_optimizer, 'scheduler
 def _moments(states: Iterable[Mapping[str, Any]]) -> set[str]:
     """Returns the names of what an optimiser keeps for any parameter."""
     return {name for state in states for name, value in state.items() if value is not None}
-
-
-def _losses(train: Mapping[str, Any], device: torch.device) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """Returns the losses of all sections `*_opt` by the names that are logged; each takes (prediction, GT)."""
-    sections = {key.removesuffix('_opt'): section for key, section in train.items() if key.endswith('_opt')}
-    found = {}
-    for key, section in sections.items():
-        short = 'pix' if key == 'pixel' and 'pix' not in sections else key  # BasicSR's name for it
-        module = _build(f'{key}_opt', find_loss, section).to(device)
-        if key == 'stay' and not takes_target(type(module)):
-            raise UserError(f'train.stay_opt: {section["type"]} compares with nothing; choose another loss: L1Loss')
-        found[f'l_{short}'] = functools.partial(_scalar, f'{key}_opt', module, takes_target(type(module)))
-    return found
-
-
-def _scalar(key: str, loss: nn.Module, with_target: bool, output: Tensor, target: Tensor) -> Tensor:
-    """Returns a loss as one number; BasicSR's perceptual one is a pair (content, style) of which one may be None."""
-    value = loss(output, target) if with_target else loss(output)
-    if isinstance(value, tuple):
-        value = torch.stack([part for part in value if part is not None]).sum()
-    if value.ndim:
-        raise UserError(f'train.{key}: gives {list(value.shape)} values instead of one; set reduction: mean')
-    return value
-
-
-def _build(key: str, find: Callable[[str], Any], section: Mapping[str, Any], *given: Any) -> Any:
-    arguments = dict(section)
-    name = arguments.pop('type')
-    with refusing(f'train.{key}: {name} refuses its arguments', 'correct them'):
-        try:
-            return find(name)(*given, **arguments)
-        except OSError as error:  # PerceptualLoss downloads its VGG
-            raise UserError(
-                f'train.{key}: {name} cannot read or download its weights ({error}); get them first'
-            ) from error

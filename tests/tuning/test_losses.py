@@ -17,7 +17,8 @@ from sptsr.masks.batch import PriorBatch
 from sptsr.options.keys import TRAIN_DEFAULTS
 from sptsr.options.schema import check
 from sptsr.options.tune import WAYS
-from sptsr.tuning.tuner import Batch, Tuner, _losses
+from sptsr.tuning.train_section import losses_of
+from sptsr.tuning.tuner import Batch, Tuner
 from tests.archs.cases import CASES, LADDER, inputs, make_net
 
 CPU = torch.device('cpu')
@@ -25,7 +26,7 @@ CPU = torch.device('cpu')
 
 def test_total_variation_is_that_of_the_prediction():
     """As a weight, a GT that is black would hide all noise: WeightedTVLoss(pred, gt) is 0 there."""
-    losses = _losses({'pixel_opt': {'type': 'L1Loss'}, 'tv_opt': {'type': 'WeightedTVLoss'}}, CPU)
+    losses = losses_of({'pixel_opt': {'type': 'L1Loss'}, 'tv_opt': {'type': 'WeightedTVLoss'}}, CPU)
     noise, black = torch.rand(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
     expected = noise.diff(dim=2).abs().mean() + noise.diff(dim=3).abs().mean()
     assert losses['l_tv'](noise, black) == pytest.approx(float(expected))
@@ -67,9 +68,9 @@ def test_losses_of_a_plug_in_are_called_by_what_their_forward_takes():
 
 def test_sections_of_one_short_name_are_both_logged():
     l1 = {'type': 'L1Loss'}
-    assert list(_losses({'pixel_opt': l1, 'percep_opt': l1}, CPU)) == ['l_pix', 'l_percep']
-    assert list(_losses({'pixel_opt': l1, 'pix_opt': l1}, CPU)) == ['l_pixel', 'l_pix']
-    assert list(_losses({'pixel_opt': l1, 'chann_opt': l1, 'channel_opt': l1}, CPU)) == [
+    assert list(losses_of({'pixel_opt': l1, 'percep_opt': l1}, CPU)) == ['l_pix', 'l_percep']
+    assert list(losses_of({'pixel_opt': l1, 'pix_opt': l1}, CPU)) == ['l_pixel', 'l_pix']
+    assert list(losses_of({'pixel_opt': l1, 'chann_opt': l1, 'channel_opt': l1}, CPU)) == [
         'l_pix',
         'l_chann',
         'l_channel',
@@ -77,7 +78,7 @@ def test_sections_of_one_short_name_are_both_logged():
 
 
 def test_a_loss_without_a_mean_is_refused():
-    loss = _losses({'pixel_opt': {'type': 'L1Loss', 'reduction': 'none'}}, CPU)['l_pix']
+    loss = losses_of({'pixel_opt': {'type': 'L1Loss', 'reduction': 'none'}}, CPU)['l_pix']
     with pytest.raises(UserError, match=r'train.pixel_opt: gives \[1, 3, 4, 4\] values instead of one; set reduction'):
         loss(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
 
@@ -135,7 +136,7 @@ def test_the_stay_loss_holds_an_adapter_back():
 
 def test_a_stay_loss_that_compares_with_nothing_is_refused():
     with pytest.raises(UserError, match='train.stay_opt: WeightedTVLoss compares with nothing; choose another'):
-        _losses({'pixel_opt': {'type': 'L1Loss'}, 'stay_opt': {'type': 'WeightedTVLoss'}}, CPU)
+        losses_of({'pixel_opt': {'type': 'L1Loss'}, 'stay_opt': {'type': 'WeightedTVLoss'}}, CPU)
 
 
 def test_a_loss_whose_weights_cannot_be_downloaded_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -148,5 +149,5 @@ def test_a_loss_whose_weights_cannot_be_downloaded_is_one_line(monkeypatch: pyte
     with pytest.raises(
         UserError, match=r'^train.percep_opt: PerceptualLoss cannot read or download its weights .*get them first$'
     ) as caught:
-        _losses({'pixel_opt': {'type': 'L1Loss'}, 'percep_opt': section}, CPU)
+        losses_of({'pixel_opt': {'type': 'L1Loss'}, 'percep_opt': section}, CPU)
     assert len(str(caught.value).splitlines()) == 1
