@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,14 @@ from basicsr.utils import tensor2img
 from torch import Tensor
 
 from sptsr.archs.adapter import is_backbone_of, load_adapter, load_params, save_adapter
-from sptsr.archs.backbone import build_network, kind_of, probe, size_rules
+from sptsr.archs.backbone import build_network, size_rules
 from sptsr.archs.call import call_network
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
-from sptsr.core.files import write_bytes
-from sptsr.core.registry import DATASET_REGISTRY, MODEL_REGISTRY, lookup, register
-from sptsr.data.checked import channels
+from sptsr.core.registry import MODEL_REGISTRY, register
 from sptsr.evaluation.evaluate import evaluate, rgb_of
 from sptsr.evaluation.metrics import better_of
 from sptsr.evaluation.records import Results, shown_exclusions, shown_mean
@@ -33,6 +30,8 @@ from sptsr.masks.batch import PriorBatch
 from sptsr.priors.store import PriorStore
 from sptsr.report.boards import Boards
 from sptsr.restoring.tiling import restore_padded, restore_tiled
+from sptsr.tuning.adapter_files import adopt_best, best_file, numbered_file, trained_with
+from sptsr.tuning.fits import check_fits
 from sptsr.tuning.tuner import Batch, Tuner
 from sptsr.tuning.watch import Watch
 
@@ -56,7 +55,8 @@ class SPTModel(BaseModel):
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         self.net_g = build_network(opt['network_g']).to(self.device)
-        self._check_sizes()
+        if isinstance(self.net_g, SPTNet):
+            check_fits(self.net_g, opt)
         self.adapter: dict[str, Any] | None = None  # the one that was loaded: file, iteration, entry
         load_path = opt['path'].get('pretrain_network_g')
         if load_path is not None:
@@ -103,6 +103,11 @@ class SPTModel(BaseModel):
                 '%s: %s of its moving average is the untrained adapter; path.param_key_g: params takes the last values',
                 *(file, share),
             )
+
+    @property
+    def models(self) -> Path:
+        """Folder of the run's adapters."""
+        return Path(self.opt['path']['models'])
 
     @property
     def net(self) -> SPTNet:
@@ -175,49 +180,6 @@ class SPTModel(BaseModel):
             overlap = self.opt['val'].get('tile_overlap', 32)
             return restore_tiled(forward, self.lq, self.masks, rules, scale, tile, overlap)
         return restore_padded(forward, self.lq, self.masks, rules, scale)
-
-    def _check_sizes(self) -> None:
-        """Raises UserError unless the network's scale is the options', and it takes the images and a training crop."""
-        net = self.net_g
-        if not isinstance(net, SPTNet):
-            return
-        scale = self.opt.get('scale', 1)
-        name = type(net.backbone).__name__
-        if net.scale != scale:
-            raise UserError(f'scale: {scale}, but {name} as configured gives x{net.scale}; make them agree')
-        for phase, data in self.opt['datasets'].items():
-            if lookup(DATASET_REGISTRY, data['type']).__module__.startswith(('basicsr.', 'sptsr.')):
-                given = channels(data)
-                if given != net.in_channels:
-                    remedy = 'set gray: true' if given > 1 else 'leave out gray and color'
-                    raise UserError(
-                        f'datasets.{phase}: its images have {given} channels, but {name} takes {net.in_channels}; '
-                        f'{remedy}'
-                    )
-                if self.is_train and phase == 'train':
-                    self._check_output(net, given)
-        crop = self.opt['datasets'].get('train', {}).get('gt_size') if self.is_train else None
-        if crop and any(net.sizes.padding(crop // scale, crop // scale)):
-            raise UserError(
-                f'datasets.train.gt_size: {crop} makes LQ crops of {crop // scale}, but {name} takes multiples of '
-                f'{net.sizes.multiple}, at least {net.sizes.minimum}; choose a multiple of {net.sizes.multiple * scale}'
-            )
-
-    @torch.no_grad()
-    def _check_output(self, net: SPTNet, wanted: int) -> None:
-        """Raises UserError unless the backbone's images have the size and the channels of the GT.
-
-        A loss would repeat one channel for three, without a word.
-        """
-        image = probe(net.sizes, net.in_channels).to(**kind_of(net.backbone))
-        shape = tuple(call_network(net.backbone, image).shape[1:])
-        expected = (wanted, *(side * net.scale for side in image.shape[-2:]))
-        if shape != expected:
-            name = type(net.backbone).__name__
-            raise UserError(
-                f'network_g.backbone: {name} makes images of {shape} (channels, height, width), and GT is {expected}; '
-                'correct its arguments'
-            )
 
     def validation(
         self,
@@ -297,21 +259,8 @@ class SPTModel(BaseModel):
         sign = 1 if better == 'higher' else -1
         if math.isfinite(value) and (best is None or sign * value > sign * best['val']):
             best = records[metric] = {'better': better, 'val': value, 'iter': iteration}
-            self.save(-1, iteration, str(self._best_path(name, metric)))
+            self.save(-1, iteration, str(best_file(self.models, name, metric)))
         return best
-
-    def _best_path(self, name: str, metric: str) -> Path:
-        file = re.sub(r'[^\w.+-]', '_', f'net_g_best_{name}_{metric}')
-        return Path(self.opt['path']['models']) / f'{file}.safetensors'
-
-    def _adopt_best(self) -> None:
-        """Gives the best adapters of a run of sptsr 0.1, which kept them under their iterations, names of their own."""
-        for name, records in self.best_metric_results.items():
-            for metric, best in records.items():
-                file = self._best_path(name, metric)
-                numbered = file.with_name(f'net_g_{best["iter"]}.safetensors')
-                if not file.is_file() and numbered.is_file():
-                    write_bytes(file, numbered.read_bytes())
 
     def save(self, epoch: int, current_iter: int, path: str | None = None) -> None:
         """Writes the adapter to `models/net_g_<iter>.safetensors`, or to `path`.
@@ -320,7 +269,7 @@ class SPTModel(BaseModel):
             UserError: the file cannot be written, or the backbone has changed.
         """
         self.watch.check()
-        target = path or str(Path(self.opt['path']['models']) / f'net_g_{current_iter}.safetensors')
+        target = path or str(numbered_file(self.models, current_iter))
         average = self.tuner.average
         tensors, untrained = (None, 0.0) if average is None else (average.tensors, average.untrained)
         record = trained_with(self.opt)
@@ -356,26 +305,10 @@ class SPTModel(BaseModel):
         self.best_metric_results = resume_state['best_metric_results']
         self.validated = resume_state.get('validated', self.validated)
         if self.ranks.first:
-            self._adopt_best()
+            adopt_best(self.models, self.best_metric_results)
 
     def parameter_counts(self) -> dict[str, int]:
         """Returns numbers of parameters: `trainable` (adapter) and `total` (adapter and backbone)."""
         spt = isinstance(self.net_g, SPTNet)
         trainable = sum(p.numel() for p in self.net.adapter_parameters().values()) if spt else 0
         return {'trainable': trainable, 'total': sum(p.numel() for p in self.net_g.parameters())}
-
-
-def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what an adapter says of its training (see `Adapter.trained_with`)."""
-    data = opt['datasets']['train']
-    record: dict[str, Any] = {'dataset': data['name'], 'seed': opt['manual_seed']}
-    if 'sigma' in data:
-        record['sigma'] = data['sigma']
-    if data.get('dataroot_prior'):
-        header = PriorStore(data['dataroot_prior']).header
-        record['prior'] = {
-            'source': header.source,
-            'params': header.params,
-            'weights_sha256': header.weights_sha256,
-        }
-    return record

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sptsr.archs.adapter import read_adapter
+from sptsr.tuning.adapter_files import adopt_best
 from sptsr.tuning.model import SPTModel
 from sptsr.tuning.states import read_state
 from sptsr.tuning.training import train_pipeline
@@ -73,6 +74,6 @@ def test_the_best_of_0_1_which_has_a_number_only_is_taken_over(options: dict, tm
     for metric in ('psnr', 'ssim'):
         (models / f'net_g_best_a_set_{metric}.safetensors').unlink()
     model.best_metric_results['a set']['psnr']['iter'] = 4
-    model._adopt_best()
+    adopt_best(models, model.best_metric_results)
     best = models / 'net_g_best_a_set_psnr.safetensors'
     assert best.read_bytes() == (models / 'net_g_4.safetensors').read_bytes()

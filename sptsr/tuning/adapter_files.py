@@ -1,0 +1,52 @@
+"""The adapter files of a run: what they are called, and what they say of their training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sptsr.core.files import write_bytes
+from sptsr.priors.store import PriorStore
+
+
+def numbered_file(models: Path, iteration: int) -> Path:
+    """Returns the file of an iteration's adapter in the folder `models` of a run."""
+    return models / f'net_g_{iteration}.safetensors'
+
+
+def best_file(models: Path, dataset: str, metric: str) -> Path:
+    """Returns the file of the best adapter by a metric of a set."""
+    name = re.sub(r'[^\w.+-]', '_', f'net_g_best_{dataset}_{metric}')
+    return models / f'{name}.safetensors'
+
+
+def adopt_best(models: Path, records: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Gives the best adapters of a run of sptsr 0.1, which kept them under their iterations, names of their own.
+
+    Args:
+        models: folder of the adapters.
+        records: of the best by set and metric; `iter` is its iteration.
+    """
+    for dataset, by_metric in records.items():
+        for metric, best in by_metric.items():
+            file, numbered = best_file(models, dataset, metric), numbered_file(models, best['iter'])
+            if not file.is_file() and numbered.is_file():
+                write_bytes(file, numbered.read_bytes())
+
+
+def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what an adapter says of its training (see `Adapter.trained_with`)."""
+    data = opt['datasets']['train']
+    record: dict[str, Any] = {'dataset': data['name'], 'seed': opt['manual_seed']}
+    if 'sigma' in data:
+        record['sigma'] = data['sigma']
+    if data.get('dataroot_prior'):
+        header = PriorStore(data['dataroot_prior']).header
+        record['prior'] = {
+            'source': header.source,
+            'params': header.params,
+            'weights_sha256': header.weights_sha256,
+        }
+    return record
