@@ -1,13 +1,7 @@
-"""The HTML report in a real Chromium: what people do with it, at a desk, on a phone, and in dark mode."""
+"""The HTML report in a real Chromium: what people do with it, at a desk and with two fingers."""
 
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,127 +13,13 @@ from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source
 from sptsr.report.page import Picture, write_page
 from tests.conftest import photograph
+from tests.report.browser import NEEDS_CHROMIUM, ActionChains, By, Keys
+from tests.report.conftest import HOSTILE
 
-webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed')
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+pytestmark = NEEDS_CHROMIUM
 
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-DRIVER = shutil.which('chromedriver')
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason='no chromium and chromedriver on the PATH')
-
-HOSTILE = '"><img src=https://example.com/x onerror="document.title=1"><script>document.title="owned"</script>'
 UNITS = {'PlainUnit': 'plain', 'ModulationUnit': 'SPT'}
 ARMS = ['LQ', 'frozen', 'plain', 'SPT', 'GT']
-
-
-@pytest.fixture(scope='module')
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three photographs of 160x128 with three arms, masks and figures; the last one has a hostile name."""
-    pictures = []
-    for number, name in enumerate(('astronaut.png', 'coffee.png', 'chelsea.png')):
-        gt = photograph(name, 128, 160)
-        lq = imresize(gt, 0.25)
-        frozen = imresize(lq, 4)
-        arms = {'frozen': frozen}
-        for arm, share in (('plain', 0.25), ('SPT', 0.5 if number else -0.5)):
-            arms[arm] = np.clip(frozen + share * (gt.astype(float) - frozen), 0, 255).round().astype(np.uint8)
-        psnr = {
-            arm: float(10 * np.log10(255**2 / np.mean((image.astype(float) - gt) ** 2))) for arm, image in arms.items()
-        }
-        figures = {'psnr': psnr, 'niqe': dict.fromkeys(arms, 5.0) | {'SPT': 4.0}}
-        title = HOSTILE if number == 2 else name
-        pictures.append(Picture(title, arms, lq, gt, sptsr.make_prior(lq, min_size=4), figures, 'photographs'))
-    path = tmp_path_factory.mktemp('page') / 'report.html'
-    write_page(path, f'Photographs {HOSTILE}', pictures, 'SPT', 'frozen', {'niqe': 'lower'}, {'photographs': 3})
-    return path
-
-
-@pytest.fixture(scope='module')
-def chromium() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ('--headless=new', '--disable-gpu', '--disable-dev-shm-usage', '--window-size=1280,900'):
-        options.add_argument(argument)
-    if os.geteuid() == 0:
-        options.add_argument('--no-sandbox')
-    options.set_capability('goog:loggingPrefs', {'performance': 'ALL', 'browser': 'ALL'})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
-class Session:
-    """A page in Chromium, and what its state is."""
-
-    def __init__(self, driver: Any) -> None:
-        self.driver = driver
-
-    def run(self, script: str, *arguments: object) -> Any:
-        return self.driver.execute_script(script, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def press(self, *keys: str) -> None:
-        chain = ActionChains(self.driver)
-        for key in keys:
-            if len(key) == 2:  # '⇧1'
-                chain.key_down(Keys.SHIFT).send_keys(key[1]).key_up(Keys.SHIFT)
-            else:
-                chain.send_keys(key)
-        chain.perform()
-
-    def shown(self) -> dict[str, str]:
-        """Which images are seen, and how each is clipped."""
-        found = self.run("""
-            return [...document.querySelectorAll('#stage img, #stage canvas')]
-              .filter(e => getComputedStyle(e).visibility === 'visible')
-              .map(e => [e.alt ?? 'map', e.style.clipPath])""")
-        return dict(found)
-
-    def width(self) -> float:
-        """Of the picture, in CSS pixels."""
-        return self.run("return document.querySelector('#stage img').getBoundingClientRect().width")
-
-    def wait(self, script: str) -> None:
-        WebDriverWait(self.driver, 20).until(lambda _: self.run(f'return {script}'))
-
-
-Look = Callable[..., Session]
-
-
-@pytest.fixture
-def look(chromium: Any, page: Path) -> Iterator[Look]:
-    """Opens the page; afterwards nothing was written to the console, and no request left the file."""
-
-    opened: set[str] = set()
-
-    def start(
-        width: int = 1280, height: int = 900, dark: bool = False, mobile: bool = False, path: Path = page
-    ) -> Session:
-        opened.add(path.as_uri())
-        metrics = {'width': width, 'height': height, 'deviceScaleFactor': 3 if mobile else 1, 'mobile': mobile}
-        chromium.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', metrics)
-        chromium.execute_cdp_cmd('Emulation.setTouchEmulationEnabled', {'enabled': mobile})
-        scheme = {'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}
-        chromium.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [scheme]})
-        for log in ('browser', 'performance'):
-            chromium.get_log(log)  # what was there before
-        chromium.get(path.as_uri())
-        session = Session(chromium)
-        session.wait("[...document.querySelectorAll('#stage img')].every(image => image.complete)")
-        return session
-
-    yield start
-    assert [entry for entry in chromium.get_log('browser') if entry['level'] != 'DEBUG'] == []
-    events = [json.loads(entry['message'])['message'] for entry in chromium.get_log('performance')]
-    asked = [e['params']['request']['url'] for e in events if e['method'] == 'Network.requestWillBeSent']
-    assert opened <= set(asked)
-    assert [url for url in asked if url not in opened and not url.startswith('data:')] == []
 
 
 def test_the_worst_picture_stands_between_frozen_and_tuned(look):
@@ -333,52 +213,6 @@ def test_a_hostile_name_is_text(look):
     assert session.run('return document.querySelectorAll("script, iframe, object").length') == 2
 
 
-def test_everything_is_reached_by_the_keyboard_and_its_focus_is_seen(look):
-    session = look()
-    reached, unseen, unnamed = [], [], []
-    for _ in range(60):
-        session.press(Keys.TAB)
-        name, outlined, label = session.run("""
-            const e = document.activeElement, seen = e.matches('.chip input') ? e.nextElementSibling : e;
-            const label = e.ariaLabel || e.textContent.trim() || e.labels?.[0]?.textContent.trim();
-            return [e.id || e.name || e.className || e.dataset.number || e.tagName,
-                    parseFloat(getComputedStyle(seen).outlineWidth) >= 2, label]""")
-        if name == 'BODY':
-            break
-        reached.append(name)
-        unseen += [] if outlined else [name]
-        unnamed += [] if label else [name]
-    wanted = ('next', 'stage', 'slider', 'left', 'right', 'view', 'masks', 'zoom-out', 'zoom-in', 'fit', 'reference')
-    assert set(wanted) <= set(reached)
-    assert {'SUMMARY', 'scroll'} <= set(reached)
-    assert (unseen, unnamed) == ([], [])
-    session.find('#next').send_keys(Keys.ENTER)
-    session.press('n')
-    assert session.find('#list button[aria-current]').get_attribute('data-number') == '2'
-    session.press('p', 'p', 'p')
-    assert session.find('#list button[aria-current]').get_attribute('data-number') == '0'
-
-
-@pytest.mark.parametrize('width', [320, 390, 768, 1280])
-@pytest.mark.parametrize('dark', [False, True])
-def test_it_fits_a_phone_and_is_legible_in_both_schemes(look, width, dark):
-    mobile = width < 700
-    session = look(width, 844, dark, mobile)
-    assert session.run('return document.documentElement.scrollWidth') <= width
-    assert session.run('return visualViewport.scale') == 1
-    stage = session.find('#stage').rect
-    assert stage['x'] >= 0
-    assert stage['x'] + stage['width'] <= width
-    contrasts = session.run(CONTRASTS)
-    assert len(contrasts) > 40
-    assert [found for found in contrasts if found[1] < 4.5] == []
-    ground = session.run('return getComputedStyle(document.body).backgroundColor')
-    assert ground == ('rgb(21, 23, 26)' if dark else 'rgb(255, 255, 255)')
-    if mobile:
-        session.run("document.getElementById('masks').click()")
-        assert 'masks' in session.shown()
-
-
 @pytest.mark.data
 @pytest.mark.slow
 def test_a_page_of_b100_with_three_arms_and_human_masks(look, real_data, tmp_path):
@@ -423,24 +257,3 @@ def test_a_page_of_b100_with_three_arms_and_human_masks(look, real_data, tmp_pat
     assert session.find('#list button[aria-current]').get_attribute('data-number') == '23'
     frozen = session.find('.means tbody tr:nth-child(2) td').text
     assert 25 < float(frozen) < 29
-
-
-# Text and its contrast to the ground below it (WCAG 2.1, "contrast ratio"), of all elements that hold text themselves.
-CONTRASTS = """
-const channel = value => value / 255 <= .04045 ? value / 255 / 12.92 : ((value / 255 + .055) / 1.055) ** 2.4;
-const rgba = text => text.match(/[\\d.]+/g).map(Number);
-const luminance = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
-const ground = element => {
-  for (let e = element; e; e = e.parentElement) {
-    const colour = rgba(getComputedStyle(e).backgroundColor);
-    if (colour.length === 3 || colour[3] > .5) return colour;
-  }
-  return [255, 255, 255];
-};
-return [...document.querySelectorAll('body *')].filter(e =>
-  !e.matches('script, noscript, option, :disabled, :disabled + *, .label, :disabled + * *') && e.checkVisibility()
-  && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())).map(e => {
-    const [a, b] = [luminance(rgba(getComputedStyle(e).color)), luminance(ground(e))].sort((x, y) => y - x);
-    return [e.tagName + ' ' + e.textContent.trim().slice(0, 30), (a + .05) / (b + .05)];
-  });
-"""
