@@ -68,24 +68,6 @@ class _Rank(NamedTuple):
     groups: Mapping[str, str] = {'worst': 'worst', 'best': 'best', 'random': 'random'}
 
 
-def write_page(
-    path: str | os.PathLike[str],
-    title: str,
-    pictures: Iterable[Picture],
-    tuned: str,
-    reference: str | None = None,
-    better: Mapping[str, str] | None = None,
-    sets: Mapping[str, int] | None = None,
-    about: str = '',
-    budget_bytes: int = BUDGET,
-) -> None:
-    """Writes a report of pictures, taken one after the other; the arguments are those of `Page`."""
-    page = Page(title, tuned, reference, better, sets, about, budget_bytes)
-    for picture in pictures:
-        page.add(picture)
-    page.write(path)
-
-
 class Page:
     """Collects the pictures of a report, and writes it.
 
@@ -143,8 +125,15 @@ class Page:
         if number is not None:
             picks.kept[number] = self._card(picture, arms or _read_arms(picture), rank)
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the page; where the smallest windows are too large for the budget, the last pictures are left out."""
+    def write(self, path: str | os.PathLike[str], pictures: Iterable[Picture] = ()) -> None:
+        """Writes the page; where the smallest windows are too large for the budget, the last pictures are left out.
+
+        Args:
+            path: of the file.
+            pictures: are taken first, one after the other, as `add` takes them.
+        """
+        for picture in pictures:
+            self.add(picture)
         labels = self.order.groups if self.order else {}
         rows = [
             [{**card, 'group': labels.get(group, group)} for group, card in picks.in_order()]

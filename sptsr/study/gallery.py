@@ -13,7 +13,7 @@ import numpy as np
 from sptsr.core.registry import register_all
 from sptsr.data.checked import open_dataset
 from sptsr.images.decode import RGB
-from sptsr.report.page import Picture, write_page
+from sptsr.report.page import Page, Picture
 from sptsr.study.cases import Case, Cases
 from sptsr.study.results import Block, Value
 from sptsr.study.runs import Run, Use
@@ -55,7 +55,7 @@ class Gallery:
         }
         about = f'Images of seed {self.study.seeds[0]}; figures are means over {len(self.study.seeds)} seeds.'
         pictures = (picture for block in self.blocks for picture in self.pictures(block.name))
-        write_page(path, self.study.title, pictures, self.tuned, self.reference, better, counts, about)
+        Page(self.study.title, self.tuned, self.reference, better, counts, about).write(path, pictures)
 
 
 def _pair(study: Study, cases: Cases) -> tuple[str, str | None]:

@@ -13,7 +13,7 @@ import pytest
 
 import sptsr
 from sptsr.images.bicubic import imresize
-from sptsr.report.page import Picture, write_page
+from sptsr.report.page import Page, Picture
 from tests.conftest import photograph
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         title = HOSTILE if number == 2 else name
         pictures.append(Picture(title, arms, lq, gt, sptsr.make_prior(lq, min_size=4), figures, 'photographs'))
     path = tmp_path_factory.mktemp('page') / 'report.html'
-    write_page(path, f'Photographs {HOSTILE}', pictures, 'SPT', 'frozen', {'niqe': 'lower'}, {'photographs': 3})
+    Page(f'Photographs {HOSTILE}', 'SPT', 'frozen', {'niqe': 'lower'}, {'photographs': 3}).write(path, pictures)
     return path
 
 

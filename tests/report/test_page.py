@@ -21,7 +21,7 @@ from sptsr.evaluation.records import Results, add_means, metrics_json
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import write_png
 from sptsr.report.crops import Window, difference, enlarged, overlay, window_of
-from sptsr.report.page import GT, LQ, Page, Picture, write_page
+from sptsr.report.page import GT, LQ, Page, Picture
 from sptsr.report.pictures import mask_colours
 from tests import conftest
 
@@ -62,7 +62,7 @@ def pixels(address: str) -> np.ndarray:
 
 def test_the_page_holds_the_very_pixels_and_the_figures_of_metrics_json(tmp_path):
     one = picture(0, -0.1234567890123)
-    write_page(tmp_path / 'page.html', 'A title', [one], 'SPT', 'frozen', {'niqe': 'lower'})
+    Page('A title', 'SPT', 'frozen', {'niqe': 'lower'}).write(tmp_path / 'page.html', [one])
     (card,) = data_of(tmp_path / 'page.html')['pictures']
     assert (card['size'], card['whole'], card['corner']) == ([128, 96], [128, 96], [0, 0])
     assert list(card['images']) == [LQ, 'frozen', 'SPT', GT]
@@ -80,7 +80,7 @@ def test_the_page_holds_the_very_pixels_and_the_figures_of_metrics_json(tmp_path
 
 def test_means_are_of_finite_figures_and_paired(tmp_path):
     gains = [0.5, -0.1, 0.2, math.inf, math.nan]
-    write_page(tmp_path / 'page.html', 't', [picture(n, gain) for n, gain in enumerate(gains)], 'SPT', 'frozen')
+    Page('t', 'SPT', 'frozen').write(tmp_path / 'page.html', [picture(n, gain) for n, gain in enumerate(gains)])
     means = (tmp_path / 'page.html').read_text().partition('<section class="means">')[2]
     assert '<td>30.0000</td>' in means
     assert '<td>30.2000<small>+0.2000 ± 0.7452</small><small>better on 2 of 3</small>' in means
@@ -97,7 +97,7 @@ def test_the_worst_come_first_then_the_best_then_the_same_random_ones(tmp_path):
     for run in range(2):
         path = tmp_path / f'{run}.html'
         pictures = (picture(n, gain, **small) for n, gain in enumerate(gains))
-        write_page(path, 't', pictures, 'SPT', 'frozen', sets={'photographs': 60})
+        Page('t', 'SPT', 'frozen', sets={'photographs': 60}).write(path, pictures)
         pages.append(path.read_bytes())
     assert pages[0] == pages[1]
     cards = data_of(tmp_path / '0.html')['pictures']
@@ -109,14 +109,14 @@ def test_the_worst_come_first_then_the_best_then_the_same_random_ones(tmp_path):
 
 def test_of_a_metric_that_is_better_when_lower_the_highest_are_the_worst(tmp_path):
     pictures = [picture(n, 0, (32, 40), figures={'niqe': {'frozen': 5.0, 'SPT': 5.0 + n}}) for n in range(3)]
-    write_page(tmp_path / 'page.html', 't', pictures, 'SPT', 'frozen', {'niqe': 'lower'})
+    Page('t', 'SPT', 'frozen', {'niqe': 'lower'}).write(tmp_path / 'page.html', pictures)
     assert [card['name'] for card in data_of(tmp_path / 'page.html')['pictures']] == ['image 2', 'image 1', 'image 0']
 
 
 def test_without_figures_what_changed_most_comes_first(tmp_path):
     pictures = [picture(n, 0, figures={}) for n in range(3)]
     pictures[1].arms['SPT'][:] = 255 - pictures[1].arms['frozen']
-    write_page(tmp_path / 'page.html', 't', pictures, 'SPT', 'frozen')
+    Page('t', 'SPT', 'frozen').write(tmp_path / 'page.html', pictures)
     assert data_of(tmp_path / 'page.html')['pictures'][0]['name'] == 'image 1'
     assert 'sorted by the mean difference of SPT and frozen' in (tmp_path / 'page.html').read_text()
     assert 'Means' not in (tmp_path / 'page.html').read_text()
@@ -125,7 +125,7 @@ def test_without_figures_what_changed_most_comes_first(tmp_path):
 @pytest.mark.parametrize('budget', [2_000_000, 400_000, 120_000])
 def test_the_file_keeps_within_its_budget_by_windows_where_arms_differ(tmp_path, budget):
     pictures = (picture(n, n / 10, (256, 320)) for n in range(30))
-    write_page(tmp_path / 'page.html', 't', pictures, 'SPT', 'frozen', budget_bytes=budget)
+    Page('t', 'SPT', 'frozen', budget_bytes=budget).write(tmp_path / 'page.html', pictures)
     size = (tmp_path / 'page.html').stat().st_size
     assert budget / 3 < size <= budget
     cards = data_of(tmp_path / 'page.html')['pictures']
@@ -177,7 +177,7 @@ def test_names_from_files_are_text(tmp_path):
         figures={f'psnr{HOSTILE}': {f'frozen{HOSTILE}': 1.0, f'SPT{HOSTILE}': 2.0}},
     )  # fmt: skip
     path = tmp_path / 'page.html'
-    write_page(path, HOSTILE, [hostile], f'SPT{HOSTILE}', f'frozen{HOSTILE}', about=HOSTILE)
+    Page(HOSTILE, f'SPT{HOSTILE}', f'frozen{HOSTILE}', about=HOSTILE).write(path, [hostile])
     content = path.read_text()
     assert content.count('<script') == content.count('</script') == 2
     assert '<img' not in content.partition('<script>')[0]
@@ -189,7 +189,7 @@ def test_names_from_files_are_text(tmp_path):
 
 
 def test_the_policy_allows_the_own_script_and_style_and_nothing_from_elsewhere(tmp_path):
-    write_page(tmp_path / 'page.html', 't', [picture(0, 0.1)], 'SPT', 'frozen')
+    Page('t', 'SPT', 'frozen').write(tmp_path / 'page.html', [picture(0, 0.1)])
     content = (tmp_path / 'page.html').read_text()
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', content)
     assert policy.startswith("default-src 'none'; img-src data:; style-src ")

@@ -11,7 +11,7 @@ from sptsr.evaluation.metrics import read_metrics
 from sptsr.images.bicubic import imresize
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source
-from sptsr.report.page import Picture, write_page
+from sptsr.report.page import Page, Picture
 from tests.conftest import photograph
 from tests.report.browser import NEEDS_CHROMIUM, ActionChains, By, Keys
 from tests.report.conftest import HOSTILE
@@ -167,7 +167,7 @@ def test_without_gt_and_figures_there_is_the_difference_of_both_sides(look, tmp_
     arms = {'frozen': imresize(lq, 4), 'tuned': imresize(lq, 4) // 2} | {
         f'{n}': imresize(lq, 4) for n in range(9, 0, -1)
     }
-    write_page(tmp_path / 'p.html', 'restored', [Picture('coffee', arms, lq)], 'tuned', 'frozen')
+    Page('restored', 'tuned', 'frozen').write(tmp_path / 'p.html', [Picture('coffee', arms, lq)])
     session = look(path=tmp_path / 'p.html')
     names = [label.text for label in session.driver.find_elements(By.CSS_SELECTOR, '#right label')]
     assert names == ['LQ 1', 'frozen 2', 'tuned 3', '9 4', '8 5', '7 6', '6 7', '5 8', '4 9', '3', '2', '1']
@@ -239,7 +239,7 @@ def test_a_page_of_b100_with_three_arms_and_human_masks(look, real_data, tmp_pat
             yield Picture(key, arms, image, reference, prior, {'psnr': values}, 'B100')
 
     path = tmp_path / 'report.html'
-    write_page(path, 'B100', pictures(), 'SPT', 'frozen', sets={'B100': 26})
+    Page('B100', 'SPT', 'frozen', sets={'B100': 26}).write(path, pictures())
     assert 10_000_000 < path.stat().st_size <= 20_000_000
     session = look(path=path)
     assert len(session.driver.find_elements(By.CSS_SELECTOR, '#list button')) == 24
