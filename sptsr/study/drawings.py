@@ -19,7 +19,7 @@ from sptsr.report.strips import Shown, most_different, write_strips
 from sptsr.study.gallery import Gallery
 from sptsr.study.results import Block
 from sptsr.study.runs import Run
-from sptsr.study.texts import digits, metric_name
+from sptsr.study.texts import cost_columns, digits, metric_name
 
 _SEEN = 12  # images whose figures differ most, of which the strips are chosen
 
@@ -45,7 +45,7 @@ def write_drawings(folder: Path, blocks: Sequence[Block], runs: Sequence[Run], g
 
 def _scatters(block: Block, stem: Path) -> Iterator[Path]:
     """Writes the first metric against each cost."""
-    for cost, column in itertools.product(dict.fromkeys(n for c in block.costs.values() for n in c), block.columns[:1]):
+    for cost, column in itertools.product(cost_columns([block]), block.columns[:1]):
         cells = {arm: cells[column] for arm, cells in block.lines.items()}
         points = [
             Point(arm, block.costs[arm][cost], cell.mean, arm, cell.sd)

@@ -11,14 +11,14 @@ from sptsr.study.results import PARTS, Block, Cell, Column
 from sptsr.study.study_file import Study
 from sptsr.study.texts import (
     PARTS_LEGEND,
-    against_cells,
+    against_rows,
     cost_columns,
     cost_text,
     digits,
     groups,
+    legend,
     metric_name,
-    part_cell,
-    parts_of,
+    parts_rows,
     shown,
 )
 
@@ -143,26 +143,16 @@ def _cell(cell: Cell, metric: str) -> str:
 
 
 def _legend(study: Study) -> str:
-    seeds = len(study.seeds)
-    several = rf'Means over {seeds} training seeds, {{\scriptsize$\pm$}} their standard deviation. '
-    text = (
-        r'Best in \textbf{bold}, second \underline{underlined}; where the 95\,\% interval of the paired difference '
-        r'between the first two holds 0, nothing is bold and both are underlined.'
-    )
-    text = (several if seeds > 1 else 'One training seed. ') + text
-    return text + (r' \textit{(Published figures)} in brackets.' if study.published else '')
+    marks = r'in \textbf{bold}', r'\underline{underlined}', r'{\scriptsize$\pm$}', r'\textit{(Published figures)}'
+    return legend(study, *marks).replace(' %', r'\,\%')
 
 
 def _against(study: Study, block: Block) -> list[str]:
-    found = [(column, one) for column in block.columns for one in block.against.get(column, ())]
-    if not found:
+    rows = [_line(*map(escaped, names), *map(_minus, cells)) for names, cells in against_rows(block)]
+    if not rows:
         return []
     control = escaped(study.control or '')
     head = ['set', 'metric', 'arm', 'difference', r'95\,\% interval', 'better on', '$p$', '$p$ (Holm)']
-    rows = []
-    for (dataset, metric), one in found:
-        names = [escaped(dataset), escaped(metric_name(metric)), escaped(one.arm)]
-        rows.append(_line(*names, *(_minus(text) for text in against_cells(one))))
     title = rf'\subsection*{{{escaped(block.name)}: against {control}}}'
     return [title, *_long('lllrrrrr', _line(*head), rows)]
 
@@ -171,10 +161,9 @@ def _parts(block: Block) -> list[str]:
     if not block.parts:
         return []
     rows = []
-    for (dataset, metric, arm), parts in parts_of(block).items():
-        names = [escaped(dataset), escaped(metric_name(metric)), escaped(arm)]
-        cells = [_minus(part_cell(parts.get(part))).replace(' ± ', r'\,{\tiny$\pm$') for part in PARTS]
-        rows.append(_line(*names, *(f'{cell}}}' if 'pm' in cell else cell for cell in cells)))
+    for names, parts in parts_rows(block):
+        cells = [_minus(part).replace(' ± ', r'\,{\tiny$\pm$') for part in parts]
+        rows.append(_line(*map(escaped, names), *(f'{cell}}}' if 'pm' in cell else cell for cell in cells)))
     head = _line('set', 'metric', 'arm', *PARTS)
     return [*_long(f'lll{"r" * len(PARTS)}', head, rows), escaped(PARTS_LEGEND), '']
 

@@ -9,14 +9,14 @@ from sptsr.study.results import PARTS, Block, Cell
 from sptsr.study.study_file import Study
 from sptsr.study.texts import (
     PARTS_LEGEND,
-    against_cells,
+    against_rows,
     cost_columns,
     cost_text,
     digits,
     groups,
+    legend,
     metric_name,
-    part_cell,
-    parts_of,
+    parts_rows,
     shown,
 )
 
@@ -28,7 +28,10 @@ def table_markdown(study: Study, blocks: Sequence[Block], notes: Sequence[str]) 
     lines = [f'# {study.title}', '']
     for group in groups(blocks):
         arrows = group[0].higher
-        heads = [f'{_plain(set_)} {metric_name(name)} {_ARROWS[arrows[set_, name]]}' for set_, name in group[0].columns]
+        heads = [
+            f'{_plain(set_)} {_plain(metric_name(name))} {_ARROWS[arrows[set_, name]]}'
+            for set_, name in group[0].columns
+        ]
         costs = cost_columns(group)
         header = ['', '', *costs, *heads]
         rows = []
@@ -38,7 +41,7 @@ def table_markdown(study: Study, blocks: Sequence[Block], notes: Sequence[str]) 
                 paid = [cost_text(block.costs.get(arm), column) for column in costs]
                 rows.append([f'**{_plain(block.name)}**' if number == 0 else '', _plain(arm), *paid, *texts])
         lines += [markdown_table(header, rows), '']
-    lines += _legend(study)
+    lines += [legend(study, '**bold**', '<u>underlined</u>', '±', '*(Published figures)*'), '']
     for block in blocks:
         lines += _against_markdown(study, block)
     if notes:
@@ -63,24 +66,8 @@ def _cell_markdown(cell: Cell, metric: str) -> str:
     return text
 
 
-def _legend(study: Study) -> list[str]:
-    seeds = len(study.seeds)
-    text = f'Means over {seeds} training seeds, ± their standard deviation. ' if seeds > 1 else 'One training seed. '
-    text += (
-        'Best **bold**, second <u>underlined</u>; where the 95 % interval of the paired difference between the first '
-        'two holds 0, nothing is bold and both are underlined.'
-    )
-    if study.published:
-        text += ' *(Published figures)* in brackets.'
-    return [text, '']
-
-
 def _against_markdown(study: Study, block: Block) -> list[str]:
-    rows = [
-        [_plain(column[0]), metric_name(column[1]), _plain(one.arm), *against_cells(one)]
-        for column in block.columns
-        for one in block.against.get(column, ())
-    ]
+    rows = [[*map(_plain, names), *cells] for names, cells in against_rows(block)]
     if not rows:
         return []
     header = [
@@ -100,9 +87,6 @@ def _against_markdown(study: Study, block: Block) -> list[str]:
 def _parts_markdown(block: Block) -> list[str]:
     if not block.parts:
         return []
-    rows = []
-    for (dataset, metric, arm), parts in parts_of(block).items():
-        cells = [part_cell(parts.get(part)) for part in PARTS]
-        rows.append([_plain(dataset), metric_name(metric), _plain(arm), *cells])
+    rows = [[*map(_plain, names), *cells] for names, cells in parts_rows(block)]
     title = f'### {_plain(block.name)}: where the difference lies'
     return [title, '', markdown_table(['set', 'metric', 'arm', *PARTS], rows), '', PARTS_LEGEND, '']

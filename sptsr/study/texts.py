@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sptsr.study.results import Against, Block, Cell, Part
+from sptsr.study.results import PARTS, Against, Block, Cell, Part
+from sptsr.study.study_file import Study
 
 PARTS_LEGEND = (
     'Differences with 95 % intervals. PSNR of the pixels up to 3 pixels from boundaries of masks, and of the others; '
@@ -56,15 +57,40 @@ def groups(blocks: Iterable[Block]) -> list[list[Block]]:
     return found
 
 
-def parts_of(block: Block) -> dict[tuple[str, str, str], dict[str, Part]]:
-    """Returns the parts of a row by dataset, metric and arm, and by name."""
+def legend(study: Study, best: str, second: str, spread: str, published: str) -> str:
+    """Returns what the marks of a table mean; the arguments are the words and signs as the form marks them."""
+    seeds = len(study.seeds)
+    several = f'Means over {seeds} training seeds, {spread} their standard deviation.'
+    parts = [
+        several if seeds > 1 else 'One training seed.',
+        f'Best {best}, second {second}; where the 95 % interval of the paired difference between the first two holds '
+        '0, nothing is bold and both are underlined.',
+        *([f'{published} in brackets.'] if study.published else []),
+    ]
+    return ' '.join(parts)
+
+
+def against_rows(block: Block) -> list[tuple[list[str], list[str]]]:
+    """Returns a line for each column and arm: dataset, metric and arm; and what it gains over the control."""
+    return [
+        ([column[0], metric_name(column[1]), one.arm], _against_cells(one))
+        for column in block.columns
+        for one in block.against.get(column, ())
+    ]
+
+
+def parts_rows(block: Block) -> list[tuple[list[str], list[str]]]:
+    """Returns a line for each dataset, metric and arm: these three; and the differences in `PARTS`."""
     found: dict[tuple[str, str, str], dict[str, Part]] = {}
     for part in block.parts:
         found.setdefault((part.dataset, part.metric, part.arm), {})[part.part] = part
-    return found
+    return [
+        ([dataset, metric_name(metric), arm], [_part_cell(parts.get(part)) for part in PARTS])
+        for (dataset, metric, arm), parts in found.items()
+    ]
 
 
-def part_cell(part: Part | None) -> str:
+def _part_cell(part: Part | None) -> str:
     """Returns the difference in a part with the half width of its interval as text."""
     if part is None:
         return '-'
@@ -72,7 +98,7 @@ def part_cell(part: Part | None) -> str:
     return f'{part.difference:+.4f}{half}'
 
 
-def against_cells(one: Against) -> list[str]:
+def _against_cells(one: Against) -> list[str]:
     """Returns difference, interval, k of n, p and corrected p of an arm as texts."""
     figures = one.row.figures
     interval = '-' if figures.interval is None else '{:+.4f} to {:+.4f}'.format(*figures.interval)
