@@ -15,7 +15,7 @@ from PIL import Image
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
-from sptsr.report.pictures import mask_colours
+from sptsr.report.pictures import mask_colours, outlines, smallest_masks
 
 Change = npt.NDArray[np.uint8]
 
@@ -86,17 +86,12 @@ def enlarged(lq: RGB, window: Window, scale: int) -> RGB:
 def overlay(prior: Prior, window: Window, scale: int) -> npt.NDArray[np.uint8]:
     """Returns masks as RGBA [height, width, 4] of a window: small ones on top, each with its outline."""
     top, left, height, width = (-(-s // scale) for s in (window.top, window.left, window.height, window.width))
-    # the highest bit of a code is the smallest mask
-    highest = np.array([int(code).bit_length() for code in prior.palette], np.int64)
     colours = np.zeros((65, 4), np.uint8)
     colours[1:, :3], colours[1:, 3] = mask_colours(64), _FILL
     part = prior.crop(top, left, height, width).at(scale)
-    number = highest[part.index][: window.height, : window.width]
+    number = smallest_masks(part)[: window.height, : window.width]
     painted = colours[number]
-    edge = np.zeros(number.shape, bool)
-    edge[:, 1:] |= number[:, 1:] != number[:, :-1]
-    edge[1:] |= number[1:] != number[:-1]
-    painted[edge] = (255, 255, 255, _OUTLINE)
+    painted[outlines(number)] = (255, 255, 255, _OUTLINE)
     return painted
 
 

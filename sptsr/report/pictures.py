@@ -6,6 +6,7 @@ import colorsys
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,9 +30,23 @@ def mask_colours(count: int) -> npt.NDArray[np.uint8]:
     return np.round(np.array(rows).reshape(count, 3) * 255).astype(np.uint8)
 
 
-def enlarge(image: RGB, factor: int) -> RGB:
-    """Returns the image with each pixel repeated `factor` times in both directions."""
+def enlarge(image: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
+    """Returns an image or a map [H, W, ...] with each pixel repeated `factor` times in both directions."""
     return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
+
+
+def smallest_masks(prior: Prior) -> npt.NDArray[np.int64]:
+    """Returns the number of the smallest mask at each pixel, counted from 1, and 0 where there is none; [H, W]."""
+    # the highest bit of a code is the smallest mask
+    return np.array([int(code).bit_length() for code in prior.palette], np.int64)[prior.index]
+
+
+def outlines(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Returns where a number [H, W] differs from the one to the left or above."""
+    edge = np.zeros(numbers.shape, bool)
+    edge[:, 1:] |= numbers[:, 1:] != numbers[:, :-1]
+    edge[1:] |= numbers[1:] != numbers[:-1]
+    return edge
 
 
 def mask_overlay(image: RGB, prior: Prior, zoom: int = 1, strength: float = 0.45) -> RGB:
@@ -49,17 +64,10 @@ def mask_overlay(image: RGB, prior: Prior, zoom: int = 1, strength: float = 0.45
     large = enlarge(image, zoom).astype(np.float32)
     colours = mask_colours(prior.count).astype(np.float32)
     prior = prior if zoom % prior.fine == 0 else prior.at(1)
-    top = np.full(prior.index.shape, -1)
-    masks = prior.decode()
-    for number, mask in enumerate(masks):  # they come largest first, so small ones are painted last
-        top[mask] = number
-    top = np.repeat(np.repeat(top, zoom // prior.fine, axis=0), zoom // prior.fine, axis=1)
-    inside = top >= 0
-    fill = colours[top[inside]] if prior.count else np.zeros((0, 3), np.float32)
-    large[inside] = (1 - strength) * large[inside] + strength * fill
-    edge = np.zeros(top.shape, bool)
-    edge[:, 1:] |= top[:, 1:] != top[:, :-1]
-    edge[1:] |= top[1:] != top[:-1]
+    top = enlarge(smallest_masks(prior), zoom // prior.fine)
+    inside = top > 0
+    large[inside] = (1 - strength) * large[inside] + strength * colours[top[inside] - 1]
+    edge = outlines(top)
     large[edge] = 0.25 * large[edge] + 0.75 * 255
     return np.round(large).astype(np.uint8)
 
