@@ -49,9 +49,13 @@ def restore(
         raise UserError(f'restore: a {type(net).__name__} has no units; give what sptsr.attach or sptsr.load returned')
     batch = _batch(image, net)
     check_prior(net, prior, (batch.shape[-2], batch.shape[-1]))
-    result = restore_tensor(net, batch, prior, tile, self_ensemble, sigma)
-    pixels = (result[0].float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    pixels = pixels_of(restore_tensor(net, batch, prior, tile, self_ensemble, sigma))[0]
     return np.ascontiguousarray(pixels[:, :, 0] if np.ndim(image) == 2 else pixels)
+
+
+def pixels_of(output: Tensor) -> npt.NDArray[np.uint8]:
+    """Returns images [B, C, H, W] as uint8 [B, H, W, C]: clipped to 0..1, times 255, rounded."""
+    return (output.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def check_prior(net: SPTNet, prior: Prior | None, size: tuple[int, int]) -> None:
