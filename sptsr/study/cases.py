@@ -16,7 +16,7 @@ from sptsr.options.load import merge, read_unchecked, report
 from sptsr.options.problems import Problem
 from sptsr.options.schema import check
 from sptsr.options.tune import Tune, tuned_as
-from sptsr.study.drafts import Draft, kind_of, leave_out, note_lacking, sets_of
+from sptsr.study.drafts import Draft, kind_of, leave_out, name_and_arguments, note_lacking, sets_of
 from sptsr.study.study_file import CONTROLS, Part, Study
 
 _TRAIN_ONLY = ('train', 'logger')
@@ -191,12 +191,12 @@ def _prior_mistakes(draft: Draft) -> list[Problem]:
     """Lists sets without masks for an arm that needs them, and mistakes of a source."""
     prior, source = draft.arm.prior if draft.arm.prior is not None else draft.row.prior, draft.source
     if source is not None:
+        name, arguments = name_and_arguments(source)
         try:
-            entry = find('source', _registered(str(source['source'])))
+            entry = find('source', _registered(name))
         except UserError as error:
             return [(('prior', 'source'), f'prior: {error}')]
-        arguments = {key: value for key, value in source.items() if key != 'source'}
-        found = argument_problems(entry.parameters() or {}, arguments, f'source {source["source"]}')
+        found = argument_problems(entry.parameters() or {}, arguments, f'source {name}')
         return [(('prior', key) if key else ('prior',), f'prior: {message}') for key, message in found]
     problems: list[Problem] = []
     wants = prior in CONTROLS or _uses_masks(draft.test.get('network_g'))

@@ -33,6 +33,11 @@ class Draft:
         return made if isinstance(made, dict) else None
 
 
+def name_and_arguments(source: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the name of a source and its arguments from `{source: NAME, ...}`."""
+    return str(source['source']), {key: value for key, value in source.items() if key != 'source'}
+
+
 def kind_of(phase: str) -> str:
     """Returns train, val or test of a set's name in the options; empty for another name."""
     kind = phase.split('_')[0]

@@ -14,6 +14,7 @@ from sptsr.core.files import write_json
 from sptsr.core.homes import expanded
 from sptsr.study.cases import Case
 from sptsr.study.digests import Digests
+from sptsr.study.drafts import name_and_arguments
 from sptsr.study.identity import identity
 
 _DRAWS = 4  # noisy images of each training image that masks are found in
@@ -117,8 +118,7 @@ class Stores:
                 f'datasets.{phase}: masks for {data["type"]} are not made here; make them (docs/priors.md) and name '
                 'the store in dataroot_prior, or in prior: STORE'
             )
-        name = str(source['source'])
-        arguments = {key: value for key, value in source.items() if key != 'source'}
+        name, arguments = name_and_arguments(source)
         record: dict[str, Any] = {'source': name, 'arguments': self._content(arguments), 'set': self._images(data)}
         if 'dataroot_lq' not in data:
             record['draws'] = _DRAWS if phase == 'train' else 1
@@ -192,10 +192,9 @@ def _lq_images(data: Mapping[str, Any], draws: int, path: Path, sees_image: bool
     from sptsr.images.draws import Degradation
     from sptsr.images.folder import ImageFolder
 
-    to_rgb = bool(data.get('to_rgb') or data.get('gray') or data.get('color'))
     if 'dataroot_lq' in data:
-        return ImageFolder(Path(expanded(data['dataroot_lq'])), to_rgb)
-    clean = ImageFolder(Path(expanded(data['dataroot_gt'])), to_rgb, [str(glob) for glob in data.get('include') or ()])
+        return ImageFolder(Path(expanded(data['dataroot_lq'])), _to_rgb(data))
+    clean = _clean_images(data)
     seed, gray = int(data.get('noise_seed', 0)), bool(data.get('gray', False))
     steps = data.get('degradation')
     chain = None if steps is None else DegradationChain.of(steps, seed, draws, gray)
@@ -210,14 +209,24 @@ def _lq_images(data: Mapping[str, Any], draws: int, path: Path, sees_image: bool
     return ImageFolder(made)
 
 
+def _clean_images(data: Mapping[str, Any]) -> Any:
+    """Returns the GT images of a set."""
+    from sptsr.images.folder import ImageFolder
+
+    include = [str(glob) for glob in data.get('include') or ()]
+    return ImageFolder(Path(expanded(data['dataroot_gt'])), _to_rgb(data), include)
+
+
+def _to_rgb(data: Mapping[str, Any]) -> bool:
+    return bool(data.get('to_rgb') or data.get('gray') or data.get('color'))
+
+
 def _gt_images(data: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     """Returns the GT images of a set, and their keys by keys of its LQ images."""
     from sptsr.core.registry import register_all
     from sptsr.data.checked import open_dataset
-    from sptsr.images.folder import ImageFolder
 
-    to_rgb = bool(data.get('to_rgb') or data.get('gray') or data.get('color'))
-    gt = ImageFolder(Path(expanded(data['dataroot_gt'])), to_rgb, [str(glob) for glob in data.get('include') or ()])
+    gt = _clean_images(data)
     if 'dataroot_lq' not in data:
         return gt, {}
     register_all()
@@ -234,7 +243,7 @@ def _gt_images(data: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
 def _source_of(store: Any, source: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     """Returns name and arguments of the source of a row, from the study, else from the store's header."""
     if source is not None:
-        return str(source['source']), {key: value for key, value in source.items() if key != 'source'}
+        return name_and_arguments(source)
     from sptsr.core.registry import SOURCE_REGISTRY, lookup, register_all
     from sptsr.core.signatures import argument_problems, parameters
 
