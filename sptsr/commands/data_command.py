@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sptsr.commands.prior_command import add_reading
+from sptsr.commands.reading import add_reading, images_of
 
 
 def add_data(commands: argparse._SubParsersAction, parser_class: type[argparse.ArgumentParser]) -> None:
@@ -26,10 +26,9 @@ def add_data(commands: argparse._SubParsersAction, parser_class: type[argparse.A
 
 
 def _data_prepare(options: argparse.Namespace) -> int:
-    from sptsr.images.folder import ImageFolder
     from sptsr.images.prepare import prepare
 
-    images = ImageFolder(options.images, options.to_rgb, options.include)
+    images = images_of(options)
     count = prepare(images, options.out, options.scale, options.mod_crop, options.sub_image, options.step, options.lmdb)
     print(f'{options.out}: {count} pairs at scale {options.scale}')
     return 0

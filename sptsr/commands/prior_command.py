@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from sptsr.commands.reading import add_reading, images_of
 from sptsr.core.errors import UserError
 
 
@@ -122,19 +123,13 @@ def _add_controls(verbs: argparse._SubParsersAction) -> None:
     compare.set_defaults(run=_prior_compare)
 
 
-def add_reading(command: argparse.ArgumentParser) -> None:
-    """Adds what every command that reads a folder of images takes."""
-    command.add_argument('--to-rgb', action='store_true', help='convert gray, RGBA and 16-bit images')
-    command.add_argument('--include', nargs='+', default=[], metavar='GLOB', help="only these images, e.g. 'train/*'")
-
-
 def _prior_extract(options: argparse.Namespace) -> int:
     from sptsr.images.folder import ImageFolder
     from sptsr.priors.controls import FromOtherImages
     from sptsr.priors.extract import build_source
     from sptsr.priors.shards import extract_distributed
 
-    images = ImageFolder(options.images, options.to_rgb, options.include)
+    images = images_of(options)
     from_image = options.oracle or options.through
     finer = [f'fine={options.fine}'] if options.fine > 1 and not from_image else []
     source = build_source(options.source, [*options.params, *finer])
@@ -167,11 +162,10 @@ def _prior_info(options: argparse.Namespace) -> int:
 
 
 def _prior_verify(options: argparse.Namespace) -> int:
-    from sptsr.images.folder import ImageFolder
     from sptsr.priors.describe import verify
     from sptsr.priors.store import PriorStore
 
-    images = ImageFolder(options.images, options.to_rgb, options.include)
+    images = images_of(options)
     faults = list(verify(images, PriorStore(options.store), options.sample))
     for fault in faults:
         print(fault)
@@ -181,11 +175,10 @@ def _prior_verify(options: argparse.Namespace) -> int:
 
 
 def _prior_show(options: argparse.Namespace) -> int:
-    from sptsr.images.folder import ImageFolder
     from sptsr.priors.store import PriorStore
     from sptsr.report.pictures import show_prior
 
-    images = ImageFolder(options.images, options.to_rgb, options.include)
+    images = images_of(options)
     store = PriorStore(options.store)
     for key in options.keys:
         print(show_prior(images, store, key, options.out, options.zoom))
@@ -196,7 +189,6 @@ def _prior_degrade(options: argparse.Namespace) -> int:
     from sptsr.images.chain import DegradationChain
     from sptsr.images.degrade import degrade
     from sptsr.images.draws import Degradation
-    from sptsr.images.folder import ImageFolder
 
     degradation: Degradation | DegradationChain
     if options.steps:
@@ -205,8 +197,7 @@ def _prior_degrade(options: argparse.Namespace) -> int:
         kind = next(name for name in ('noise', 'blur', 'jpeg', 'downsample') if getattr(options, name) is not None)
         low, high = _amounts(kind, getattr(options, kind))
         degradation = Degradation(kind, low, high, options.seed, options.draws, options.gray)
-    images = ImageFolder(options.images, options.to_rgb or options.gray, options.include)
-    count = degrade(images, options.out, degradation)
+    count = degrade(images_of(options, options.gray), options.out, degradation)
     print(f'{options.out}: {count} images, {degradation}')
     return 0
 
@@ -230,9 +221,8 @@ def _prior_shuffle(options: argparse.Namespace) -> int:
 
 
 def _prior_compare(options: argparse.Namespace) -> int:
-    from sptsr.images.folder import ImageFolder
     from sptsr.report.store_comparison import compare_all
 
-    images = ImageFolder(options.images, options.to_rgb, options.include) if options.images else None
+    images = images_of(options) if options.images else None
     print(compare_all(options.reference, options.others, options.out, images))
     return 0
