@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from sptsr.core.errors import UserError
 
@@ -33,6 +34,8 @@ def _compare(options: argparse.Namespace) -> int:
         if len(first) != 2:
             raise UserError('compare: give A.json and B.json, or the runs of A, --with, and the runs of B')
         first, second = first[:1], first[1:]
+    if options.json and os.path.realpath(options.json) in map(os.path.realpath, [*first, *second]):
+        raise UserError(f'compare: --json {options.json}: would overwrite what is compared; choose another name')
     found = compare_runs([read_run(path) for path in first], [read_run(path) for path in second], options.common)
     if options.json:
         write_json(options.json, comparison_json(found))

@@ -25,7 +25,7 @@ from sptsr.evaluation.cost import (
     measure_memory,
 )
 from sptsr.options.keys import TRAIN_DEFAULTS
-from sptsr.options.load import load_network, read_unchecked
+from sptsr.options.load import load_network, read_checked, read_unchecked
 from sptsr.report.tables import text_table
 from sptsr.tuning.step_memory import step_memory
 
@@ -43,6 +43,8 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
     """
     section, _ = load_network(path)
     options, _ = read_unchecked(path)
+    if options.get('train'):
+        read_checked(path, True)  # a step is made by them
     register_all()
     tuned = section['type'] == 'SPTNet'
     given = section if tuned else {'backbone': section, 'tune': 'all'}

@@ -133,6 +133,10 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], common: bool = False) -> Co
             of one arm with one seed.
     """
     for arm, runs in (('A', a), ('B', b)):
+        paths = [run.path for run in runs]
+        again = next((path for path in paths if paths.count(path) > 1), None)
+        if again is not None:
+            raise UserError(f'compare: {again} stands twice; give each run of {arm} once')
         seeds = [run.seed for run in runs if run.seed is not None]
         twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
         if twice is not None:

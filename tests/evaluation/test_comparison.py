@@ -211,6 +211,12 @@ def test_files_that_are_none_and_large_ones_are_refused(write):
 def test_arms_that_cannot_be_told_apart_are_refused(write):
     a, b = write('a.json', content(seed=1)), write('b.json', content(seed=1, draw=1))
     assert 'a.json and b.json are both of seed 1' in refused(a, b, '--with', b)
+    frozen = write('frozen.json', content(seed=None))
+    assert 'frozen.json stands twice; give each run of A once' in refused(frozen, frozen, '--with', b)
+    before = Path(b).read_bytes()
+    done = run_cli('compare', a, b, '--json', './b.json')
+    assert (done.returncode, 'would overwrite what is compared' in done.stderr) == (2, True)
+    assert Path(b).read_bytes() == before
     for words in ((a,), (a, b, a)):
         assert 'give A.json and B.json, or' in refused(*words)
 

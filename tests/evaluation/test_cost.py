@@ -181,5 +181,11 @@ def test_the_command(here: Path):
     assert 'tuned' not in done.stdout
     done = run_cli('cost', '-opt', 'train.yml', '--size', '0', '16')
     assert (done.returncode, done.stderr.count('\n')) == (2, 1)
+    wrong = Path('train.yml').read_text().replace('gt_size: 64', 'gt_size: abc').replace('optim_g:', 'optim:')
+    Path('wrong.yml').write_text(wrong)
+    done = run_cli('cost', '-opt', 'wrong.yml')
+    assert done.returncode == 2
+    assert re.search(r'wrong.yml:\d+: .*gt_size', done.stderr)
+    assert "'optim_g'" in done.stderr
     with pytest.raises(UserError):
         SPTNet({'type': 'IMDN', 'upscale': 4}, tune='al')
