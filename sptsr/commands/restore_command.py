@@ -77,6 +77,10 @@ def _restore(options: argparse.Namespace) -> int:
     if out.exists() and not out.is_dir():
         raise UserError(f'{out}: is a file; name a folder with -o')
     images = find_images(given, out)
+    if '/' in options.suffix or '\0' in options.suffix:
+        raise UserError(f'--suffix {options.suffix!a}: stands in the name of a file; leave out /')
+    if options.prior and (options.params or options.through):
+        raise UserError('--prior: takes masks that are made; --set and --through are for a source, so remove them')
     if options.tile is not None and options.tile < 0:
         raise UserError(f'--tile {options.tile}: must be 0 (whole) or above')
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -104,7 +108,7 @@ def _restore(options: argparse.Namespace) -> int:
     if options.report and outcome.made + outcome.kept:
         page.write(out / 'report.html')
     for line in outcome.notes:
-        print(line)
+        print(line.encode(errors='backslashreplace').decode())  # names need not be UTF-8
     for line in outcome.faults:
         print(f'sptsr: {line}', file=sys.stderr)
     done = f'{out}: {outcome.made} images restored'

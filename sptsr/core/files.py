@@ -74,6 +74,16 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
 
 
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Makes the folder of results; raises UserError where nothing can be written to it."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f'{folder}: cannot write to it ({error.strerror}); choose another folder with -o') from error
+
+
 def must_be_regular(path: str | os.PathLike[str]) -> None:
     """Raises UserError for a FIFO, a socket or a device, which may never end; other things that cannot be read pass."""
     try:

@@ -20,7 +20,7 @@ from sptsr.archs.call import takes_sigma
 from sptsr.archs.precision import keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
-from sptsr.core.files import sha256_file
+from sptsr.core.files import check_writable, sha256_file
 from sptsr.core.free_memory import free_bytes
 from sptsr.core.progress import bar
 from sptsr.images.any_image import AnyImage, read_any, write_any
@@ -30,7 +30,7 @@ from sptsr.images.folder import IMAGE_SUFFIXES, image_key
 from sptsr.masks.prior import Prior
 from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, most_pixels
 from sptsr.restoring.restorer import check_prior, restore_tensor
-from sptsr.restoring.result_files import Journal, check_writable, targets_of
+from sptsr.restoring.result_files import Journal, targets_of
 
 _HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 # What is looked for in a folder; sets for training have no animations.
@@ -80,7 +80,9 @@ class Outcome:
 
 
 def find_images(given: Path, out: Path) -> dict[str, Path]:
-    """Lists the images of a file or folder by their path relative to it; what lies below `out` is left out.
+    """Lists the images of a file or folder by their path relative to it.
+
+    What lies below `out` is left out. Where `out` is the folder itself, its results are, by the journal.
 
     Raises:
         UserError: nothing there, or no image in it.
@@ -90,11 +92,14 @@ def find_images(given: Path, out: Path) -> dict[str, Path]:
     if not given.is_dir():
         raise UserError(f'{given}: no such file or folder; check the path')
     found = {}
+    results = {(out / name).resolve() for name in Journal(out, {}).ours}
     for folder, subfolders, names in os.walk(given):
         here = Path(folder)
         subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != out.resolve())
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith('.'):
+            if not name.lower().endswith(SUFFIXES) or name.startswith('.'):
+                continue
+            if not results or (here / name).resolve() not in results:
                 found[str((here / name).relative_to(given))] = here / name
     if not found:
         raise UserError(f'{given}: no images here ({" ".join(SUFFIXES)}); check the path')
@@ -169,6 +174,8 @@ def restore_all(
                     on_image(name, result.image.rgb8(), result.prior, restored.rgb8(), frozen.rgb8())
             except UserError as error:
                 faults.append(str(error) if name in str(error) else f'{name}: {error}')
+            except torch.OutOfMemoryError:
+                faults.append(f'{name}: {net.backbone.__class__.__name__} runs out of memory on it; say --tile 256')
             progress.update()
     return Outcome(made, kept, faults, notes)
 

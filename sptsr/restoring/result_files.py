@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +12,6 @@ from typing import Any
 from sptsr.core.errors import UserError
 
 JOURNAL = '.sptsr-restored.jsonl'
-
-
-def check_writable(out: Path) -> None:
-    """Makes the folder of the results; raises UserError where nothing can be written to it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UserError(f'{out}: cannot write to it ({error.strerror}); choose another folder with -o') from error
 
 
 def targets_of(images: Mapping[str, Path], out: Path, suffix: str, format: str) -> dict[str, Path]:

@@ -1,5 +1,7 @@
 """`sptsr restore` on folders of real photographs."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from PIL import Image
 
 import sptsr
 from sptsr.archs.weights import read_weights
+from sptsr.commands.line import main
 from sptsr.images.any_image import read_any
 from sptsr.restoring.result_files import JOURNAL
 from tests.archs.cases import trained
@@ -119,6 +122,45 @@ def test_results_inside_the_input_are_no_input_and_nothing_is_overwritten(photos
     assert before == {path: path.read_bytes() for path in before}
 
 
+def test_results_beside_their_images_are_no_input_of_the_next_run(photos):
+    first = _restore(photos, '--suffix', '_x4', out='photos')
+    assert '5 images restored' in first.stdout, first.stderr
+    again = _restore(photos, '--suffix', '_x4', out='photos')
+    assert (again.returncode, 'sptsr: ' in again.stderr) == (0, False)
+    assert '0 images restored, 5 were there' in again.stdout
+    assert len(list(photos.rglob('*.png'))) == 4 + 5
+
+
+def test_a_name_that_is_not_utf_8_is_restored_and_printed(tmp_path):
+    picture = Image.fromarray(photograph('chelsea.png', 12, 16)).convert('P')
+    (tmp_path / 'in').mkdir()
+    with open(os.fsencode(tmp_path / 'in') + b'/caf\xe9.png', 'wb') as file:
+        picture.save(file, 'png')
+    words = ['restore', '-i', tmp_path / 'in', '-o', tmp_path / 'out', *ARGUMENTS]
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), 'utf-8')) as out:
+        assert main([str(word) for word in words]) == 0
+        out.flush()
+        assert b'caf\\udce9.png: ' in out.buffer.getvalue()
+    assert os.path.isfile(os.fsencode(tmp_path / 'out') + b'/caf\xe9.png')
+
+
+def test_an_image_that_takes_more_memory_than_the_gpu_has_is_named(photos, monkeypatch):
+    from sptsr.restoring import folder_run
+
+    restore = folder_run.restore_tensor
+
+    def starved(net, lq, *arguments):
+        if lq.shape[-1] == 24:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return restore(net, lq, *arguments)
+
+    monkeypatch.setattr(folder_run, 'restore_tensor', starved)
+    result = _restore(photos)
+    assert result.returncode == 1
+    assert '3 images restored' in result.stdout
+    assert 'urlaub/alpha.png: IMDN runs out of memory on it; say --tile 256' in result.stderr
+
+
 def test_a_report_shows_all_images_beside_the_frozen_network_also_those_of_an_earlier_run(photos):
     assert _restore(photos).returncode == 0
     (photos / 'urlaub' / 'alpha.png').rename(photos / 'zuletzt.png')
@@ -174,6 +216,8 @@ def test_a_store_without_an_image_is_refused_and_one_of_these_images_is_used(pho
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--weights', OTHER], 'and this backbone holds others'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:2], '--weights', 'no.pth', *ARGUMENTS[4:]], 'no.pth'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4], '--prior', 'no'], 'no: '),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4], '--prior', 'no', '--set', 'a=1'], '--set and --through are for a'),
+        (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--suffix', '/../x'], "--suffix '/../x': stands in the name"),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4], '--source', 'felsenzwalb'], "did you mean 'felzenszwalb'"),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--precision', 'fp16'], '--precision fp16: needs a CUDA GPU'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--set', 'scale=3'], "did you mean 'scales'"),
