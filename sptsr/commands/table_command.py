@@ -53,7 +53,7 @@ def add_table(commands: argparse._SubParsersAction) -> None:
 
 def _table(options: argparse.Namespace) -> int:
     from sptsr.study.outputs import check_folder
-    from sptsr.study.pool import LocalProcess, slots_of
+    from sptsr.study.steps import LocalProcess, slots_of
     from sptsr.study.table import far_off, make_plan, run_plan, write_table
 
     if options.check is not None and not 0 <= options.check < math.inf:
@@ -95,6 +95,9 @@ def _list(runs: Sequence[Run], at_once: int) -> None:
         whole = max(max(seconds.values()), sum(seconds.values()) / at_once)
         told = f'{len(seconds)} of {len(runs)} runs are missing; about {shown_time(whole)}'
         print(f'{told}, {min(at_once, len(seconds))} at a time')
+    stores = {need.id for run in runs if not run.done for need in run.needs if not need.done}
+    if stores:
+        print(f'prior stores that are made first, and are not in the estimate: {len(stores)}')
 
 
 def _slurm(options: argparse.Namespace) -> SlurmStart:

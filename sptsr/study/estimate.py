@@ -20,8 +20,8 @@ from sptsr.data.checked import open_dataset
 from sptsr.data.loader import SeededIndex, collate
 from sptsr.masks.prior import Prior
 from sptsr.options.load import complete
-from sptsr.study.pool import progress_of
-from sptsr.study.runs import Run, threads
+from sptsr.study.runs import Run
+from sptsr.study.steps import threads
 from sptsr.tuning.model import SPTModel
 
 _STEPS = 3
@@ -47,7 +47,7 @@ def estimate(runs: Sequence[Run]) -> dict[str, float]:
                 step = 0.0 if run.train is None else _seconds_of_step(run.train)
                 measured[key] = step, sum(map(_seconds_of_test, run.tests.values()))
             step, test = measured[key]
-            left = 0 if run.train is None else run.train['train']['total_iter'] - progress_of(run)
+            left = 0 if run.train is None else run.size - run.progress
             starts = len(run.missing()) + (not run.trained)
             found[run.id] = left * step + test + starts * _START
             shown.update()

@@ -88,7 +88,7 @@ def runs_json(
         failures: runs that did not end well.
         made: digests of the prior stores that the study made, by path.
     """
-    failed = {failure.run.id: str(failure) for failure in failures}
+    failed = {failure.work.id: str(failure) for failure in failures}
     return {
         'study': study.path.name,
         'study_sha256': sha256_file(study.path),

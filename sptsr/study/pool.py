@@ -1,58 +1,85 @@
-"""Runs what is missing, several at a time, each step in a process of its own."""
+"""Does what is missing of a study, several steps at a time: prior stores, and the runs that need them."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
-from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
-from sptsr.study.runs import Run, python, threads
+from sptsr.study.steps import LocalProcess, Process, Slot, Start, python
 
 _LOOK = 0.1  # seconds between two looks at the processes
 _PATIENCE = 60.0  # seconds that a process has to save and end
-_ITERATION = re.compile(rb'iter: *([\d,]+)')
-# Ends with its parent, by SIGKILL too (PR_SET_PDEATHSIG is 1), and leaves the group that Ctrl-C reaches.
-_CHILD = (
-    'import ctypes, os, sys\n'
-    'os.setsid()\n'
-    'ctypes.CDLL(None).prctl(1, 15)\n'
-    'sys.exit(1) if os.getppid() != int(sys.argv[1]) else os.execv(sys.argv[2], sys.argv[2:])'
-)
 
 
-class Process(Protocol):
-    """A step that runs."""
+class Work(Protocol):
+    """Something to do in steps, one after the other: a run, or a prior store."""
 
-    def poll(self) -> int | None:
-        """Returns the exit code; None while it runs."""
+    @property
+    def id(self) -> str:
+        """What tells it from all other work."""
+        ...
 
-    def stop(self, hard: bool) -> None:
-        """Asks it to save and end, with all that it started; `hard` ends it at once."""
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        ...
 
+    @property
+    def home(self) -> Path:
+        """Folder in which it is done."""
+        ...
 
-Start = Callable[[Sequence[str], Path, 'dict[str, str]', int], Process]  # command, log, environment, lock
+    @property
+    def needs(self) -> Sequence[Work]:
+        """What must be done before it."""
+        ...
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        ...
 
-@dataclass(frozen=True)
-class Slot:
-    """A place where one run at a time goes.
+    @property
+    def size(self) -> int:
+        """How much there is to do, in iterations; 0 where it does not count."""
+        ...
 
-    Attributes:
-        environment: what is set for it, such as `CUDA_VISIBLE_DEVICES`.
-    """
+    @property
+    def progress(self) -> int:
+        """How much of `size` is done."""
+        ...
 
-    environment: dict[str, str] = field(default_factory=dict)
+    @property
+    def environment(self) -> dict[str, str]:
+        """What is set for its steps."""
+        ...
+
+    def lock(self) -> TextIO | None:
+        """Returns a file that holds it until it is closed; None when another process does."""
+
+    def prepare(self) -> None:
+        """Writes what its steps read."""
+
+    def commands(self) -> list[list[str]]:
+        """Returns its steps, each as words (see `sptsr.study.steps.python`)."""
+        ...
+
+    def has_done(self, words: Sequence[str]) -> bool:
+        """Returns whether a step is done."""
+        ...
+
+    def log(self, words: Sequence[str]) -> Path:
+        """Returns where a step writes its messages."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,52 +87,26 @@ class Failure:
     """A step that did not end well.
 
     Attributes:
-        run: of the study.
-        step: `train` or `test`.
+        work: a run or a store of the study.
+        step: `train`, `test` or `make_store`.
         reason: its last line, or how it ended.
         log: all that it wrote.
     """
 
-    run: Run
+    work: Work
     step: str
     reason: str
     log: Path
 
     def __str__(self) -> str:
-        return f'{self.run.name}: {self.step} failed: {self.reason} (see {self.log})'
-
-
-class LocalProcess:
-    """A step in a process on this machine."""
-
-    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str], lock: int) -> None:
-        with open(log, 'ab') as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, '-c', _CHILD, str(os.getpid()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                env={**os.environ, **environment},
-                pass_fds=(lock,),
-            )
-
-    def poll(self) -> int | None:
-        return self.process.poll()
-
-    def stop(self, hard: bool) -> None:
-        for target in (os.killpg, os.kill):  # it is a group of its own a moment after its start
-            try:
-                target(self.process.pid, signal.SIGKILL if hard else signal.SIGTERM)
-                return
-            except ProcessLookupError:
-                continue
+        return f'{self.work.name}: {self.step} failed: {self.reason} (see {self.log})'
 
 
 @dataclass
 class _Active:
-    """A run that is being worked on: its steps, the first of which runs."""
+    """What is being worked on: its steps, the first of which runs."""
 
-    run: Run
+    work: Work
     slot: Slot
     lock: TextIO
     steps: list[list[str]]
@@ -117,7 +118,7 @@ class Pool:
     """Does runs until all are done, have failed, or a signal asks to stop.
 
     Args:
-        slots: one run at a time goes into each.
+        slots: one step at a time goes into each.
         processes: ranks of each training.
         start: starts a step; by default in a process on this machine.
         quiet: show nothing.
@@ -129,18 +130,18 @@ class Pool:
         self.free = list(slots)
         self.processes, self.start, self.quiet = processes, start, quiet
         self.active: list[_Active] = []
-        self.failures: list[Failure] = []
+        self.failures: dict[str, Failure] = {}
         self.signals = 0
 
-    def do(self, runs: Sequence[Run]) -> list[Failure]:
-        """Does what is missing of the runs; a run that another process works on is waited for.
+    def do(self, works: Sequence[Work]) -> list[Failure]:
+        """Does what is missing, each after what it needs; what another process works on is waited for.
 
         Raises:
             KeyboardInterrupt: SIGINT or SIGTERM came; all processes have ended.
         """
-        waiting = [run for run in runs if not run.done]
-        total = sum(_iterations(run) for run in runs)
-        done = sum(progress_of(run) for run in runs)
+        waiting = _in_order(works)
+        total = sum(work.size for work in works)
+        done = sum(work.progress for work in works)
         before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with bar(total, 'study', 'step', done, disable=self.quiet) as shown:
@@ -151,52 +152,62 @@ class Pool:
                 signal.signal(number, handler)
         if self.signals:
             raise KeyboardInterrupt
-        return self.failures
+        return list(self.failures.values())
 
-    def _loop(self, waiting: list[Run], shown: Any) -> None:
-        others: set[str] = set()  # runs that another process works on
+    def _loop(self, waiting: list[Work], shown: Any) -> None:
+        others: set[str] = set()  # what another process works on
         while (waiting or self.active) and not self.signals:
-            for run in list(waiting):
-                if not self.free:
-                    break
-                if self._begin(run):
-                    waiting.remove(run)
-                    others.discard(run.id)
-                elif run.id not in others:
-                    others.add(run.id)
-                    self._say(f'{run.name}: another process works on it ({run.home})')
+            for work in self._ready(waiting):
+                if self._begin(work):
+                    waiting.remove(work)
+                    others.discard(work.id)
+                elif work.id not in others:
+                    others.add(work.id)
+                    self._say(f'{work.name}: another process works on it ({work.home})')
             for active in list(self.active):
                 self._look(active, shown)
-            waiting = [run for run in waiting if not run.done]
-            shown.set_postfix_str(f'{len(waiting) + len(self.active)} runs left', refresh=False)
+            waiting = [work for work in waiting if not (work.done or work.id in self.failures)]
+            shown.set_postfix_str(f'{len(waiting) + len(self.active)} left', refresh=False)
             time.sleep(_LOOK)
 
-    def _begin(self, run: Run) -> bool:
-        """Starts the first step of a run in a free slot; returns False when another process has the run."""
-        lock = run.lock()
+    def _ready(self, waiting: Sequence[Work]) -> Iterator[Work]:
+        """Yields what can begin while a slot is free; what needs something that failed fails with it."""
+        for work in list(waiting):
+            lost = next((self.failures[need.id] for need in work.needs if need.id in self.failures), None)
+            if lost is not None:
+                self._fail(Failure(work, work.commands()[0][0], f'{lost.work.name} could not be made', lost.log))
+            elif not self.free:
+                return
+            elif all(need.done for need in work.needs):
+                yield work
+
+    def _begin(self, work: Work) -> bool:
+        """Starts the first step of a work in a free slot; returns False when another process has the work."""
+        lock = work.lock()
         if lock is None:
             return False
-        run.prepare()
-        steps = [words for words in run.commands() if not _is_done(run, words)]
-        active = _Active(run, self.free.pop(0), lock, steps, seen=progress_of(run))
+        work.prepare()
+        steps = [words for words in work.commands() if not work.has_done(words)]
+        active = _Active(work, self.free.pop(0), lock, steps, seen=work.progress)
         self.active.append(active)
         self._next(active)
         return True
 
     def _next(self, active: _Active) -> None:
-        """Starts the next step of a run; after the last one its slot is free again."""
+        """Starts the next step; after the last one the slot is free again."""
+        work = active.work
         if not active.steps:
             self._leave(active)
-            self._say(f'{active.run.name}: done')
+            self._say(f'{work.name}: done')
             return
         words = active.steps[0]
-        log = _log(active.run, words)
-        self._say(f'{active.run.name}: {words[0]} ({log})')
-        environment = {'OMP_NUM_THREADS': threads(), **active.slot.environment}
+        log = work.log(words)
+        self._say(f'{work.name}: {words[0]} ({log})')
+        environment = {**work.environment, **active.slot.environment}
         active.process = self.start(python(words, self.processes), log, environment, active.lock.fileno())
 
     def _look(self, active: _Active, shown: Any) -> None:
-        now = progress_of(active.run)
+        now = active.work.progress
         shown.update(max(0, now - active.seen))
         active.seen = max(now, active.seen)
         if active.process is None:
@@ -205,13 +216,15 @@ class Pool:
         if code is None or self.signals:
             return
         words = active.steps.pop(0)
-        if code == 0 and _is_done(active.run, words):
+        if code == 0 and active.work.has_done(words):
             self._next(active)
             return
-        log = _log(active.run, words)
-        failure = Failure(active.run, words[0], _reason(code, log), log)
-        self.failures.append(failure)
+        log = active.work.log(words)
         self._leave(active)
+        self._fail(Failure(active.work, words[0], _reason(code, log), log))
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures[failure.work.id] = failure
         self._say(f'sptsr: {failure}')
 
     def _leave(self, active: _Active) -> None:
@@ -226,7 +239,7 @@ class Pool:
     def _end_all(self) -> None:
         """Asks all processes to save and end, and ends those that do not; a second signal ends them at once."""
         if self.active:
-            self._say(f'stopping {len(self.active)} runs; the same command goes on')
+            self._say(f'stopping {len(self.active)} steps; the same command goes on')
         for active in self.active:
             if active.process is not None and active.process.poll() is None:
                 active.process.stop(hard=False)
@@ -243,37 +256,19 @@ class Pool:
             tqdm.write(text, file=sys.stderr)
 
 
-def _is_done(run: Run, words: Sequence[str]) -> bool:
-    if words[0] == 'train':
-        return run.trained
-    return run.metrics(Path(words[2]).stem.removeprefix('test_')).is_file()
+def _in_order(works: Sequence[Work]) -> list[Work]:
+    """Returns what is missing, and what that needs, each behind what it needs."""
+    found: dict[str, Work] = {}
 
+    def note(work: Work) -> None:
+        if not work.done and work.id not in found:
+            for need in work.needs:
+                note(need)
+            found[work.id] = work
 
-def _log(run: Run, words: Sequence[str]) -> Path:
-    return run.home / f'{Path(words[2]).stem}.log'
-
-
-def _iterations(run: Run) -> int:
-    """Returns the iterations of a run; a network that is not trained counts as one."""
-    return 1 if run.train is None else int(run.train['train']['total_iter'])
-
-
-def progress_of(run: Run) -> int:
-    """Returns the iterations that a run has made, as far as its states and its log say."""
-    if run.train is None:
-        return int(run.done)
-    if run.trained:
-        return _iterations(run)
-    states = [int(path.stem) for path in run.states.glob('*.state') if path.stem.isdigit()]
-    log = run.home / 'train.log'
-    try:
-        with open(log, 'rb') as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4096))
-            noted = _ITERATION.findall(stream.read())
-    except OSError:
-        noted = []
-    last = int(noted[-1].replace(b',', b'')) if noted else 0
-    return min(_iterations(run), max([last, *states]))
+    for work in works:
+        note(work)
+    return list(found.values())
 
 
 def _reason(code: int, log: Path) -> str:
@@ -287,17 +282,3 @@ def _reason(code: int, log: Path) -> str:
     except OSError:
         lines = []
     return lines[-1].removeprefix('sptsr: ') if lines else f'exit code {code}'
-
-
-def slots_of(jobs: int, gpus: Sequence[str], processes: int) -> list[Slot]:
-    """Returns the places for runs: as many as `jobs`, or one for every so many GPUs as a training has processes.
-
-    Raises:
-        UserError: too few GPUs.
-    """
-    if not gpus:
-        return [Slot() for _ in range(jobs)]
-    groups = [gpus[n : n + processes] for n in range(0, len(gpus) - processes + 1, processes)]
-    if not groups:
-        raise UserError(f'--gpus {",".join(gpus)}: {len(gpus)} GPUs for --nproc {processes}; name more')
-    return [Slot({'CUDA_VISIBLE_DEVICES': ','.join(group)}) for group in groups]

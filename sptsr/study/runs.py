@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +16,11 @@ from sptsr.core.files import read_json, write_json, write_text
 from sptsr.study.cases import Case
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity, test_record, training_record
-from sptsr.study.stores import Stores
+from sptsr.study.locks import try_lock
+from sptsr.study.steps import threads
+from sptsr.study.stores import Recipe, Stores
+
+_ITERATION = re.compile(rb'iter: *([\d,]+)')
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Run:
         train: its options; None where nothing is trained.
         tests: options of its tests by their digest.
         uses: where it stands in the table, each with the digest of its test.
+        needs: stores that are made for its sets.
     """
 
     id: str
@@ -51,6 +55,7 @@ class Run:
     train: dict[str, Any] | None
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     uses: list[tuple[Use, str]] = field(default_factory=list)
+    needs: list[Recipe] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -114,22 +119,45 @@ class Run:
         return found + [['test', '-opt', str(self.home / f'test_{test}.yml'), *root] for test in self.tests]
 
     def lock(self) -> TextIO | None:
-        """Returns a file that holds the run until it is closed, here and in children; None when others hold it.
+        """Returns a file that holds the run until it is closed; None when others hold it (see `try_lock`)."""
+        return try_lock(self.home / 'lock')
 
-        The lock of a process that was killed is free.
-        """
-        self.home.mkdir(parents=True, exist_ok=True)
-        lock = open(self.home / 'lock', 'w')  # noqa: SIM115 (held as long as the run is worked on)
+    def has_done(self, words: Sequence[str]) -> bool:
+        """Returns whether one of its commands is done."""
+        if words[0] == 'train':
+            return self.trained
+        return self.metrics(Path(words[2]).stem.removeprefix('test_')).is_file()
+
+    def log(self, words: Sequence[str]) -> Path:
+        """Returns where one of its commands writes its messages."""
+        return self.home / f'{Path(words[2]).stem}.log'
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What is set for its commands."""
+        return {'OMP_NUM_THREADS': threads()}
+
+    @property
+    def size(self) -> int:
+        """Its iterations; a network that is not trained counts as one."""
+        return 1 if self.train is None else int(self.train['train']['total_iter'])
+
+    @property
+    def progress(self) -> int:
+        """The iterations that it has made, as far as its states and its log say."""
+        if self.train is None:
+            return int(self.done)
+        if self.trained:
+            return self.size
+        states = [int(path.stem) for path in self.states.glob('*.state') if path.stem.isdigit()]
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            if isinstance(error, BlockingIOError):
-                return None
-            raise UserError(
-                f'{lock.name}: cannot be locked ({error.strerror}); choose --runs on a local disk'
-            ) from error
-        return lock
+            with open(self.home / 'train.log', 'rb') as stream:
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - 4096))
+                noted = _ITERATION.findall(stream.read())
+        except OSError:
+            noted = []
+        last = int(noted[-1].replace(b',', b'')) if noted else 0
+        return min(self.size, max([last, *states]))
 
 
 def make_runs(
@@ -166,24 +194,21 @@ def make_runs(
                 test['path'] = {**case.test['path'], 'pretrain_network_g': str(run.adapter)}
             run.tests[test_id] = test
             run.uses.append((Use(case.row, case.arm, seed), test_id))
+            run.needs += [recipe for recipe in _made_for(stores, case.train, case.test) if recipe not in run.needs]
     return list(runs.values())
+
+
+def _made_for(stores: Stores, *options: Mapping[str, Any] | None) -> list[Recipe]:
+    """Returns the stores that are made here for the sets of some options, and for their figures by place."""
+    named: list[str | None] = []
+    for opt in options:
+        if opt is not None:
+            named += [data.get('dataroot_prior') for data in opt['datasets'].values()]
+            named += ((opt.get('val') or {}).get('bands') or {}).values()
+    return [stores.recipes[path] for path in dict.fromkeys(named) if path in stores.recipes]
 
 
 def _write_options(path: Path, options: dict[str, Any]) -> None:
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     if not path.is_file() or path.read_text() != text:
         write_text(path, text)
-
-
-def python(words: Sequence[str], processes: int = 1) -> list[str]:
-    """Returns the command that runs `sptsr WORDS` with this Python, trainings in several processes under torchrun."""
-    module = {'train': 'sptsr.train', 'test': 'sptsr.test'}[words[0]]
-    if processes > 1 and words[0] == 'train':
-        torchrun = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-        return [sys.executable, *torchrun, '-m', module, *words[1:], '--launcher', 'pytorch']
-    return [sys.executable, '-m', module, *words[1:]]
-
-
-def threads() -> str:
-    """Returns the number of threads of a run on CPUs, as the environment says it; sums depend on it."""
-    return os.environ.get('OMP_NUM_THREADS', '1')

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_json
@@ -16,44 +15,85 @@ from sptsr.study.cases import Case
 from sptsr.study.digests import Digests
 from sptsr.study.drafts import name_and_arguments
 from sptsr.study.identity import identity
+from sptsr.study.locks import try_lock
 
 _DRAWS = 4  # noisy images of each training image that masks are found in
-_SEED = 0
+_SEED = 0  # of the controls
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a store is made.
+    """How a store is made, as a step of its own.
 
     Attributes:
         path: of the store; its name holds the digest of `record`.
-        record: all that decides its content.
-        make: makes or completes it.
-        after: the store that it is made from, if that is made here too.
+        record: all that decides its content. It is written beside the store when that is complete.
+        order: what `sptsr.study.make_store` is told, JSON values.
+        needs: the store that it is made from, if that is made here too.
     """
 
     path: Path
     record: dict[str, Any]
-    make: Callable[[], object]
-    after: Recipe | None = None
+    order: dict[str, Any]
+    needs: tuple[Recipe, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """What tells it from other work of a study."""
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return f'masks {self.path.name}'
+
+    @property
+    def home(self) -> Path:
+        """Folder of the store."""
+        return self.path.parent
 
     @property
     def done(self) -> bool:
         """Whether the store is complete."""
-        return self.path.with_name(f'{self.path.name}.json').is_file()
+        return self._beside('json').is_file()
 
-    def run(self) -> None:
-        """Makes the store unless it is complete. Two processes that need it make it once."""
-        if self.after is not None:
-            self.after.run()
-        if self.done:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(f'{self.path.name}.lock'), 'w') as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not self.done:
-                self.make()
-                write_json(self.path.with_name(f'{self.path.name}.json'), self.record)
+    @property
+    def size(self) -> int:
+        """It has no iterations."""
+        return 0
+
+    @property
+    def progress(self) -> int:
+        """It has no iterations."""
+        return 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Nothing is set for it: a source has as many threads as it has under `sptsr prior extract`."""
+        return {}
+
+    def lock(self) -> TextIO | None:
+        """Returns a file that holds the store until it is closed; None when others hold it (see `try_lock`)."""
+        return try_lock(self._beside('lock'))
+
+    def prepare(self) -> None:
+        """Writes the order."""
+        write_json(self._beside('order.json'), self.order)
+
+    def commands(self) -> list[list[str]]:
+        """Returns the one command that makes the store, or completes it."""
+        return [['make_store', str(self._beside('order.json'))]]
+
+    def has_done(self, words: Sequence[str]) -> bool:
+        """Returns whether the store is complete."""
+        return self.done
+
+    def log(self, words: Sequence[str]) -> Path:
+        """Returns where the command writes its messages."""
+        return self._beside('log')
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(f'{self.path.name}.{suffix}')
 
 
 class Stores:
@@ -82,11 +122,12 @@ class Stores:
             return case
         train, test = deepcopy(case.train), deepcopy(case.test)
         for opt in (train, test):
+            plugins = (opt or {}).get('plugins') or []
             for phase, data in opt['datasets'].items() if opt else ():
                 if case.source is not None:
-                    self._of_source(data, phase, case.source)
+                    self._of_source(data, phase, case.source, plugins)
                 if case.prior is not None:
-                    self._control(data, case.prior, case.source)
+                    self._control(data, case.prior, case.source, plugins)
         return replace(case, train=train, test=test)
 
     def add_bands(self, cases: Sequence[Case]) -> list[Case]:
@@ -111,9 +152,9 @@ class Stores:
             for case in cases
         ]
 
-    def _of_source(self, data: dict[str, Any], phase: str, source: Mapping[str, Any]) -> None:
+    def _of_source(self, data: dict[str, Any], phase: str, source: Mapping[str, Any], plugins: Sequence[str]) -> None:
         """Names the store that a source makes of a set's images."""
-        if 'dataroot_lq' not in data and 'sigma' not in data:
+        if not any(key in data for key in ('dataroot_lq', 'sigma', 'degradation')):
             raise UserError(
                 f'datasets.{phase}: masks for {data["type"]} are not made here; make them (docs/priors.md) and name '
                 'the store in dataroot_prior, or in prior: STORE'
@@ -126,48 +167,40 @@ class Stores:
         if file:
             record |= {'source': registered, 'file': self.digests.file(file)}
         path = self.folder / f'{registered}-{identity(record)}'
+        order = {'kind': 'source', 'source': dict(source), 'draws': record.get('draws', 1)}
+        self._note(data, path, record, order, plugins)
 
-        def make() -> None:
-            from sptsr.priors.extract import extract, make_source
-
-            made = make_source(name, arguments, 'prior')
-            extract(_lq_images(data, record.get('draws', 1), path, made.sees_image), path, made)
-
-        self._note(data, Recipe(path, record, make))
-
-    def _control(self, data: dict[str, Any], kind: str, source: Mapping[str, Any] | None) -> None:
+    def _control(
+        self, data: dict[str, Any], kind: str, source: Mapping[str, Any] | None, plugins: Sequence[str]
+    ) -> None:
         """Names the store of a control that is made from the store that a set has."""
         below = str(data['dataroot_prior'])
-        after = self.recipes.get(below)
-        of = identity(after.record) if after else self.digests.store(str(Path(expanded(below))))
+        need = self.recipes.get(below)
+        of = identity(need.record) if need else self.digests.store(str(Path(expanded(below))))
         record: dict[str, Any] = {'control': kind, 'seed': _SEED, 'of': of}
         if kind == 'oracle':
+            if 'dataroot_gt' not in data:
+                raise UserError(f'prior: oracle: the set {data.get("name")} has no GT; name it in dataroot_gt')
             record['gt'] = self.digests.folder(str(Path(expanded(data['dataroot_gt']))))
             record['source'] = self._content(dict(source or {}))
         path = self.folder / f'{kind}-{identity(record)}'
+        order = {'kind': kind, 'seed': _SEED, 'of': below, 'source': None if source is None else dict(source)}
+        self._note(data, path, record, order, plugins, () if need is None else (need,))
 
-        def make() -> None:
-            from sptsr.priors.controls import oracle_like, random_like, shuffle
-            from sptsr.priors.extract import make_source
-            from sptsr.priors.store import PriorStore
-
-            store = PriorStore(Path(expanded(below)))
-            if kind == 'shuffle':
-                shuffle(store, path, _SEED)
-            elif kind == 'random':
-                random_like(
-                    store, path, make_source('random', {'like': str(Path(expanded(below))), 'seed': _SEED}, 'prior')
-                )
-            else:
-                name, arguments = _source_of(store, source)
-                gt, names = _gt_images(data)
-                oracle_like(store, path, make_source(name, arguments, 'prior: oracle'), gt, names)
-
-        self._note(data, Recipe(path, record, make, after))
-
-    def _note(self, data: dict[str, Any], recipe: Recipe) -> None:
-        data['dataroot_prior'] = str(recipe.path)
-        self.recipes.setdefault(str(recipe.path), recipe)
+    def _note(
+        self,
+        data: dict[str, Any],
+        path: Path,
+        record: dict[str, Any],
+        order: Mapping[str, Any],
+        plugins: Sequence[str],
+        needs: tuple[Recipe, ...] = (),
+    ) -> None:
+        """Names a store in a set, and notes how it is made; `order` is completed."""
+        if str(path) not in self.recipes:
+            whole = {**order, 'store': str(path), 'record': record, 'set': dict(data), 'plugins': list(plugins)}
+            self.recipes[str(path)] = Recipe(path, record, whole, needs)
+        data['dataroot_prior'] = str(path)
 
     def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what decides the images of a set that masks are made from."""
@@ -183,77 +216,3 @@ class Stores:
             if path is not None and path.exists():
                 found[key] = self.digests.folder(str(path)) if path.is_dir() else self.digests.file(str(path))
         return found
-
-
-def _lq_images(data: Mapping[str, Any], draws: int, path: Path, sees_image: bool) -> Any:
-    """Returns the images of a set that a source makes masks from; noisy ones are made, beside the store."""
-    from sptsr.images.chain import DegradationChain
-    from sptsr.images.degrade import degrade
-    from sptsr.images.draws import Degradation
-    from sptsr.images.folder import ImageFolder
-
-    if 'dataroot_lq' in data:
-        return ImageFolder(Path(expanded(data['dataroot_lq'])), _to_rgb(data))
-    clean = _clean_images(data)
-    seed, gray = int(data.get('noise_seed', 0)), bool(data.get('gray', False))
-    steps = data.get('degradation')
-    chain = None if steps is None else DegradationChain.of(steps, seed, draws, gray)
-    if not sees_image and (chain is None or chain.scale == 1):
-        return clean
-    made = path.with_name(f'{path.name}-images')
-    if chain is not None:
-        degrade(clean, made, chain)
-    else:
-        levels = data['sigma'] if isinstance(data['sigma'], list) else [data['sigma'], data['sigma']]
-        degrade(clean, made, Degradation('noise', float(levels[0]), float(levels[1]), seed, draws, gray))
-    return ImageFolder(made)
-
-
-def _clean_images(data: Mapping[str, Any]) -> Any:
-    """Returns the GT images of a set."""
-    from sptsr.images.folder import ImageFolder
-
-    include = [str(glob) for glob in data.get('include') or ()]
-    return ImageFolder(Path(expanded(data['dataroot_gt'])), _to_rgb(data), include)
-
-
-def _to_rgb(data: Mapping[str, Any]) -> bool:
-    return bool(data.get('to_rgb') or data.get('gray') or data.get('color'))
-
-
-def _gt_images(data: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
-    """Returns the GT images of a set, and their keys by keys of its LQ images."""
-    from sptsr.core.registry import register_all
-    from sptsr.data.checked import open_dataset
-
-    gt = _clean_images(data)
-    if 'dataroot_lq' not in data:
-        return gt, {}
-    register_all()
-    # which belongs to which depends neither on the scale nor on the store, which is yet to be made
-    section = {key: value for key, value in data.items() if key != 'dataroot_prior'}
-    pairs = getattr(open_dataset({**section, 'phase': 'test', 'scale': 1}), 'pairs', None)
-    if pairs is None:
-        raise UserError(
-            f'prior: oracle: {data["type"]} does not say which GT belongs to which LQ; use PriorPairedImageDataset'
-        )
-    return gt, {lq: key for key, lq in pairs}
-
-
-def _source_of(store: Any, source: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """Returns name and arguments of the source of a row, from the study, else from the store's header."""
-    if source is not None:
-        return name_and_arguments(source)
-    from sptsr.core.registry import SOURCE_REGISTRY, lookup, register_all
-    from sptsr.core.signatures import argument_problems, parameters
-
-    register_all()
-    name, arguments = store.header.source, dict(store.header.params)
-    known = parameters(lookup(SOURCE_REGISTRY, name))
-    # a header names no folder and no checkpoint
-    if store.header.weights_sha256 or 'dir' in known or argument_problems(known, arguments, name):
-        raise UserError(
-            f'prior: oracle: {store.path} does not say where the files of its source {name} are; '
-            f'say prior: {{source: {name}, ...}} of the row'
-        )
-    return name, arguments

@@ -15,10 +15,11 @@ from sptsr.study.drawings import write_drawings
 from sptsr.study.gallery import Gallery
 from sptsr.study.handmade import take_over
 from sptsr.study.outputs import check_folder, runs_json, write_outputs
-from sptsr.study.pool import Failure, LocalProcess, Pool, Slot, Start
+from sptsr.study.pool import Failure, Pool
 from sptsr.study.protocol import protocol_notes
 from sptsr.study.results import Block, blocks_of
 from sptsr.study.runs import Run, make_runs
+from sptsr.study.steps import LocalProcess, Slot, Start
 from sptsr.study.stores import Stores
 from sptsr.study.study_file import Study, read_study
 
@@ -67,7 +68,7 @@ def make_plan(path: str | os.PathLike[str], runs: str | os.PathLike[str], proces
 def run_plan(
     plan: Plan, slots: Sequence[Slot], processes: int = 1, start: Start = LocalProcess, quiet: bool = False
 ) -> list[Failure]:
-    """Makes the missing stores, then the missing runs; returns the runs that failed.
+    """Does the missing runs, each after the missing stores that it needs; returns what failed.
 
     Trainings that were made by hand below `experiments/` are taken over.
     """
@@ -75,8 +76,6 @@ def run_plan(
         return []
     for run, home in take_over(plan.runs, Path('experiments'), plan.stores.digests):
         print(f'{run.name}: trained already, in {home}', file=sys.stderr)
-    for recipe in plan.stores.recipes.values():
-        recipe.run()
     return Pool(slots, processes, start, quiet).do(plan.runs)
 
 

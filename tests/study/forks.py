@@ -19,8 +19,9 @@ def _enter(words: Sequence[str], log: Path, environment: dict[str, str]) -> None
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(log, 'a', buffering=1)  # noqa: SIM115 (until the process ends)
     from sptsr.commands.line import main
+    from sptsr.study import make_store
 
-    code = main(words)
+    code = make_store.main(words[1:]) if words[0] == 'make_store' else main(words)
     sys.stderr.flush()
     os._exit(code)
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from sptsr.core.errors import UserError
-from sptsr.study.pool import LocalProcess, Pool, Slot, slots_of
+from sptsr.study.pool import Pool
 from sptsr.study.runs import Run, Use
+from sptsr.study.steps import LocalProcess, Slot, slots_of
+from sptsr.study.stores import Recipe
 from tests.study.conftest import write_study
 from tests.tuning.processes import CONTEXT
 
@@ -33,10 +35,14 @@ class _Step:
         verb = command[command.index('-m') + 1].rpartition('.')[2]
         home = log.parent
         with open(home.parent / 'steps', 'a') as steps:
-            steps.write(f'{home.name} {verb} {environment.get("CUDA_VISIBLE_DEVICES", "-")}\n')
+            name = log.stem if verb == 'make_store' else home.name
+            steps.write(f'{name} {verb} {environment.get("CUDA_VISIBLE_DEVICES", "-")}\n')
         self.looks, self.code, self.log = 3, code, log
         run = _run(home.parent, home.name)
-        self.made = run.adapter if verb == 'train' else run.metrics('t')
+        if verb == 'make_store':
+            self.made = log.with_suffix('.json')
+        else:
+            self.made = run.adapter if verb == 'train' else run.metrics('t')
 
     def poll(self):
         self.looks -= 1
@@ -121,6 +127,8 @@ def test_each_gpu_has_one_run_at_a_time(tmp_path):
 
 def _do(folder: Path) -> None:
     runs = [_run(folder, name) for name in 'abcd']
+    for run in runs:
+        run.needs.append(_store(folder, 'masks'))
     Pool([Slot()], start=_Step, quiet=True).do(runs)
     assert all(run.done for run in runs)
 
@@ -133,7 +141,8 @@ def test_two_commands_on_one_folder_share_the_work(tmp_path):
         command.join(60)
     assert [command.exitcode for command in commands] == [0, 0]
     steps = (tmp_path / 'steps').read_text().splitlines()
-    assert sorted(steps) == sorted(f'{name} {verb} -' for name in 'abcd' for verb in ('train', 'test'))
+    made = [f'{name} {verb} -' for name in 'abcd' for verb in ('train', 'test')]
+    assert sorted(steps) == sorted([*made, 'masks make_store -'])
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
@@ -159,6 +168,69 @@ def test_a_folder_of_other_options_is_refused(tmp_path):
         run.check()
 
 
+def _store(folder: Path, name: str, *needs: Recipe) -> Recipe:
+    return Recipe(folder / 'priors' / name, {'is': name}, {}, needs)
+
+
+def test_a_run_waits_for_its_own_stores_and_for_no_others(tmp_path):
+    base = _store(tmp_path, 'base')
+    shuffled, random = _store(tmp_path, 'shuffled', base), _store(tmp_path, 'random', base)
+    runs = [_run(tmp_path, name) for name in ('frozen', 'spt', 'shuffle', 'random')]
+    for run, need in zip(runs[1:], (base, shuffled, random), strict=True):
+        run.needs.append(need)
+    at_once: list[set[str]] = []
+    running: dict[str, _Step] = {}
+
+    def start(command, log, environment, lock):
+        step = _Step(command, log, environment, lock)
+        running[str(log)] = step
+        at_once.append({Path(name).stem for name, one in running.items() if one.looks > 0})
+        return step
+
+    assert Pool([Slot(), Slot()], start=start, quiet=True).do(runs) == []
+    assert all(work.done for work in (*runs, base, shuffled, random))
+    steps = [line.rpartition(' ')[0] for line in (tmp_path / 'steps').read_text().splitlines()]
+    assert len(steps) == len(set(steps)) == 4 * 2 + 3
+    for first, then in (
+        ('base make_store', 'spt train'),
+        ('base make_store', 'shuffled make_store'),
+        ('shuffled make_store', 'shuffle train'),
+        ('random make_store', 'random train'),
+    ):
+        assert steps.index(first) < steps.index(then)
+    assert set(steps[:2]) == {'frozen train', 'base make_store'}  # it waits for no store
+    assert all(len(names) <= 2 for names in at_once)
+    assert any({'shuffled', 'random'} & names and len(names) == 2 for names in at_once)
+    # what is there is not made again
+    assert Pool([Slot()], start=_Step, quiet=True).do(runs) == []
+    assert len((tmp_path / 'steps').read_text().splitlines()) == len(steps)
+
+
+def test_a_store_that_fails_takes_the_runs_that_need_it_along_and_no_others(tmp_path):
+    base = _store(tmp_path, 'base')
+    shuffled = _store(tmp_path, 'shuffled', base)
+    runs = [_run(tmp_path, name) for name in ('spt', 'shuffle', 'frozen')]
+    runs[0].needs.append(base)
+    runs[1].needs.append(shuffled)
+
+    def start(command, log, environment, lock):
+        fails = log.stem == 'base'
+        if fails:
+            log.write_text('sptsr: x.png: cut off\n')
+        return _Step(command, log, environment, lock, code=2 if fails else 0)
+
+    failures = Pool([Slot()], start=start, quiet=True).do(runs)
+    log = tmp_path / 'priors' / 'base.log'
+    assert {str(failure) for failure in failures} == {
+        f'masks base: make_store failed: x.png: cut off (see {log})',
+        f'row, spt, seed 0: train failed: masks base could not be made (see {log})',
+        f'masks shuffled: make_store failed: masks base could not be made (see {log})',
+        f'row, shuffle, seed 0: train failed: masks shuffled could not be made (see {log})',
+    }
+    assert [run.done for run in runs] == [False, False, True]
+    assert Pool([Slot()], start=_Step, quiet=True).do(runs) == []
+
+
 def _alive(pid: int) -> bool:
     try:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] not in 'ZX'
@@ -171,7 +243,7 @@ def test_a_step_and_its_children_end_with_the_command(tmp_path, number):
     """The command is a process that starts one step, which has a child of its own."""
     step = 'import os, time; os.fork(); open(f"{os.getpid()}.pid", "w").close(); time.sleep(99)'
     command = (
-        'import sys, time; from pathlib import Path; from sptsr.study.pool import LocalProcess\n'
+        'import sys, time; from pathlib import Path; from sptsr.study.steps import LocalProcess\n'
         'lock = open("lock", "w")\n'
         f'p = LocalProcess([sys.executable, "-c", {step!r}], Path("log"), {{}}, lock.fileno())\n'
         'open("started", "w").close()\n'

@@ -1,6 +1,7 @@
 """The stores that a study makes: of a source, and the controls of a row, for training and test sets."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from sptsr.data.checked import open_dataset
 from sptsr.images.chain import DegradationChain
 from sptsr.images.decode import write_png
 from sptsr.priors.store import PriorStore
-from sptsr.study.stores import _lq_images
+from sptsr.study.make_store import _lq_images, make_store
 from sptsr.study.table import make_plan
 from tests.conftest import photograph
 from tests.study.conftest import write_study
@@ -27,12 +28,18 @@ def _stores(plan, arm):
     return [opt['datasets'][phase]['dataroot_prior'] for opt, phase in ((case.train, 'train'), (case.test, 'test'))]
 
 
+def _make(recipe):
+    for need in recipe.needs:
+        _make(need)
+    make_store(json.loads(json.dumps(recipe.order)))  # as the step reads it
+
+
 def _open(plan, arm):
     """Makes the stores of an arm and opens its sets, which look at every entry's image."""
     (case,) = [case for case in plan.cases.cases if case.arm == arm]
     for store in _stores(plan, arm):
         if store in plan.stores.recipes:
-            plan.stores.recipes[store].run()
+            _make(plan.stores.recipes[store])
     found = []
     for opt in (case.train, case.test):
         for phase, data in opt['datasets'].items():
@@ -70,7 +77,7 @@ def test_masks_of_a_source_need_no_store(study, tmp_path):
     plan = _plan(study, tmp_path, {'SPT': {}, 'shuffle': {'prior': 'shuffle'}}, {'prior': source})
     assert all(sample['prior'].count > 3 for sample in _open(plan, 'SPT'))
     (shuffled,) = set(_stores(plan, 'shuffle'))
-    assert plan.stores.recipes[shuffled].after is plan.stores.recipes[_stores(plan, 'SPT')[0]]
+    assert plan.stores.recipes[shuffled].needs == (plan.stores.recipes[_stores(plan, 'SPT')[0]],)
     other = _plan(study, tmp_path, {'SPT': {}}, {'prior': {**source, 'min_size': 8}})
     assert not set(_stores(other, 'SPT')) & set(_stores(plan, 'SPT'))
     # the figures by place are by the row's masks in all arms
@@ -82,7 +89,7 @@ def test_a_store_of_an_arm_counts_before_the_source_of_the_row(study, tmp_path, 
     arms = {'SPT': {}, 'named': {'prior': str(photographs / 'prior')}, 'shuffled': {'prior': 'shuffle'}}
     plan = _plan(study, tmp_path, arms, {'prior': {'source': 'felzenszwalb', 'min_size': 9}})
     assert _stores(plan, 'named') == [str(photographs / 'prior')] * 2
-    assert plan.stores.recipes[_stores(plan, 'shuffled')[0]].after.path.name.startswith('felzenszwalb-')
+    assert plan.stores.recipes[_stores(plan, 'shuffled')[0]].needs[0].path.name.startswith('felzenszwalb-')
 
 
 def _denoising(tmp_path, photographs):
@@ -117,6 +124,24 @@ def test_masks_of_noisy_images_belong_to_their_noise_also_in_the_controls(study,
         assert train.header.saw_image  # so all arms see the same noise
 
 
+def test_masks_of_degraded_images_belong_to_their_draws(study, tmp_path, photographs):
+    for name in ('train', 'test'):
+        path = tmp_path / 'options' / f'{name}.yml'
+        options = yaml.safe_load(path.read_text())
+        old = options['datasets'][name]
+        kept = {key: old[key] for key in ('gt_size', 'batch_size_per_gpu', 'name') if key in old}
+        degradation = ['blur=0.8', 'downsample=4', 'jpeg=30:80']
+        gt = {'dataroot_gt': str(photographs / 'GTx4'), 'degradation': degradation, 'noise_seed': 3}
+        options['datasets'][name] = {'type': 'PriorDegradedDataset', **gt, **kept}
+        path.write_text(yaml.safe_dump(options))
+    arms = {'SPT': {}, 'shuffle': {'prior': 'shuffle'}}
+    plan = _plan(study, tmp_path, arms, {'prior': {'source': 'felzenszwalb', 'min_size': 4}})
+    for arm in arms:
+        assert all(sample['prior'] is not None for sample in _open(plan, arm))
+        train, test = (PriorStore(store) for store in _stores(plan, arm))
+        assert (train.degradation.draws, test.degradation.draws) == (4, 1)
+
+
 def test_a_store_for_each_set_by_its_name(study, tmp_path, photographs):
     (tmp_path / 'priors').mkdir()
     (tmp_path / 'priors' / 'photographs_felzenszwalb').symlink_to(photographs / 'prior')
@@ -133,8 +158,17 @@ def test_sets_whose_images_are_made_otherwise_need_a_store(study, tmp_path):
     from sptsr.study.stores import Stores
 
     stores = Stores(Path('priors'), Digests(tmp_path / 'digests.json'))
-    with pytest.raises(UserError, match='masks for PriorDegradedDataset are not made here'):
-        stores._of_source({'type': 'PriorDegradedDataset', 'dataroot_gt': 'x'}, 'test', {'source': 'felzenszwalb'})
+    with pytest.raises(UserError, match='masks for AnotherDataset are not made here'):
+        stores._of_source({'type': 'AnotherDataset', 'dataroot_gt': 'x'}, 'test', {'source': 'felzenszwalb'}, [])
+
+
+def test_an_oracle_needs_gt(study, tmp_path):
+    options = tmp_path / 'options' / 'test.yml'
+    content = yaml.safe_load(options.read_text())
+    del content['datasets']['test']['dataroot_gt']
+    options.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match='prior: oracle: the set photographs has no GT; name it in dataroot_gt'):
+        _plan(study, tmp_path, {'oracle': {'prior': 'oracle'}})
 
 
 def test_an_oracle_of_labels_asks_where_they_are(study, tmp_path, photographs):
@@ -150,7 +184,7 @@ def test_an_oracle_of_labels_asks_where_they_are(study, tmp_path, photographs):
     data = {'train': {'dataroot_prior': str(tmp_path / 'labels')}, 'test': {'dataroot_prior': str(tmp_path / 'labels')}}
     plan = _plan(study, tmp_path, arms, {'datasets': data})
     with pytest.raises(UserError, match=r'does not say where the files of its source labels are; say prior'):
-        plan.stores.recipes[_stores(plan, 'oracle')[0]].run()
+        _make(plan.stores.recipes[_stores(plan, 'oracle')[0]])
 
 
 def test_degraded_images_are_made_beside_their_store(tmp_path: Path):

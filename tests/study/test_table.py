@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sptsr.study.digests import digest_of_store
 from sptsr.study.estimate import shown_time
 from sptsr.study.handmade import take_over
-from sptsr.study.pool import Slot
+from sptsr.study.steps import Slot
 from sptsr.study.table import make_plan, run_plan, write_table
 from tests.conftest import run_cli
 from tests.study.conftest import write_study
@@ -51,6 +52,13 @@ def test_a_study_from_its_file_to_its_table(study, tmp_path):
     twice = run_study(file, tmp_path / 'two', jobs=2)
     assert twice['table.csv'] == files['table.csv']
     assert twice['per_image.csv'] == files['per_image.csv']
+    stores = [
+        sorted(path for path in (tmp_path / name / 'runs' / 'priors').iterdir() if path.is_dir())
+        for name in ('one', 'two')
+    ]
+    assert [path.name for path in stores[0]] == [path.name for path in stores[1]]
+    assert len(stores[0]) == 1
+    assert digest_of_store(str(stores[0][0])) == digest_of_store(str(stores[1][0]))
 
     # another study that has some of the runs, under other names, trains only what is new
     study['arms'] = {'plain': study['arms']['plain'], 'ours': study['arms']['SPT']}
@@ -67,9 +75,10 @@ def test_a_dry_run_lists_the_runs_with_an_estimate_and_writes_nothing(study, tmp
     done = run_cli(*words)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 9 + 1
+    assert len(lines) == 9 + 2
     assert all(re.match(r'[0-9a-f]{16}  about \d+ s +IMDN, ', line) for line in lines[:9])
     assert re.fullmatch(r'9 of 9 runs are missing; about \d+ s, 4 at a time', lines[9])
+    assert lines[10] == 'prior stores that are made first, and are not in the estimate: 2'
     assert {path.name for path in (tmp_path / 'runs').iterdir()} == {'digests.json'}
     assert not (tmp_path / 'results').exists()
 
