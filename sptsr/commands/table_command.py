@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,35 +54,60 @@ def add_table(commands: argparse._SubParsersAction) -> None:
 
 
 def _table(options: argparse.Namespace) -> int:
+    from sptsr.core.files import check_writable
     from sptsr.study.outputs import check_folder
     from sptsr.study.steps import LocalProcess, slots_of
     from sptsr.study.table import far_off, make_plan, run_plan, write_table
 
     if options.check is not None and not 0 <= options.check < math.inf:
         raise UserError(f'--check {options.check}: must be a number from 0 up')
-    jobs = options.jobs or (1 if options.slurm is None else 1024)
-    for flag, value in (('--jobs', jobs), ('--nproc', options.nproc)):
-        if not 1 <= value <= 1024:
+    for flag, value in (('--jobs', options.jobs), ('--nproc', options.nproc)):
+        if value is not None and not 1 <= value <= 1024:
             raise UserError(f'{flag} {value}: must be in 1..1024')
-    slots = slots_of(jobs, [gpu.strip() for gpu in options.gpus.split(',') if gpu.strip()], options.nproc)
+    if options.figures and find_spec('matplotlib') is None:
+        raise UserError("--figures: matplotlib is not installed; pip install 'sptsr[figures]'")
+    gpus = _gpus(options)
+    slots = slots_of(options.jobs or (1 if options.slurm is None else 1024), gpus, options.nproc)
     plan = make_plan(options.study, options.runs, options.nproc)
     out = Path(options.out or Path('results') / Path(options.study).stem)
     check_folder(out, plan.study)
+    if options.check is not None and not plan.study.published:
+        raise UserError(f'--check: {options.study} has no published figures; add them, or leave it out')
     for line in plan.cases.left_out:
         print(line)
     if options.dry_run:
         _list(plan.runs, len(slots))
         return 0
     start = LocalProcess if options.slurm is None else _slurm(options)
+    check_writable(out)
     failures = [] if options.report_only else run_plan(plan, slots, options.nproc, start)
     blocks = write_table(plan, out, failures, options.figures)
     print((out / 'table.md').read_text())
     wrong = [str(failure) for failure in failures]
     if options.check is not None:
-        wrong += [f'--check {options.check:g}: {line}' for line in far_off(blocks, options.check)]
+        wrong += [f'--check {options.check:g}: {line}' for line in far_off(plan.study, blocks, options.check)]
     for line in wrong:
         print(f'sptsr: {line}', file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _gpus(options: argparse.Namespace) -> list[str]:
+    """Returns the GPUs that runs go to; raises UserError for those that are not here, where runs would take the CPU."""
+    gpus = [gpu.strip() for gpu in options.gpus.split(',') if gpu.strip()]
+    if not gpus:
+        return []
+    if options.slurm is not None:
+        raise UserError('--gpus is for GPUs of this machine; with --slurm say gpus_per_node=1')
+    if options.jobs is not None:
+        raise UserError('--jobs: with --gpus one run at a time goes to each GPU; leave one of both out')
+    import torch
+
+    count = torch.cuda.device_count()
+    known = 'CUDA_VISIBLE_DEVICES' in os.environ  # then they have the numbers that it gives
+    absent = [gpu for gpu in gpus if count == 0 or (gpu.isdecimal() and int(gpu) >= count and not known)]
+    if absent:
+        raise UserError(f'--gpus {options.gpus}: no GPU {absent[0]} here, of {count} that CUDA finds; see nvidia-smi')
+    return gpus
 
 
 def _list(runs: Sequence[Run], at_once: int) -> None:
@@ -104,6 +131,4 @@ def _slurm(options: argparse.Namespace) -> SlurmStart:
     from sptsr.core.yaml_io import read_settings
     from sptsr.study.slurm import SlurmStart
 
-    if options.gpus:
-        raise UserError('--gpus is for GPUs of this machine; with --slurm say gpus_per_node=1')
     return SlurmStart(Path(options.runs) / 'slurm', read_settings(options.slurm, '--slurm'))

@@ -31,8 +31,11 @@ def write_drawings(folder: Path, blocks: Sequence[Block], runs: Sequence[Run], g
         UserError: matplotlib is not installed, or the files cannot be written.
     """
     found: list[Path] = []
+    stems: dict[str, int] = {}
     for block in blocks:
-        stem = folder / re.sub(r'[^\w.+-]+', '_', block.name)
+        name = re.sub(r'[^\w.+-]+', '_', block.name)
+        stems[name] = stems.get(name, 0) + 1
+        stem = folder / (name if stems[name] == 1 else f'{name}_{stems[name]}')
         found += _scatters(block, stem)
         curves = {arm: several for arm in block.lines if (several := list(_curves(block.name, arm, runs)))}
         if curves:

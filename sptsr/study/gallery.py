@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sptsr.core.homes import expanded
 from sptsr.core.registry import register_all
 from sptsr.data.checked import open_dataset
 from sptsr.images.decode import RGB
@@ -108,7 +109,11 @@ def _pictures(
 ) -> Iterator[Picture]:
     for case, data in _sets(cases.of(row)):
         name = str(data['name'])
-        dataset = open_dataset({**data, 'phase': 'test', 'scale': case.test['scale']})
+        if not any((images.get((row, arm.arm), Path()) / name).is_dir() for arm in cases.of(row)):
+            continue
+        lost = 'dataroot_prior' in data and not Path(expanded(data['dataroot_prior'])).is_dir()
+        shown = {key: value for key, value in data.items() if not (lost and key == 'dataroot_prior')}
+        dataset = open_dataset({**shown, 'phase': 'test', 'scale': case.test['scale']})
         for number in range(len(dataset)):
             sample = dataset[number]
             key = sample.get('key') or Path(sample['lq_path']).stem

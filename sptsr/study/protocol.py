@@ -47,7 +47,7 @@ def protocol_notes(row: str, test: Mapping[str, Any], published: bool) -> Iterat
                 yield f'{where}: shaves {section.get("crop_border", 0)} pixels; figures are published with {border}'
             if bool(section.get('test_y_channel', False)) != on_y:
                 yield f'{where}: on {"RGB" if on_y else "Y"}; figures are published on {"Y" if on_y else "RGB"}'
-        if scale > 1 and 'dataroot_lq' in data and not _is_bicubic(data, scale):
+        if scale > 1 and 'dataroot_lq' in data and 'dataroot_gt' in data and not _is_bicubic(data, scale):
             yield f"{row}, {name}: its LR images are not MATLAB's bicubic of its GT; figures are published on those"
         if published and 'sigma' in data:
             yield f'{row}, {name}: the noise is another draw than that of published figures'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,12 @@ class Published:
     figures: dict[str, dict[str, float]]
     source: str
     line: str
+
+    def each(self) -> Iterator[tuple[str, str, float]]:
+        """Yields dataset, metric and figure."""
+        for dataset, figures in self.figures.items():
+            for metric, figure in figures.items():
+                yield dataset, metric, figure
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,13 @@ def _part_problems(kind: str, name: str, part: Any, folder: Path) -> list[Proble
         problems.append(((*here, 'tune'), f'{kind}.{name}.tune: {part["tune"]!r}{one_of(str(part["tune"]), TUNES)}'))
     if 'rank' in part and 'rank' in own and not (part.get('tune') == 'lora' and is_of(part['rank'], (int,))):
         problems.append(((*here, 'rank'), f'{kind}.{name}.rank: a whole number, for tune: lora only'))
+    if part.get('tune') == 'none' and own == _ARM:
+        told = {'prior': 'sees no masks', 'train': 'is not trained'}
+        problems += [
+            ((*here, key), f'{kind}.{name}.{key}: the bare network of tune: none {why}; remove it')
+            for key, why in told.items()
+            if part.get(key) is not None
+        ]
     if part.get('prior') is not None:
         problems += _prior(part['prior'], (*here, 'prior'), kind)
     return problems
@@ -248,7 +261,7 @@ def _prior(prior: Any, path: KeyPath, kind: str) -> list[Problem]:
         if not isinstance(prior.get('source'), str):
             return [(path, f'{dotted} needs source, such as {{source: felzenszwalb}}')]
         return []
-    if not isinstance(prior, str):
+    if not isinstance(prior, str) or not prior:
         return [(path, f'{dotted}: {prior!r} is neither {", ".join(CONTROLS)}, nor a store, nor {{source: NAME}}')]
     if prior in CONTROLS and kind == 'rows':
         return [(path, f'{dotted}: {prior} is made from the stores of a row; say it of an arm')]

@@ -107,15 +107,20 @@ def _notes(plan: Plan) -> Iterator[str]:
             yield f'{row.name}, {arm}: published by {figures.source or "(the study does not say whom)"}'
 
 
-def far_off(blocks: Sequence[Block], tolerance: float) -> list[str]:
-    """Returns a line for each figure that is farther from the published one than the tolerance."""
+def far_off(study: Study, blocks: Sequence[Block], tolerance: float) -> list[str]:
+    """Returns a line for each published figure that ours is farther from than the tolerance, or that ours lacks."""
+    means = {
+        (block.name, arm, *column): cell.mean
+        for block in blocks
+        for arm, cells in block.lines.items()
+        for column, cell in cells.items()
+    }
     found = []
-    for block in blocks:
-        for arm, cells in block.lines.items():
-            for (dataset, metric), cell in cells.items():
-                if cell.published is None:
-                    continue
-                if cell.mean is None or not abs(cell.mean - cell.published) <= tolerance:
-                    ours = 'no result' if cell.mean is None else f'{cell.mean:.4f}'
-                    found.append(f'{block.name}, {arm}, {dataset}, {metric}: {ours}, published {cell.published:g}')
+    for row, by_arm in study.published.items():
+        for arm, one in by_arm.items():
+            for dataset, metric, published in one.each():
+                mean = means.get((row, arm, dataset, metric))
+                if mean is None or not abs(mean - published) <= tolerance:
+                    ours = 'no result' if mean is None else f'{mean:.4f}'
+                    found.append(f'{row}, {arm}, {dataset}, {metric}: {ours}, published {published:g}')
     return found

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_json
+from sptsr.study.cases import Cases
+from sptsr.study.gallery import Gallery
 from sptsr.study.latex import escaped
 from sptsr.study.table import far_off, make_plan, write_table
 from tests.conftest import run_cli
@@ -110,17 +113,19 @@ def test_a_run_without_results_is_named(study, tmp_path):
 def test_published_figures(study, tmp_path, monkeypatch):
     mean = float(np.random.default_rng(0).normal(30, 3, IMAGES).mean())
     study['published'] = {'IMDN': {'frozen': {'photographs': {'psnr': round(mean, 2)}, 'source': 'A. Uthor, 2019'}}}
-    _, blocks, text = _table(study, tmp_path, GAINS)
+    plan, blocks, text = _table(study, tmp_path, GAINS)
     assert f'*({round(mean, 2):g})*' in text
     assert 'IMDN, frozen: published by A. Uthor, 2019' in text
-    assert far_off(blocks, 0.02) == []
-    (line,) = far_off(blocks, 1e-6)
+    assert far_off(plan.study, blocks, 0.02) == []
+    (line,) = far_off(plan.study, blocks, 1e-6)
     assert line.startswith('IMDN, frozen, photographs, psnr: ')
     words = ['table', tmp_path / 'study.yml', '--runs', tmp_path / 'runs', '-o', tmp_path / 'out', '--report-only']
     assert run_cli(*words, '--check', '0.02').returncode == 0
     done = run_cli(*words, '--check', '1e-6')
     assert (done.returncode, '--check 1e-06: IMDN, frozen' in done.stderr) == (1, True)
     assert run_cli(*words, '--check', '-1').returncode == 2
+    # what was left out has no result, so a check without it is not passed
+    assert far_off(plan.study, [], 0.02) == [f'IMDN, frozen, photographs, psnr: no result, published {mean:.2f}']
 
 
 def test_another_protocol_than_the_published_one_is_said(study, tmp_path, photographs):
@@ -145,6 +150,9 @@ def test_another_protocol_than_the_published_one_is_said(study, tmp_path, photog
     other = {**test, 'datasets': {'test': {**data, 'dataroot_lq': str(swapped)}}}
     (note,) = protocol_notes('IMDN', other, True)
     assert "LR images are not MATLAB's bicubic" in note
+    assert (
+        list(protocol_notes('IMDN', {**test, 'datasets': {'test': {'name': 'Set5', 'dataroot_lq': 'x'}}}, True)) == []
+    )
     noise = {'name': 'CBSD68', 'dataroot_gt': 'x', 'sigma': 25}
     denoising = {'scale': 1, 'datasets': {'test': noise}, 'val': {'metrics': {'psnr': metric}}}
     assert [note.split(': ')[1] for note in protocol_notes('FFDNet', denoising, True)] == [
@@ -167,6 +175,45 @@ def test_a_folder_of_another_study_is_refused(study, tmp_path):
 
 
 HOSTILE = r'50 % & \input{x} _$^~#{}<>|"' + "'\u00e9\u00d7\u00b1\u6f22"
+
+
+def test_a_table_before_anything_has_run(study, tmp_path):
+    """`--report-only` of a fresh study: its stores are not there yet."""
+    study['rows'] = {'IMDN': {'prior': {'source': 'felzenszwalb'}}}
+    study['columns'] = ['params']
+    file = write_study(tmp_path, study)
+    done = run_cli('table', file, '--runs', tmp_path / 'runs', '-o', tmp_path / 'out', '--report-only', '--figures')
+    assert done.returncode == 0, done.stderr
+    assert 'IMDN, SPT: 0 of 2 runs have results' in done.stdout
+    assert (tmp_path / 'out' / 'report.html').is_file()
+
+
+def test_a_page_without_the_masks_that_are_not_there(study, tmp_path):
+    """The stores that a study made may be removed to save space."""
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    _measure(plan, GAINS)
+    (case,) = [case for case in plan.cases.cases if case.arm == 'SPT']
+    data = case.test['datasets']['test']
+    lost = {**case.test, 'datasets': {'test': {**data, 'dataroot_prior': 'gone'}}}
+    run = next(run for run in plan.runs if run.uses[0][0].arm == 'frozen')
+    folder = run.metrics(run.uses[0][1]).parent / 'visualization' / 'photographs'
+    shutil.copytree(data['dataroot_gt'], folder)
+    cases = Cases((replace(case, test=lost), *(c for c in plan.cases.cases if c.arm == 'frozen')), ())
+    gallery = Gallery(plan.study, cases, plan.runs, [], [])
+    pictures = list(gallery.pictures('IMDN'))
+    assert len(pictures) == 4
+    assert all(picture.prior is None for picture in pictures)
+
+
+def test_rows_whose_names_make_one_file_get_files_of_their_own(study, tmp_path):
+    pytest.importorskip('matplotlib')
+    study['columns'] = ['params']
+    study['rows'] = {'a b': {}, 'a/b': {}}
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    _measure(plan, GAINS)
+    write_table(plan, tmp_path / 'out', figures=True)
+    names = {path.name for path in (tmp_path / 'out' / 'figures').glob('*_params_K.svg')}
+    assert names == {'a_b_params_K.svg', 'a_b_2_params_K.svg'}
 
 
 def test_names_mean_nothing_in_latex():

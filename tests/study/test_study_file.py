@@ -39,6 +39,13 @@ MISTAKES = [
     ('arms/SPT', {'datasets': {'tset': {}}}, r"study.yml:\d+: datasets: 'tset' must be"),
     ('arms/SPT', {'manual_seed': 3}, r'study.yml:\d+: arms.SPT.manual_seed: give seeds'),
     ('arms/SPT', {'path': {'pretrain_network_g': 'x'}}, r'study.yml:\d+: .*pretrain_network_g: the study sets it'),
+    ('arms/SPT', {'prior': ''}, r"study.yml:\d+: arms.SPT.prior: '' is neither shuffle"),
+    ('arms/frozen', {'tune': 'none', 'prior': 'random'}, r'study.yml:\d+: arms.frozen.prior: .* sees no masks'),
+    (
+        'arms/frozen',
+        {'tune': 'none', 'train': {'total_iter': 9}},
+        r'study.yml:\d+: arms.frozen.train: .* is not trained',
+    ),
     ('rows/IMDN', {'prior': 'oracle'}, r'study.yml:\d+: rows.IMDN.prior: oracle .* say it of an arm'),
     ('rows/IMDN', {'tune': 'none'}, r"study.yml:\d+: unknown key 'rows.IMDN.tune'"),
     ('rows/IMDN', 3, r'study.yml:\d+: rows.IMDN must be a section'),
@@ -49,6 +56,7 @@ MISTAKES = [
     ('seeds', [0, 1, 0], r'study.yml:\d+: seeds: 0 stands twice'),
     ('seeds', [], r'study.yml:\d+: seeds: '),
     ('seeds', [-1], r'study.yml:\d+: seeds: '),
+    ('seeds', ['0'], r'study.yml:\d+: seeds: '),
     ('seeds', [True], r'study.yml:\d+: seeds: '),
     ('columns', ['parms'], r"study.yml:\d+: columns: 'parms'; did you mean 'params'"),
     ('base/test', 'none.yml', r'study.yml:\d+: base.test: none.yml: no such file; it is relative'),
@@ -79,6 +87,29 @@ def test_a_mistake_is_said_with_its_place(study, tmp_path, path, value, expected
     assert re.search(expected, message), message
     assert 'Traceback' not in message
     assert not (tmp_path / 'results').exists()
+
+
+def test_what_a_command_cannot_do_is_said_before_anything_runs(study, tmp_path, monkeypatch):
+    file = write_study(tmp_path, study)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    for words, expected in (
+        (['--jobs', '0'], '--jobs 0: must be in 1..1024'),
+        (['--jobs', '2', '--gpus', '0,1'], '--jobs: with --gpus one run at a time'),
+        (['--gpus', '0,2'], '--gpus 0,2: no GPU 2 here, of 2'),
+        (['--check', '0.01'], 'has no published figures'),
+        (['-o', '/proc/out'], '/proc/out: cannot write to it'),
+    ):
+        done = run_cli('table', file, *words)
+        assert (done.returncode, done.stderr.count('\n'), expected in done.stderr) == (2, 1, True), done.stderr
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
+    assert 'no GPU 0 here' in run_cli('table', file, '--gpus', '0').stderr
+    monkeypatch.setattr('sptsr.commands.table_command.find_spec', lambda name: None)
+    assert (
+        "--figures: matplotlib is not installed; pip install 'sptsr[figures]'"
+        in run_cli('table', file, '--figures').stderr
+    )
+    assert not [path for path in tmp_path.glob('results/runs/*') if path.is_dir()]
 
 
 def test_two_arms_of_one_name(study, tmp_path):
