@@ -143,11 +143,18 @@ def _block(study: Study, name: str, cases: Cases, measured: Mapping[Use, Measure
             notes.append(f'{name}, {case.arm}: {len(found)} of {len(uses)} runs have results')
         arms[case.arm] = found
     some = [one for found in arms.values() for one in found]
+    measured_by_any = dict.fromkeys(
+        (dataset, metric) for one in some for dataset, metrics in one.datasets.items() for metric in metrics
+    )
     measured_by_all = [
         (dataset, metric)
-        for dataset, metrics in (some[0].datasets.items() if some else ())
-        for metric in metrics
+        for dataset, metric in measured_by_any
         if all(metric in one.datasets.get(dataset, {}) for one in some)
+    ]
+    notes += [
+        f'{name}: {dataset}, {metric} is left out: not all arms have it'
+        for dataset, metric in measured_by_any
+        if (dataset, metric) not in measured_by_all
     ]
     banded = {(dataset, metric): _band(some[0], dataset, metric) for dataset, metric in measured_by_all}
     columns = [column for column in measured_by_all if banded[column] is None]

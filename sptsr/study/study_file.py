@@ -232,8 +232,8 @@ def _part_problems(kind: str, name: str, part: Any, folder: Path) -> list[Proble
             problems.append(((*here, key), f'{dotted}: {_NOT_CHANGED[key]}; remove it'))
         elif key not in known:
             problems.append(((*here, key), f"unknown key '{dotted}'{one_of(key, known)}"))
-        elif key == 'path':
-            wrong = [inner for inner in value if inner not in _PATH] if isinstance(value, Mapping) else ['path']
+        elif key == 'path' and isinstance(value, Mapping):
+            wrong = [inner for inner in value if inner not in _PATH]
             problems += [((*here, key), f'{dotted}.{inner}: the study sets it; remove it') for inner in wrong]
         elif key in TOP and (fault := misfit(value, TOP[key])) is not None:
             problems.append(((*here, key), f'{dotted} {fault}'))
@@ -267,7 +267,7 @@ def _prior(prior: Any, path: KeyPath, kind: str) -> list[Problem]:
         return [(path, f'{dotted}: {prior} is made from the stores of a row; say it of an arm')]
     if '{' in prior:
         try:
-            check_template(prior, dotted)
+            check_template(prior, dotted, "the set's")
         except UserError as error:
             return [(path, str(error))]
     return []

@@ -110,6 +110,18 @@ def test_a_run_without_results_is_named(study, tmp_path):
     assert one.row.figures.runs == (1, 1)  # paired by the seed that both have
 
 
+def test_a_metric_that_an_arm_lacks_is_named(study, tmp_path):
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    _measure(plan, GAINS)
+    run = next(run for run in plan.runs if run.uses[0][0].arm == 'frozen')
+    content = json.loads(run.metrics(run.uses[0][1]).read_text())
+    del content['datasets']['photographs']['ssim']
+    write_json(run.metrics(run.uses[0][1]), content)
+    (block,) = write_table(plan, tmp_path / 'out')
+    assert block.columns == (('photographs', 'psnr'),)
+    assert block.notes == ('IMDN: photographs, ssim is left out: not all arms have it',)
+
+
 def test_published_figures(study, tmp_path, monkeypatch):
     mean = float(np.random.default_rng(0).normal(30, 3, IMAGES).mean())
     study['published'] = {'IMDN': {'frozen': {'photographs': {'psnr': round(mean, 2)}, 'source': 'A. Uthor, 2019'}}}

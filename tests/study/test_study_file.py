@@ -46,6 +46,8 @@ MISTAKES = [
         {'tune': 'none', 'train': {'total_iter': 9}},
         r'study.yml:\d+: arms.frozen.train: .* is not trained',
     ),
+    ('arms/SPT', {'prior': 'a/{x}'}, r"study.yml:\d+: arms.SPT.prior: 'a/{x}' must hold {} once, for the set's name"),
+    ('arms/SPT', {'path': ['x']}, r'study.yml:\d+: arms.SPT.path must be a section'),
     ('rows/IMDN', {'prior': 'oracle'}, r'study.yml:\d+: rows.IMDN.prior: oracle .* say it of an arm'),
     ('rows/IMDN', {'tune': 'none'}, r"study.yml:\d+: unknown key 'rows.IMDN.tune'"),
     ('rows/IMDN', 3, r'study.yml:\d+: rows.IMDN must be a section'),
