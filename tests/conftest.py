@@ -18,6 +18,11 @@ from typing import Any
 # Sums depend on the number of threads, and some tests compare the bytes of this process with another's. One thread
 # is also the fastest: the networks are small, and pytest-xdist has a process for each core. Before torch is imported.
 os.environ['OMP_NUM_THREADS'] = '1'
+# Other processes import this very checkout, wherever they start. The server of tests/tuning/processes.py does not get
+# sys.path (Python 3.11), and passes over what it cannot find: each fork would then import torch.
+os.environ['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]).strip(
+    ':'
+)
 
 import numpy as np
 import pytest
