@@ -85,6 +85,8 @@ class TracedCall(nn.Module):
             torch._check(index.shape[1] == height)  # one symbol each, not two
             torch._check(index.shape[2] == width)
             masks = PaletteBits.of_bits(palette, index)
+            if net.uses_statistics:
+                masks = masks.describe(lq)  # of the image, not of what it is padded to
         if net.sizes.multiple > 1 or net.sizes.minimum > 1:
             right, bottom = net.sizes.padding(height, width)
             rows = padded_positions(height, bottom, 1, lq.device)

@@ -23,7 +23,7 @@ from sptsr.core.registry import ARCH_REGISTRY
 from sptsr.masks.prior import Prior
 from sptsr.restoring import export as exporting
 from sptsr.restoring.export import RECORD, SIZES, example, expected, export
-from tests.archs.cases import make_net
+from tests.archs.cases import CASES, make_net
 from tests.conftest import photograph, run_cli
 from tests.test_docs import blocks
 
@@ -158,6 +158,18 @@ def test_a_stem_of_another_kind_is_traced_as_it_is(tmp_path):
     given = example(net, made.record['inputs'], (20, 31), 6)
     other = {**given, 'palette': torch.zeros_like(given['palette'])}
     assert np.abs(expected(net, given) - expected(net, other)).max() > 1e-3
+
+
+@pytest.mark.parametrize('case', ['SwinIR denoising', 'RRDBNet x2'])
+@torch.no_grad()
+def test_statistics_of_masks_are_those_of_the_image_and_not_of_its_padding(case):
+    arch, arguments = CASES[case]
+    unit = {'type': 'ModulationUnit', 'width': 8, 'stem': 'geometry'}
+    net = changed(SPTNet({'type': arch, **arguments}, unit=unit, num_masks=5))
+    call = TracedCall(net)
+    for size in SIZES:
+        given = example(net, call.input_names, size, 9)
+        assert np.abs(call(**given).numpy() - expected(net, given)).max() < 1e-5
 
 
 @torch.no_grad()
