@@ -3,12 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sptsr.archs.frozen import remember_less
 from sptsr.archs.sites import Site
 from sptsr.core.errors import UserError
+
+
+def make_trainable(net: Any, probe: Tensor) -> None:
+    """Raises UserError when the backbone keeps a gradient from a unit, or is not what it was with untrained units.
+
+    Work in place is often on what only a gradient of the frozen weights would need (`remember_less` then keeps
+    none of it), or on what a unit needs and may copy. Where it is, that is done.
+
+    Args:
+        net: an `SPTNet` with untrained units.
+        probe: [1, C, h, w], an image that the backbone takes.
+    """
+    name = type(net.backbone).__name__
+    masks = probe.new_zeros(1, net.num_masks, *probe.shape[-2:])
+
+    def failure() -> RuntimeError | None:
+        return gradient_failure(net, probe, masks, net.units, net.sites, name)
+
+    error = failure()
+    if error is not None:
+        remember_less(net.backbone)
+        error = failure()
+    if error is not None:
+        net.copies = True
+        error = failure()
+    if error is not None:
+        raise UserError(
+            f'sites: {name} changes a feature in place that a unit needs ({str(error).splitlines()[0]}); '
+            'choose other modules, or set inplace=False there'
+        ) from error
+    with torch.no_grad():
+        refined = net(probe, masks)
+        with net.units_off():
+            alone, again = net(probe), net(probe)
+    if alike(alone, again) and not alike(alone, refined):  # some networks draw random numbers
+        raise UserError(
+            f'sites: {name} changes the output of a site in place under another name (a view, or the input of '
+            'nn.Identity), and so would miss the unit; choose other modules'
+        )
 
 
 @torch.inference_mode(False)

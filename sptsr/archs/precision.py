@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from sptsr.archs.backbone import probe
 from sptsr.archs.spt_arch import SPTNet
 
+HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}  # by their names in options
+
 
 def keep_ends_exact(net: SPTNet) -> list[str]:
     """Makes the first and the last layers of a backbone compute in fp32 within `torch.autocast`.

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from sptsr.archs.backbone import Found, Placement, build_network, kind_of, out_channels, place
 from sptsr.archs.call import call_network
 from sptsr.archs.call_state import Call, EnterBackbone, RefineSite, Token, current
-from sptsr.archs.checks import alike, gradient_failure
-from sptsr.archs.frozen import remember_less
+from sptsr.archs.checks import make_trainable
 from sptsr.archs.learned import Learned
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.recipes import find_recipe
@@ -21,7 +20,7 @@ from sptsr.archs.sites import Grid
 from sptsr.archs.stems import PlainStem
 from sptsr.archs.to_site import CarriedPrior, has_several_strides, regions_to_site
 from sptsr.archs.units import LadderHead, SPTUnit
-from sptsr.archs.weights import load_strictly, read_weights, state_digest
+from sptsr.archs.weights import StateDigest, load_strictly, read_weights
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
 from sptsr.core.values import Range
@@ -36,16 +35,6 @@ _LADDER_BATCH = 2
 # 1: sptsr 0.1. `RepeatedStem` in place of `PlainStem`, and S loses its detail for good at a coarser site.
 # 2: `PlainStem`, and `CarriedPrior` keeps the detail.
 RULES = 2
-
-
-class _Digest:
-    """Digest of a backbone's tensors as they were loaded last; also the hook that takes it after `load_state_dict`."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.value = state_digest(net)
-
-    def __call__(self, module: nn.Module, _incompatible_keys: Any) -> None:
-        self.value = state_digest(module)
 
 
 @register(ARCH_REGISTRY)
@@ -128,7 +117,7 @@ class SPTNet(nn.Module):
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()
-        self.digest = _Digest(self.backbone)
+        self.digest = StateDigest(self.backbone)
         described = backbone if isinstance(backbone, Mapping) else None
         known = find_recipe(described['type'] if described else '') is not None
         placement = place(self.backbone, described, sites if known or tune in ('adapter', 'lora') else None)
@@ -172,7 +161,7 @@ class SPTNet(nn.Module):
         for part in self.adapter_parts():
             part.to(**kind_of(self.backbone))
         if placement.probe is not None:
-            self._make_trainable(placement.probe)
+            make_trainable(self, placement.probe)
 
     def forward(self, lq: Tensor, masks: Tensor | PriorBatch | None = None, sigma: Tensor | None = None) -> Tensor:
         """Restores an image.
@@ -328,37 +317,3 @@ class SPTNet(nn.Module):
             features, prior = unit(features, prior, call.at_site[place])
         call.prior.leave(prior, site.grid)
         return None if self.ladder else site.from_map(features)
-
-    def _make_trainable(self, probe: Tensor) -> None:
-        """Raises UserError when the backbone keeps a gradient from a unit, or is not what it was with untrained units.
-
-        Work in place is often on what only a gradient of the frozen weights would need (`remember_less` then keeps
-        none of it), or on what a unit needs and may copy. Where it is, that is done.
-        """
-        name = type(self.backbone).__name__
-        masks = probe.new_zeros(1, self.num_masks, *probe.shape[-2:])
-
-        def failure() -> RuntimeError | None:
-            return gradient_failure(self, probe, masks, self.units, self.sites, name)
-
-        error = failure()
-        if error is not None:
-            remember_less(self.backbone)
-            error = failure()
-        if error is not None:
-            self.copies = True
-            error = failure()
-        if error is not None:
-            raise UserError(
-                f'sites: {name} changes a feature in place that a unit needs ({str(error).splitlines()[0]}); '
-                'choose other modules, or set inplace=False there'
-            ) from error
-        with torch.no_grad():
-            refined = self(probe, masks)
-            with self.units_off():
-                alone, again = self(probe), self(probe)
-        if alike(alone, again) and not alike(alone, refined):  # some networks draw random numbers
-            raise UserError(
-                f'sites: {name} changes the output of a site in place under another name (a view, or the input of '
-                'nn.Identity), and so would miss the unit; choose other modules'
-            )

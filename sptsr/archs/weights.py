@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from sptsr.core.checkpoints import read_weights
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_tensors
 
-__all__ = ['load_strictly', 'read_weights', 'state_digest']
+__all__ = ['StateDigest', 'load_strictly', 'read_weights', 'state_digest']
 
 
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -45,3 +46,13 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: str | os.Pa
 def state_digest(net: nn.Module) -> str:
     """Returns sha256 (hexadecimal) over all tensors and buffers (see `sha256_tensors`)."""
     return sha256_tensors(net.state_dict())
+
+
+class StateDigest:
+    """Digest of a network's tensors as they were loaded last; also the hook that takes it after `load_state_dict`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.value = state_digest(net)
+
+    def __call__(self, module: nn.Module, _incompatible_keys: Any) -> None:
+        self.value = state_digest(module)

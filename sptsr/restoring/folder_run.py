@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sptsr.archs.backbone import kind_of
 from sptsr.archs.call import takes_sigma
-from sptsr.archs.precision import keep_ends_exact
+from sptsr.archs.precision import HALVES, keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 from sptsr.core.files import check_writable, sha256_file
@@ -30,9 +30,8 @@ from sptsr.images.folder import IMAGE_SUFFIXES, image_key
 from sptsr.masks.prior import Prior
 from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, most_pixels
 from sptsr.restoring.restorer import check_prior, restore_tensor
-from sptsr.restoring.result_files import Journal, targets_of
+from sptsr.restoring.result_files import Journal, results_in, targets_of
 
-_HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 # What is looked for in a folder; sets for training have no animations.
 SUFFIXES = (*IMAGE_SUFFIXES, '.pgm', '.gif', '.jfif', '.avif')
 # Gives the masks of an image: its RGB pixels and its key (see `image_key`).
@@ -92,7 +91,7 @@ def find_images(given: Path, out: Path) -> dict[str, Path]:
     if not given.is_dir():
         raise UserError(f'{given}: no such file or folder; check the path')
     found = {}
-    results = {(out / name).resolve() for name in Journal(out, {}).ours}
+    results = {(out / name).resolve() for name in results_in(out)}
     for folder, subfolders, names in os.walk(given):
         here = Path(folder)
         subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != out.resolve())
@@ -216,7 +215,7 @@ def _restored(net: SPTNet, ready: _Ready, how: How, cost: float) -> tuple[AnyIma
         tile = fitting_tile(height, width, cost, free_bytes(kind_of(net.backbone)['device']))
     given = float(sigma) if sigma is not None and takes_sigma(net.backbone) else None
     kind = kind_of(net.backbone)['device'].type
-    with torch.autocast(kind, _HALVES.get(how.precision), enabled=how.precision != 'fp32'):
+    with torch.autocast(kind, HALVES.get(how.precision), enabled=how.precision != 'fp32'):
         result = restore_tensor(net, _tensor(image, net), ready.prior, tile or None, how.self_ensemble, given)
     return _image(result, image, net.scale), said
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,22 @@ def targets_of(images: Mapping[str, Path], out: Path, suffix: str, format: str) 
     return targets
 
 
+def results_in(out: Path) -> set[str]:
+    """Returns the results that a folder's journal names, by their path in it, whatever made them."""
+    return {record['result'] for record in _records(out)}
+
+
+def _records(out: Path) -> Iterator[dict[str, str]]:
+    """Yields the lines of a folder's journal; one that is cut off, as of a run that was killed, is passed over."""
+    journal = out / JOURNAL
+    for line in journal.read_text(errors='replace').splitlines() if journal.is_file() else ():
+        try:
+            record = json.loads(line)
+            yield {key: str(record[key]) for key in ('image', 'sha256', 'result', 'settings')}
+        except (ValueError, KeyError, TypeError):
+            continue
+
+
 class Journal:
     """Which results of a folder are finished: a line for each, appended when its file is there.
 
@@ -54,17 +70,13 @@ class Journal:
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.path = out / JOURNAL
         self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        self.lines: set[tuple[str, str, str]] = set()
-        self.ours: set[str] = set()
-        if self.path.is_file():
-            for line in self.path.read_text(errors='replace').splitlines():
-                try:
-                    record = json.loads(line)
-                    self.ours.add(record['result'])
-                    if record['settings'] == self.settings:
-                        self.lines.add((record['image'], record['sha256'], record['result']))
-                except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
-                    continue
+        records = list(_records(out))
+        self.ours = {record['result'] for record in records}
+        self.lines = {
+            (record['image'], record['sha256'], record['result'])
+            for record in records
+            if record['settings'] == self.settings
+        }
 
     def holds(self, name: str, digest: str, target: Path) -> bool:
         """Returns whether this image was restored.

@@ -14,7 +14,7 @@ from torch import Tensor
 from sptsr.archs.adapter import load_params
 from sptsr.archs.backbone import kind_of, probe
 from sptsr.archs.frozen import remember_less
-from sptsr.archs.precision import keep_ends_exact
+from sptsr.archs.precision import HALVES, keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
@@ -23,8 +23,6 @@ from sptsr.masks.batch import PriorBatch
 from sptsr.tuning.average import Average, plain_progress
 from sptsr.tuning.recompute import recompute_blocks
 from sptsr.tuning.train_section import STAY, losses_of, optimizer_of, scheduler_of, try_out
-
-_HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 class NotFinite(UserError):
@@ -85,7 +83,7 @@ class Tuner:
         self.device = next(net.parameters()).device
         self.memory_format = torch.channels_last if train['channels_last'] else torch.contiguous_format
         net.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.half = _HALVES.get(train['precision'])
+        self.half = HALVES.get(train['precision'])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=train['precision'] == 'fp16')  # type: ignore[attr-defined]
         self.clip = float(train['clip_grad_norm'] or math.inf)
         self.accumulate = int(train['accumulate'])

@@ -10,7 +10,8 @@ from sptsr.study.cases import make_cases
 from sptsr.study.study_file import read_study
 
 ROOT = Path(__file__).parents[2]
-STUDIES = sorted((ROOT / 'options' / 'studies').glob('*.yml'))
+SHIPPED = sorted((ROOT / 'options' / 'studies').glob('*.yml'))
+STUDIES = [*SHIPPED, *sorted((ROOT / 'docs' / 'results').rglob('study.yml'))]  # those that results name, too
 
 
 def _paths(value: object, key: str = '') -> set[tuple[str, bool]]:
@@ -36,7 +37,7 @@ def _provide(folder: Path) -> int:
     return len(found)
 
 
-@pytest.mark.parametrize('path', STUDIES, ids=[path.stem for path in STUDIES])
+@pytest.mark.parametrize('path', STUDIES, ids=[f'{path.parent.name}/{path.stem}' for path in STUDIES])
 def test_all_rows_and_arms_are_right(path, tmp_path):
     assert _provide(tmp_path) > 20
     study = read_study(path)
@@ -51,12 +52,12 @@ def test_all_rows_and_arms_are_right(path, tmp_path):
         assert case.test['scale'] == (case.train or case.test)['scale']
 
 
-@pytest.mark.parametrize('path', STUDIES, ids=[path.stem for path in STUDIES])
+@pytest.mark.parametrize('path', STUDIES, ids=[f'{path.parent.name}/{path.stem}' for path in STUDIES])
 def test_who_has_nothing_is_told_what_is_missing(path, tmp_path):
     with pytest.raises(UserError, match=r'nothing is left to run; datasets/README.md says more(.|\n)* is not there'):
         make_cases(read_study(path))
 
 
 def test_there_are_the_studies_that_the_docs_name():
-    names = {path.stem for path in STUDIES}
+    names = {path.stem for path in SHIPPED}
     assert names == {'smoke', 'fair_controls', 'sr', 'denoising', 'ablations', 'efficiency'}
