@@ -162,6 +162,7 @@ def restore_all(
                     kept += 1
                 else:
                     restored, said = _restored(net, result, how, cost)
+                    journal.begin(name, result.digest, targets[name])
                     said += write_any(targets[name], restored)
                     journal.note(name, result.digest, targets[name])
                     made += 1

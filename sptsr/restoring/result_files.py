@@ -60,7 +60,9 @@ def _records(out: Path) -> Iterator[dict[str, str]]:
 
 
 class Journal:
-    """Which results of a folder are finished: a line for each, appended when its file is there.
+    """Which results of a folder are ours, and which of them are finished.
+
+    A line is appended before a result is written, without settings, and one with them when its file is there.
 
     Args:
         out: folder of the results.
@@ -91,9 +93,16 @@ class Journal:
             raise UserError(f'{target}: is there, and not made by this command; choose another folder with -o')
         return (name, digest, relative) in self.lines
 
+    def begin(self, name: str, digest: str, target: Path) -> None:
+        """Notes that a result is being made, so that it is ours also after a kill before `note`."""
+        self._append(name, digest, target, '')
+
     def note(self, name: str, digest: str, target: Path) -> None:
         """Notes a result that is there."""
+        self._append(name, digest, target, self.settings)
+
+    def _append(self, name: str, digest: str, target: Path, settings: str) -> None:
         relative = str(target.relative_to(self.path.parent))
-        record = {'image': name, 'sha256': digest, 'result': relative, 'settings': self.settings}
+        record = {'image': name, 'sha256': digest, 'result': relative, 'settings': settings}
         with open(self.path, 'a', encoding='utf-8') as journal:
             journal.write(json.dumps(record, ensure_ascii=True) + '\n')

@@ -187,6 +187,19 @@ def test_a_kill_loses_the_image_that_was_being_written_and_no_other(photos):
     assert len(lines) >= 35
 
 
+def test_a_kill_between_a_result_and_its_note_costs_that_image_alone(photos, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr('sptsr.restoring.result_files.Journal.note', killed)
+        assert main([str(word) for word in ['restore', '-i', photos, '-o', photos.parent / 'out', *ARGUMENTS]]) == 130
+    assert len(list((photos.parent / 'out').rglob('*.png'))) == 1
+    again = restore(photos)
+    assert (again.returncode, again.stderr.count('sptsr: ')) == (0, 0), again.stderr
+    assert '5 images restored' in again.stdout
+
+
 def test_images_of_one_name_get_names_of_their_own(photos):
     Image.fromarray(photograph('coffee.png', 20, 28)).save(photos / 'cat.jpg')
     result = restore(photos)
