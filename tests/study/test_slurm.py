@@ -1,7 +1,9 @@
 """Steps as jobs, with submitit's executor for this machine in the place of Slurm's."""
 
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,15 @@ def test_a_job_gives_its_code_and_writes_its_log(tmp_path):
         assert (tmp_path / f'{code}.log').read_text() == 'y\n'
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children get SIGINT, by which submitit takes local jobs back, as they do of a pool; a shell's `&` ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
 def test_a_job_is_taken_back(tmp_path):
     start = SlurmStart(tmp_path / 'slurm', {'cluster': 'local', 'timeout_min': 5})
     script = 'import time; open("started", "w").close(); time.sleep(99)'
