@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from sptsr.archs.spt_arch import RULES, SPTNet
+from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.files import parse_json, sha256_tensors, write_bytes
 from sptsr.core.values import Range, misfit
-from sptsr.core.version import __version__
+from sptsr.core.version import RULES, __version__
 
 _FORMAT = 'sptsr-adapter-1'
 # What the metadata says: keys that must be there, and keys that may.
@@ -56,7 +56,7 @@ class Adapter:
         trained_with: what else is known of the training, JSON values: `dataset` (name), `seed`, `sigma` (noise level
             of 255), `prior` (`source`, `params` and `weights_sha256` of the store) and `metrics` (means by validation
             set and metric, where it was validated as it was saved); empty where the file does not say it.
-        rules: which rules its units follow (see `RULES` in sptsr/archs/spt_arch.py).
+        rules: which rules its units follow (see `RULES` in sptsr/core/version.py).
     """
 
     params: dict[str, Tensor]

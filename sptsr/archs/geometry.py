@@ -1,7 +1,11 @@
-"""The stem that is told what the masks mean: where they end, how large they are, and what the image is like in them."""
+"""The stem that is told what the masks mean: where they end, how large they are, and what the image is like in them.
+
+Also its control, which is told as much of the image and nothing of masks.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
@@ -102,6 +106,36 @@ class GeometryStem(nn.Sequential):
                 within = _of_boundaries(masks.at(self.fine), 2 * self.fine)
                 found |= zip(FINE_MAPS, (F.pixel_unshuffle(each, self.fine) for each in within), strict=True)
             return torch.cat([found[name] for name in self.names], dim=1)
+
+
+@register(STEM_REGISTRY, 'grey')
+class GreyStem(nn.Sequential):
+    """S0 = conv3x3(LeakyReLU(conv3x3([LQ, maps]))): the control of `GeometryStem`, with maps that know no masks.
+
+    They are as many as its maps, and functions of the pixel's own grey level g (the mean of its colours):
+
+        0.9 (1 + cos(k pi g)), k = 1, 2, ...
+
+    The factor is such that both stems, which have as many parameters, start with the same spread of S0, and one
+    step of an optimiser changes it by as much (tests/archs/test_fairness.py).
+
+    Args:
+        in_channels, num_masks, width: as in `GeometryStem`; the number of masks plays no part.
+    """
+
+    uses_masks: ClassVar[bool] = False
+
+    def __init__(self, in_channels: int, num_masks: int, width: int) -> None:
+        count = len(MAPS) - 1 + in_channels
+        first = nn.Conv2d(in_channels + count, width, 3, padding=1)
+        super().__init__(first, nn.LeakyReLU(0.1), nn.Conv2d(width, width, 3, padding=1))
+        self.count = count
+
+    def forward(self, lq: Tensor, masks: PriorBatch | None = None) -> Tensor:
+        """Returns S0 [B, width, h, w] for [B, in_channels, h, w]."""
+        phase = lq.mean(dim=1, keepdim=True) * math.pi
+        maps = torch.cat([0.9 + 0.9 * (phase * k).cos() for k in range(1, self.count + 1)], dim=1)
+        return super().forward(torch.cat([lq, maps.contiguous(memory_format=layout_of(lq))], dim=1))
 
 
 def _of_boundaries(masks: PriorBatch, reach: int) -> tuple[Tensor, Tensor]:

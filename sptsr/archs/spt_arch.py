@@ -24,17 +24,13 @@ from sptsr.archs.weights import StateDigest, load_strictly, read_weights
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
 from sptsr.core.values import Range
+from sptsr.core.version import RULES
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import MAX_MASKS
 from sptsr.options.tune import RANK, tune_problems, tuned_as
 
 # Images that go through a backbone together while a ladder is tuned on a CPU: fewer take longer, more take more memory.
 _LADDER_BATCH = 2
-
-# Which rules units follow; an adapter says which it was trained by.
-# 1: sptsr 0.1. `RepeatedStem` in place of `PlainStem`, and S loses its detail for good at a coarser site.
-# 2: `PlainStem`, and `CarriedPrior` keeps the detail.
-RULES = 2
 
 
 @register(ARCH_REGISTRY)
@@ -57,6 +53,8 @@ class SPTNet(nn.Module):
         tune: what learns: `adapter` (the units), `all` (every weight of the backbone), `bias` (its biases and
             normalisation layers) or `lora` (LoRA in the layers of the blocks that `sites` name, by peft).
         rank: of LoRA, 1..256; 4 where nothing is said.
+        rules: which rules the units follow (see `RULES` in sptsr/core/version.py); older ones go on with what an older
+            sptsr began.
 
     The state of a call is kept by the thread that made it: several threads, shallow and deep copies and the replicas of
     `torch.nn.DataParallel` may run at once. Stem and units have the backbone's device and dtype.
@@ -68,10 +66,9 @@ class SPTNet(nn.Module):
         in_channels: of the LQ image.
         sites: the sites, in the order of the backbone's modules; none with `all` and `bias` where no recipe tells them.
         uses_masks: whether it must be given masks.
-        uses_statistics: whether masks of a crop should come with the statistics of the whole image.
         learned: what learns of the backbone; None with `tune: adapter`.
         trained_with: what the adapter that was loaded says of its training (see `Adapter`).
-        rules: which rules the units follow, 1 or 2 (see `RULES`).
+        rules: which rules the units follow.
 
     Raises:
         UserError: sites that match nothing or give no feature map, weights of another network, and
@@ -88,6 +85,7 @@ class SPTNet(nn.Module):
         num_masks: Annotated[int, Range(1, 64)] = MAX_MASKS,
         tune: Literal['adapter', 'all', 'lora', 'bias'] = 'adapter',
         rank: int | None = None,
+        rules: Annotated[int, Range(1, 3)] = RULES,
     ) -> None:
         super().__init__()
         given = {
@@ -124,7 +122,7 @@ class SPTNet(nn.Module):
         self.sites, self.scale, self.sizes = placement.sites, placement.scale, placement.sizes
         self.in_channels = placement.in_channels
         self.num_masks = num_masks
-        self.rules = RULES
+        self.rules = rules
         self.trained_with: dict[str, Any] = {}
         self.enabled = True
         self.copies = False  # whether units work on copies of the backbone's features in training
@@ -135,7 +133,7 @@ class SPTNet(nn.Module):
             self._add_units(placement)
             return
         self.units = nn.ModuleList()
-        self.uses_masks = self.uses_regions = self.uses_statistics = self.ladder = False
+        self.uses_masks = self.uses_regions = self.ladder = False
         self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, self.sites)
 
     def _add_units(self, placement: Placement) -> None:
@@ -143,7 +141,7 @@ class SPTNet(nn.Module):
         arguments = dict(self.options['unit'])
         unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, arguments.pop('type'))
         self.units = nn.ModuleList(unit_class(site.channels, **arguments) for site in self.sites)
-        self.stem = self._unit(0).make_stem(placement.in_channels, self.num_masks, self._unit(0).width)
+        self.stem = self._make_stem()
         self.ladder = self._unit(0).path == 'ladder'
         if self.ladder:
             last = self.sites[-1].grid
@@ -153,7 +151,6 @@ class SPTNet(nn.Module):
             self.join = LadderHead(self._unit(0).width, out_channels(self.backbone, placement), factor)
         self.uses_regions = unit_class.uses_regions
         self.uses_masks = unit_class.uses_masks and (self.uses_regions or getattr(self.stem, 'uses_masks', True))
-        self.uses_statistics: bool = getattr(self.stem, 'uses_statistics', False)
         self.hooks.append(self.backbone.register_forward_pre_hook(EnterBackbone(self.token)))
         for number, site in enumerate(self.sites):
             module = self.backbone.get_submodule(site.path)
@@ -262,15 +259,25 @@ class SPTNet(nn.Module):
             return {name: value.detach() for name, value in self.learned.parameters().items()}
         return {name: value for name, value in self.state_dict().items() if not name.startswith('backbone.')}
 
-    def depends_on_rules(self) -> bool:
-        """Returns whether an adapter means something else by the rules of 0.1 (see `RULES`)."""
-        return self.learned is None and (isinstance(self.stem, PlainStem) or has_several_strides(self.sites))
+    @property
+    def uses_statistics(self) -> bool:
+        """Whether masks of a crop should come with the statistics of the whole image."""
+        return self.learned is None and getattr(self.stem, 'uses_statistics', False)
 
     def use_rules(self, rules: int) -> None:
-        """Makes the units follow the rules that an adapter was trained by; for a network that follows the latest."""
-        if rules < 2 and self.learned is None and isinstance(self.stem, PlainStem):
-            self.stem = self.stem.as_of_old()
+        """Makes the units follow the rules that an adapter was trained by; what its stem learned so far is lost."""
+        if rules == self.rules:
+            return
         self.rules = rules
+        if self.learned is None:
+            self.stem = self._make_stem().to(**kind_of(self.backbone))
+
+    def _make_stem(self) -> nn.Module:
+        unit = self._unit(0)
+        if self.rules < 3 and self.options['unit'].keys().isdisjoint(('stem', 'density')):
+            unit.stem = unit.stem_of_old
+        stem = unit.make_stem(self.in_channels, self.num_masks, unit.width)
+        return stem.as_of_old() if self.rules < 2 and isinstance(stem, PlainStem) else stem
 
     def backbone_digest(self) -> str:
         """Returns sha256 over all tensors and buffers of the backbone as they were loaded.

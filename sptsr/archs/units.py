@@ -55,12 +55,14 @@ class SPTUnit(nn.Module):
         path: `inline`, where F' goes on through the backbone; or `ladder`, where only S' counts: it ends in
             a correction of the restored image (see `LadderHead`), and nothing is back-propagated through the backbone.
         stem: name of a registered stem, or `{type: NAME, ...}` with its options; used by the unit at the first site.
+        stem_of_old: the stem by rules 1 and 2 where nothing names one (see `RULES` in sptsr/core/version.py).
     """
 
     uses_masks: ClassVar[bool] = True
     uses_regions: ClassVar[bool] = False
     path: str = 'inline'
     stem: str | Mapping[str, Any] = 'masks'
+    stem_of_old: ClassVar[str | Mapping[str, Any]] = 'masks'
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -97,8 +99,8 @@ class ModulationUnit(SPTUnit):
         channels: C, of the feature at the site.
         width: channels of the prior representation.
         path: see `SPTUnit`; on a `ladder` there is no o, and F stays as it is.
-        stem: what makes S of the LQ image and its masks: `masks`, `geometry`, `plain`, or a section
-            `{type: NAME, ...}` of one.
+        stem: what makes S of the LQ image and its masks: `geometry` (what they mean), `masks` (each as a channel), or
+            a section `{type: NAME, ...}` of one.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class ModulationUnit(SPTUnit):
         channels: int,
         width: Annotated[int, Range(1, 4096)] = 16,
         path: Literal['inline', 'ladder'] = 'inline',
-        stem: str | dict[str, Any] = 'masks',
+        stem: str | dict[str, Any] = 'geometry',
     ) -> None:
         super().__init__(channels, width)
         self.stem = stem
@@ -158,28 +160,30 @@ class ModulationUnit(SPTUnit):
 class PlainUnit(ModulationUnit):
     """A control: a `ModulationUnit` that never sees a mask.
 
-    Layers and numbers of parameters are those of `ModulationUnit`. Where its stem reads the masks, this one's reads as
-    many intervals of the image's grey level (see `PlainStem`), so that both start at the same scale and learn at the
-    same speed. The first controls are the same unit on masks of other images and on random regions (docs/training.md):
-    they differ from it in the masks alone.
+    Layers and numbers of parameters are those of `ModulationUnit`. Where its stem reads maps of the masks, this one's
+    reads as many functions of the image's grey level, so that both start at the same scale and learn at the same
+    speed: `GreyStem` stands for `GeometryStem`, and `PlainStem` for `MaskStem`. The first controls are the same unit on
+    masks of other images and on random regions (docs/training.md): they differ from it in the masks alone.
 
     Args:
         channels, width, path: as in `ModulationUnit`.
-        density: number of masks that a pixel is in on average, in the priors of the unit that this one is compared
-            with, above 0 and at most 64; `sptsr prior info STORE` prints it. Kept in the adapter, so that a test need
-            not repeat it.
+        density: for a comparison with `stem: masks`: number of masks that a pixel is in on average, in the priors of
+            that unit, above 0 and at most 64; `sptsr prior info STORE` prints it. Kept in the adapter, so that a test
+            need not repeat it. Without it, the comparison is with `stem: geometry`.
     """
 
     uses_masks: ClassVar[bool] = False
+    stem_of_old: ClassVar[str | Mapping[str, Any]] = {'type': 'plain', 'density': 2.5}
 
     def __init__(
         self,
         channels: int,
         width: Annotated[int, Range(1, 4096)] = 16,
         path: Literal['inline', 'ladder'] = 'inline',
-        density: Annotated[float, Range(0.001, 64)] = 2.5,
+        density: Annotated[float, Range(0.001, 64)] | None = None,
     ) -> None:
-        super().__init__(channels, width, path, {'type': 'plain', 'density': density})
+        stem: str | dict[str, Any] = 'grey' if density is None else {'type': 'plain', 'density': density}
+        super().__init__(channels, width, path, stem)
 
 
 @register(UNIT_REGISTRY)
@@ -199,7 +203,7 @@ class RegionUnit(PlainUnit):
     Args:
         channels, width, path: as in `ModulationUnit`.
         density: as in `PlainUnit`, for its stem.
-        stem: as in `ModulationUnit`; with one that reads masks, the unit is told of them in two ways.
+        stem: as in `ModulationUnit`, in place of `PlainUnit`'s; the unit is then told of the masks in two ways.
     """
 
     uses_masks: ClassVar[bool] = True
@@ -210,11 +214,11 @@ class RegionUnit(PlainUnit):
         channels: int,
         width: Annotated[int, Range(1, 4096)] = 16,
         path: Literal['inline', 'ladder'] = 'inline',
-        density: Annotated[float, Range(0.001, 64)] = 2.5,
-        stem: str | dict[str, Any] = 'plain',
+        density: Annotated[float, Range(0.001, 64)] | None = None,
+        stem: str | dict[str, Any] | None = None,
     ) -> None:
         super().__init__(channels, width, path, density)
-        if stem != 'plain':
+        if stem is not None:
             self.stem = stem
 
     def forward(self, features: Tensor, prior: Tensor, regions: SiteMasks | None = None) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError
 from sptsr.core.homes import expanded
+from sptsr.core.version import RULES
 from sptsr.options.keys import TRAIN_DEFAULTS, VAL_DEFAULTS
 from sptsr.study.digests import Digests
 
@@ -82,6 +83,7 @@ def _network(section: Mapping[str, Any], digests: Digests) -> dict[str, Any]:
         network['backbone'] = _network(network['backbone'], digests)
     if network.get('type') == 'SPTNet':
         network['unit'] = _shortest(network.get('unit') or {'type': 'ModulationUnit'}, 'unit')
+        network['rules'] = section.get('rules', RULES)  # what a unit is where its arguments are left out
     for key in ('backbone_weights', 'path'):  # `path` is of spandrel's networks
         if isinstance(network.get(key), str) and Path(expanded(network[key])).is_file():
             network[key] = digests.file(str(Path(expanded(network[key]))))

@@ -295,12 +295,6 @@ class SPTModel(BaseModel):
             raise UserError(
                 f'{source}: trained for another backbone or other weights; use the options it was made with'
             )
-        rules = resume_state.get('rules', 1)  # 0.1 wrote none
-        if rules != self.net.rules and self.net.depends_on_rules():
-            raise UserError(
-                f'{source}: sptsr 0.1 trained this unit by other rules (docs/training.md, "Controls"); '
-                'start again with --fresh, or go on with the sptsr that began it'
-            )
         self.tuner.load(resume_state, source)
         self.best_metric_results = resume_state['best_metric_results']
         self.validated = resume_state.get('validated', self.validated)

@@ -14,6 +14,7 @@ import torch
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import must_be_regular, write_bytes
+from sptsr.core.version import RULES
 
 _KEYS = {'iter', 'options_sha256', 'backbone_sha256', 'params', 'optimizer', 'scheduler', 'scaler'}
 
@@ -43,10 +44,12 @@ def read_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location='cpu', weights_only=True)
         if not isinstance(state, dict) or not state.keys() >= _KEYS:
             raise ValueError('not a state of this version of sptsr')
+        if state.get('rules', 1) not in range(1, RULES + 1):
+            raise ValueError('written by a newer sptsr')
     except Exception as error:  # zipfile and torch raise many kinds for a truncated or foreign file
         reason = str(error).partition('\n')[0]
         raise UserError(f'{path}: not a readable training state ({reason}); use an older one') from error
-    return {**state, 'path': str(path)}
+    return {'rules': 1, **state, 'path': str(path)}  # 0.1 wrote no rules
 
 
 def find_state(folder: Path, sha256: str, total: int, auto_resume: bool) -> dict[str, Any] | None:

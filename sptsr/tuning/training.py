@@ -20,6 +20,7 @@ from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.files import remove_temporaries, write_text
 from sptsr.core.progress import bar
+from sptsr.core.version import RULES
 from sptsr.data.checked import open_dataset
 from sptsr.data.loader import TrainStream, train_loader
 from sptsr.options.load import Options
@@ -92,6 +93,8 @@ def train_pipeline(
         state = ranks.gather(state)[0]
         with ranks.together():
             loaders = _Loaders(opt, state['iter'] if state else 0, ranks)
+            if state and state['rules'] != RULES:
+                opt['network_g'] = {**opt['network_g'], 'rules': state['rules']}
             model = build_spt_model(opt)
             loaders.dataset.describes_masks = model.net.uses_statistics
             if state:

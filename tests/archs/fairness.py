@@ -1,11 +1,11 @@
 """How alike the arms of a comparison are before they learn anything.
 
-    python -m tests.archs.fairness --lq LQ --gt GT --prior STORE [--backbone '{type: IMDN}' --weights FILE]
+    python -m tests.archs.fairness --lq LQ --gt GT --prior STORE [--stem masks] [--backbone SECTION --weights FILE]
 
-prints for each arm, over that of `ModulationUnit` on the images' own masks: the spread of S0 at the start (standard
-deviation over the pixels of all crops), and the change (root mean square) of S0 and of the restored image by one step
-of Adam at a rate of 1e-3 on the L1 loss. At the start only a unit's last layer has a gradient, so the first step
-changes the image and not S0; the second one changes both.
+prints for each arm of a stem, over that of `ModulationUnit` on the images' own masks: the spread of S0 at the start
+(standard deviation over the pixels of all crops), and the change (root mean square) of S0 and of the restored image by
+one step of Adam at a rate of 1e-3 on the L1 loss. At the start only a unit's last layer has a gradient, so the first
+step changes the image and not S0; the second one changes both.
 """
 
 from __future__ import annotations
@@ -72,19 +72,30 @@ class Crops:
         """Number of their own masks that a pixel is in on average."""
         return float(np.mean([prior.areas().sum() / prior.index.size for prior in self.own]))
 
-    def arms(self) -> dict[str, Arm]:
-        """Returns the unit that all others are compared with, and all units and controls."""
+    def arms(self, stem: str) -> dict[str, Arm]:
+        """Returns all units and controls of a stem, `geometry` or `masks`; all others are compared with the first."""
         own, others, random = (PriorBatch.of(priors) for priors in (self.own, self.others, self.random))
-        modulation = {'type': 'ModulationUnit'}
-        plain, region = ({'type': name, 'density': self.density} for name in ('PlainUnit', 'RegionUnit'))
-        return {
-            'ModulationUnit': Arm(modulation, own),
-            'ModulationUnit, masks of other images': Arm(modulation, others),
-            'ModulationUnit, random regions': Arm(modulation, random),
-            'PlainUnit': Arm(plain),
-            'RegionUnit': Arm(region, own),
-            'RegionUnit, masks of other images': Arm(region, others),
+        units = {
+            'ModulationUnit': ({'type': 'ModulationUnit'}, own, others, random),
+            'RegionUnit': ({'type': 'RegionUnit'}, own, others, random),
+            'PlainUnit': ({'type': 'PlainUnit'},),
         }
+        channels = {
+            'ModulationUnit, stem masks': ({'type': 'ModulationUnit', 'stem': 'masks'}, own, others, random),
+            'RegionUnit, density': ({'type': 'RegionUnit', 'density': self.density}, own, others, random),
+            'PlainUnit, density': ({'type': 'PlainUnit', 'density': self.density},),
+        }
+        return _arms(units if stem == 'geometry' else channels)
+
+
+_MASKS = ('', ', masks of other images', ', random regions')
+
+
+def _arms(units: Mapping[str, tuple[Any, ...]]) -> dict[str, Arm]:
+    arms = {}
+    for name, (unit, *masks) in units.items():
+        arms |= {f'{name}{which}': Arm(unit, given) for which, given in zip(_MASKS, masks or [None], strict=False)}
+    return arms
 
 
 def cut(lq: ImageFolder, gt: ImageFolder, store: PriorStore) -> Crops:
@@ -139,9 +150,9 @@ def _rms(values: Tensor) -> float:
     return float(values.square().mean().sqrt())
 
 
-def table(crops: Crops, backbone: Mapping[str, Any], weights: str) -> dict[str, Response]:
-    """Returns the responses of all arms over that of the first."""
-    found = {name: measure(arm, crops, backbone, weights) for name, arm in crops.arms().items()}
+def table(crops: Crops, backbone: Mapping[str, Any], weights: str, stem: str = 'geometry') -> dict[str, Response]:
+    """Returns the responses of all arms of a stem over that of the first."""
+    found = {name: measure(arm, crops, backbone, weights) for name, arm in crops.arms(stem).items()}
     reference = next(iter(found.values()))
     return {name: response.over(reference) for name, response in found.items()}
 
@@ -152,12 +163,13 @@ def _main() -> None:
         parser.add_argument(name, required=True)
     parser.add_argument('--backbone', default=yaml.safe_dump(NETWORK), help='a section in YAML')
     parser.add_argument('--weights', default=str(WEIGHTS))
+    parser.add_argument('--stem', default='geometry', choices=('geometry', 'masks'))
     options = parser.parse_args()
     register_all()
     crops = cut(ImageFolder(options.lq), ImageFolder(options.gt), PriorStore(options.prior))
     print(f'density {crops.density:.2f}')
     print(' '.join(f'{field.name:>13}' for field in fields(Response)))
-    for name, ratios in table(crops, yaml.safe_load(options.backbone), options.weights).items():
+    for name, ratios in table(crops, yaml.safe_load(options.backbone), options.weights, options.stem).items():
         print(' '.join(f'{value:13.3f}' for value in astuple(ratios)), name)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sptsr.archs.geometry import GeometryStem, GreyStem
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.stems import MaskStem, PlainStem, RepeatedStem
 from sptsr.commands.demo import NETWORK, WEIGHTS
@@ -37,8 +38,9 @@ def _crops(lq: ImageFolder, gt: ImageFolder, out: Path, kind: str, arguments: li
     return cut(lq, gt, PriorStore(out))
 
 
-def test_all_arms_start_alike_and_learn_as_fast(crops):
-    ratios = table(crops, NETWORK, str(WEIGHTS))
+@pytest.mark.parametrize('stem', ['geometry', 'masks'])
+def test_all_arms_start_alike_and_learn_as_fast(crops, stem):
+    ratios = table(crops, NETWORK, str(WEIGHTS), stem)
     built_in = {name for name, unit in UNIT_REGISTRY if unit.__module__ == 'sptsr.archs.units'}
     assert {name.split(',')[0] for name in ratios} == built_in
     for name, response in ratios.items():
@@ -47,18 +49,20 @@ def test_all_arms_start_alike_and_learn_as_fast(crops):
 
 def test_the_test_would_tell_an_unfair_control(crops, monkeypatch):
     """The control of 0.1."""
-    own = measure(Arm({'type': 'ModulationUnit'}, PriorBatch.of(crops.own)), crops, NETWORK, str(WEIGHTS))
+    unit = {'type': 'ModulationUnit', 'stem': 'masks'}
+    own = measure(Arm(unit, PriorBatch.of(crops.own)), crops, NETWORK, str(WEIGHTS))
     monkeypatch.setitem(STEM_REGISTRY._obj_map, 'plain', lambda *args, density: RepeatedStem(*args))
-    old = measure(Arm({'type': 'PlainUnit'}), crops, NETWORK, str(WEIGHTS)).over(own)
+    old = measure(Arm({'type': 'PlainUnit', 'density': crops.density}), crops, NETWORK, str(WEIGHTS)).over(own)
     assert old.spread > 1.15
     assert old.second_prior > 4
 
 
-def test_the_control_has_as_many_parameters_and_the_same_start():
+@pytest.mark.parametrize('kinds', [(MaskStem, PlainStem), (GeometryStem, GreyStem)])
+def test_the_control_has_as_many_parameters_and_the_same_start(kinds):
     stems = []
-    for make in (lambda: MaskStem(3, 64, 16), lambda: PlainStem(3, 64, 16, 2.5)):
+    for kind in kinds:
         torch.manual_seed(0)
-        stems.append(dict(make().named_parameters()))
+        stems.append(dict(kind(3, 64, 16).named_parameters()))
     assert stems[0].keys() == stems[1].keys()
     assert all(torch.equal(stems[0][name], stems[1][name]) for name in stems[0])
 
@@ -89,6 +93,18 @@ def test_the_control_sees_pixels_and_no_regions():
     assert torch.equal(codes[0].flatten(2)[..., order], codes[1].flatten(2))
 
 
+@torch.no_grad()
+def test_the_control_of_geometry_sees_pixels_and_no_regions():
+    torch.manual_seed(0)
+    stem, lq = GreyStem(3, 64, 8), torch.rand(1, 3, 20, 24)
+    order = torch.randperm(20 * 24)
+    read = []
+    stem[0].register_forward_hook(lambda _, given, output: read.append(given[0]))
+    for image in (lq, lq.flatten(2)[..., order].view_as(lq)):
+        stem(image)
+    torch.testing.assert_close(read[0].flatten(2)[..., order], read[1].flatten(2))
+
+
 @pytest.mark.parametrize('density', [0, -1, 65, float('nan')])
 def test_a_density_out_of_range_is_refused(density):
     with pytest.raises(ValueError, match='density must be above 0 and at most 64'):
@@ -96,14 +112,17 @@ def test_a_density_out_of_range_is_refused(density):
 
 
 @pytest.mark.data
+@pytest.mark.parametrize('stem', ['geometry', 'masks'])
 @pytest.mark.parametrize('kind', ['labels', 'felzenszwalb'])
-def test_arms_are_alike_on_published_sets(real_data, kind, tmp_path):
+def test_arms_are_alike_on_published_sets(real_data, kind, stem, tmp_path):
     labels = [f'dir={real_data}/bsds500/segmentations', f'names={real_data}/bsds500_of_b100.json']
     folders = [real_data / 'sr' / 'BSD100' / name for name in ('LRx4', 'GTx4')]
     # every seventh image: masks of all take a minute
     names = ImageFolder(folders[0]).keys[::7]
     lq, gt = (ImageFolder(folder, include=names) for folder in folders)
-    ratios = table(_crops(lq, gt, tmp_path / 'prior', kind, labels if kind == 'labels' else []), NETWORK, str(WEIGHTS))
+    crops = _crops(lq, gt, tmp_path / 'prior', kind, labels if kind == 'labels' else [])
+    ratios = table(crops, NETWORK, str(WEIGHTS), stem)
     for name, response in ratios.items():
         # The same unit on other masks: of those, the crops have more or fewer at a pixel.
-        assert astuple(response) == pytest.approx((1, 1, 1, 1), abs=0.2 if ',' in name else 0.1), name
+        others = name.endswith((', masks of other images', ', random regions'))
+        assert astuple(response) == pytest.approx((1, 1, 1, 1), abs=0.2 if others else 0.1), name
