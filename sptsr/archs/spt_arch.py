@@ -265,12 +265,12 @@ class SPTNet(nn.Module):
         return self.learned is None and getattr(self.stem, 'uses_statistics', False)
 
     def use_rules(self, rules: int) -> None:
-        """Makes the units follow the rules that an adapter was trained by; what its stem learned so far is lost."""
-        if rules == self.rules:
-            return
+        """Makes the units follow the rules that an adapter was trained by; a stem of another kind starts untrained."""
         self.rules = rules
         if self.learned is None:
-            self.stem = self._make_stem().to(**kind_of(self.backbone))
+            stem = self._make_stem()
+            if type(stem) is not type(self.stem):
+                self.stem = stem.to(**kind_of(self.backbone))
 
     def _make_stem(self) -> nn.Module:
         unit = self._unit(0)

@@ -130,7 +130,12 @@ class UNet(nn.Module):
 @pytest.mark.parametrize('size', [(64, 96), (37, 51)])
 def test_a_u_shaped_network_keeps_the_variance_of_its_prior(size):
     torch.manual_seed(0)
-    net = SPTNet(UNet(), sites=['head', 'down.*', 'up.*'], unit={'type': 'ModulationUnit', 'width': 8}, num_masks=6)
+    net = SPTNet(
+        UNet(),
+        sites=['head', 'down.*', 'up.*'],
+        unit={'type': 'ModulationUnit', 'width': 8, 'stem': 'masks'},
+        num_masks=6,
+    )
     assert [site.grid.stride for site in net.sites] == [1, 2, 4, 8, 4, 2, 1]
     for unit in net.units:  # S' = S, so that the last S can be compared with the first
         for parameter in unit.mix[-1].parameters():
@@ -152,7 +157,7 @@ def test_a_u_shaped_network_keeps_the_variance_of_its_prior(size):
 def test_a_network_of_one_resolution_has_the_bits_of_before():
     torch.manual_seed(0)
     body = nn.Sequential(nn.PixelUnshuffle(2), *[nn.Conv2d(12, 12, 3, padding=1) for _ in range(3)], nn.PixelShuffle(2))
-    net = SPTNet(body, sites=['1', '2', '3'], unit={'type': 'ModulationUnit', 'width': 4}, num_masks=6)
+    net = SPTNet(body, sites=['1', '2', '3'], unit={'type': 'ModulationUnit', 'width': 4, 'stem': 'masks'}, num_masks=6)
     for unit in net.units:
         nn.init.normal_(unit.out.weight)
     lq, masks = _image(32, 48), (torch.rand(1, 6, 32, 48) < 0.4).float()
