@@ -50,10 +50,11 @@ UNITS = ('ModulationUnit', 'PlainUnit', 'RegionUnit')
 LADDER = 'ModulationUnit ladder'
 
 
-def make_net(case: str, unit: str = 'ModulationUnit', seed: int = 0, **options) -> SPTNet:
+def make_net(case: str, unit: str = 'ModulationUnit', seed: int = 0, stem: str | None = None, **options) -> SPTNet:
     torch.manual_seed(seed)
     arch, arguments = CASES[case]
     section = {'type': unit.split()[0], 'width': 8, **({'path': 'ladder'} if unit == LADDER else {})}
+    section |= {} if stem is None else {'stem': stem}
     return SPTNet({'type': arch, **arguments}, unit=section, num_masks=5, **options)
 
 

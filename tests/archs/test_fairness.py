@@ -123,6 +123,7 @@ def test_arms_are_alike_on_published_sets(real_data, kind, stem, tmp_path):
     crops = _crops(lq, gt, tmp_path / 'prior', kind, labels if kind == 'labels' else [])
     ratios = table(crops, NETWORK, str(WEIGHTS), stem)
     for name, response in ratios.items():
-        # The same unit on other masks: of those, the crops have more or fewer at a pixel.
+        # The same unit on other masks: of those, the crops have more or fewer at a pixel; and an image is farther from
+        # its means in another image's masks.
         others = name.endswith((', masks of other images', ', random regions'))
-        assert astuple(response) == pytest.approx((1, 1, 1, 1), abs=0.2 if others else 0.1), name
+        assert astuple(response) == pytest.approx((1, 1, 1, 1), abs=0.25 if others else 0.15), name

@@ -55,8 +55,9 @@ def test_published_figures(name: str):
     assert count_parameters(net).backbone / 1e3 == pytest.approx(thousands, rel=0.01)
 
 
-def test_multiply_adds_by_hand():
-    net = make_net('IMDN').eval()
+@pytest.mark.parametrize('stem', ['geometry', 'masks'])
+def test_multiply_adds_by_hand(stem):
+    net = make_net('IMDN', stem=stem).eval()
     size = (24, 40)
     area, found = 24 * 40, []
 
@@ -70,11 +71,12 @@ def test_multiply_adds_by_hand():
         hook.remove()
     macs = count_macs(net, size)
     assert macs.backbone == sum(found)
-    # stem: the image's 3 channels and S by 3x3; the table of 256 codes by 5 masks by 9 taps. unit: q, g, o.
-    stem = area * 9 * (3 + 8) * 8 + 256 * 5 * 9 * 8
+    # The stem: what it reads and S by 3x3. Of masks, the image's 3 channels, and the table of 256 codes by 5 masks by 9
+    # taps; of geometry, 8 maps more, and the sums (1, image, its square) over 64 masks. The unit: q, g, o.
+    read, tables, lookups = {'masks': (3, 256 * 5 * 9 * 8, 9), 'geometry': (11, 256 * 64 * 7, 1)}[stem]
     unit = area * (16 * 8 + 16 * 8 + 9 * 8 + 8 * 32)
-    assert macs.tuned - macs.backbone == stem + len(net.units) * unit
-    assert macs.uncounted['embedding'] == 9  # the lookup of the masks is no product, so it is named
+    assert macs.tuned - macs.backbone == area * 9 * (read + 8) * 8 + tables + len(net.units) * unit
+    assert macs.uncounted['embedding'] == lookups  # the lookup of the masks is no product, so it is named
     assert not {'view', 'cat', 'convolution', 'mm'} & set(macs.uncounted)
 
 
@@ -165,7 +167,7 @@ def test_the_command(here: Path):
     for word in (
         'multiply-adds, output 1280x720',
         'peak memory of a step, 3 x 16x16',
-        'embedding 9x',
+        'embedding 1x',
         '2 FLOPs|two FLOPs',
     ):
         assert re.search(word, done.stdout), done.stdout
