@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from sptsr.core.errors import UserError
 from sptsr.core.files import check_writable, sha256_file
 from sptsr.core.free_memory import free_bytes
 from sptsr.core.progress import bar
-from sptsr.images.any_image import AnyImage, read_any, write_any
+from sptsr.images.any_image import AnyImage, Pixels, read_any, write_any
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB
 from sptsr.images.folder import IMAGE_SUFFIXES, image_key
 from sptsr.masks.prior import Prior
 from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, most_pixels
-from sptsr.restoring.restorer import check_prior, restore_tensor
+from sptsr.restoring.restorer import arrays_of, check_prior, pixels_of, restore_tensor
 from sptsr.restoring.result_files import Journal, results_in, targets_of
 
 # What is looked for in a folder; sets for training have no animations.
@@ -217,8 +218,16 @@ def _restored(net: SPTNet, ready: _Ready, how: How, cost: float) -> tuple[AnyIma
     given = float(sigma) if sigma is not None and takes_sigma(net.backbone) else None
     kind = kind_of(net.backbone)['device'].type
     with torch.autocast(kind, HALVES.get(how.precision), enabled=how.precision != 'fp32'):
-        result = restore_tensor(net, _tensor(image, net), ready.prior, tile or None, how.self_ensemble, given)
-    return _image(result, image, net.scale), said
+        pixels = restore_tensor(
+            net,
+            _tensor(image, net),
+            ready.prior,
+            tile or None,
+            how.self_ensemble,
+            given,
+            partial(pixels_of, white=image.white),
+        )
+    return _image(arrays_of(pixels)[0], image, net.scale), said
 
 
 def _tensor(image: AnyImage, net: SPTNet) -> Tensor:
@@ -234,18 +243,17 @@ def _tensor(image: AnyImage, net: SPTNet) -> Tensor:
     return planes[None].to(**kind_of(net.backbone))
 
 
-def _image(result: Tensor, image: AnyImage, scale: int) -> AnyImage:
-    """Returns the restored image in the depth of the one it was made of; gray stays gray, alpha is enlarged by bicubic.
+def _image(planes: Pixels, image: AnyImage, scale: int) -> AnyImage:
+    """Returns restored planes [H, W, C'] as an image like the one they were made of: gray, with alpha by bicubic.
 
     Alpha is not a photograph: a network trained on photographs draws texture into it and moves its edges.
     """
-    planes = (result[0].float().clamp(0, 1) * image.white).round().cpu().numpy().transpose(1, 2, 0)
     if image.colour.shape[2] == 1:
-        planes = planes.mean(axis=2, keepdims=True).round()
+        planes = planes.mean(axis=2, keepdims=True, dtype=np.float32).round().astype(planes.dtype)
     alpha = image.alpha
     if alpha is not None and scale != 1:
         alpha = _enlarged(alpha, scale)
-    return replace(image, colour=planes.astype(image.colour.dtype), alpha=alpha)
+    return replace(image, colour=planes, alpha=alpha)
 
 
 def _enlarged(alpha: Any, scale: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,10 @@ from sptsr.core.errors import UserError
 from sptsr.images.decode import RGB
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import Prior
-from sptsr.restoring.tiling import restore_padded, restore_tiled
+from sptsr.restoring.tiling import Finish, restore_padded, restore_tiled
 
 OVERLAP = 32  # LQ pixels around a tile
+_VIEWS = 8  # of a self-ensemble
 
 
 def restore(
@@ -49,13 +51,18 @@ def restore(
         raise UserError(f'restore: a {type(net).__name__} has no units; give what sptsr.attach or sptsr.load returned')
     batch = _batch(image, net)
     check_prior(net, prior, (batch.shape[-2], batch.shape[-1]))
-    pixels = pixels_of(restore_tensor(net, batch, prior, tile, self_ensemble, sigma))[0]
+    pixels = arrays_of(restore_tensor(net, batch, prior, tile, self_ensemble, sigma, pixels_of))[0]
     return np.ascontiguousarray(pixels[:, :, 0] if np.ndim(image) == 2 else pixels)
 
 
-def pixels_of(output: Tensor) -> npt.NDArray[np.uint8]:
-    """Returns images [B, C, H, W] as uint8 [B, H, W, C]: clipped to 0..1, times 255, rounded."""
-    return (output.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+def pixels_of(output: Tensor, white: int = 255) -> Tensor:
+    """Returns the pixels of images: clipped to 0..1, times `white`, rounded; uint8, or uint16 for a white of 65535."""
+    return (output.float().clamp(0, 1) * white).round_().to(torch.uint8 if white == 255 else torch.uint16)
+
+
+def arrays_of(pixels: Tensor) -> npt.NDArray[Any]:
+    """Returns images [B, C, H, W] as [B, H, W, C]."""
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def check_prior(net: SPTNet, prior: Prior | None, size: tuple[int, int]) -> None:
@@ -73,12 +80,20 @@ def check_prior(net: SPTNet, prior: Prior | None, size: tuple[int, int]) -> None
 
 @torch.no_grad()
 def restore_tensor(
-    net: SPTNet, lq: Tensor, prior: Prior | None, tile: int | None, self_ensemble: bool, sigma: float | None
+    net: SPTNet,
+    lq: Tensor,
+    prior: Prior | None,
+    tile: int | None,
+    self_ensemble: bool,
+    sigma: float | None,
+    finish: Finish,
 ) -> Tensor:
     """Restores an image that is a tensor [1, C, h, w] in 0..1, of the network's device and dtype; see `restore`.
 
+    With tiles, and without `self_ensemble`, only one tile is there in the network's dtype at a time.
+
     Returns:
-        [1, C', s h, s w], not clipped.
+        what `finish` makes of the restored image, [1, C', s h, s w], not clipped.
     """
     if tile is not None and tile < 1:
         raise UserError(f'restore: tile {tile} is not above 0')
@@ -87,15 +102,16 @@ def restore_tensor(
     was_training = net.training
     net.eval()
     try:
+        if not self_ensemble:
+            return _restored(net, lq, prior, tile, level, finish)
         total: Tensor | None = None
-        count = 8 if self_ensemble else 1
-        for number, (turned, masks) in enumerate(_views(lq, prior, count)):
+        for number, (turned, masks) in enumerate(_views(lq, prior)):
             result = _turned_back(_restored(net, turned, masks, tile, level), number)
-            total = result if total is None else total + result
+            total = result if total is None else total.add_(result)
+        assert total is not None
+        return finish(total / _VIEWS)
     finally:
         net.train(was_training)
-    assert total is not None
-    return total / count if self_ensemble else total
 
 
 def _batch(image: npt.NDArray[np.generic], net: SPTNet) -> Tensor:
@@ -121,9 +137,9 @@ def _level(net: SPTNet, sigma: float | None) -> Tensor | None:
     return torch.tensor([sigma / 255]).to(**kind_of(net))
 
 
-def _views(lq: Tensor, prior: Prior | None, count: int) -> Iterator[tuple[Tensor, Prior | None]]:
+def _views(lq: Tensor, prior: Prior | None) -> Iterator[tuple[Tensor, Prior | None]]:
     """Yields the image and its prior, turned and flipped together: number = quarters of a turn + 4 if flipped."""
-    for number in range(count):
+    for number in range(_VIEWS):
         turned, masks = torch.rot90(lq, number % 4, (2, 3)), None if prior is None else prior.rotate(number % 4)
         if number >= 4:
             turned, masks = turned.flip(3), None if masks is None else masks.flip(1)
@@ -134,12 +150,15 @@ def _turned_back(result: Tensor, number: int) -> Tensor:
     return torch.rot90(result.flip(3) if number >= 4 else result, -(number % 4), (2, 3))
 
 
-def _restored(net: SPTNet, lq: Tensor, prior: Prior | None, tile: int | None, level: Tensor | None) -> Tensor:
+def _restored(
+    net: SPTNet, lq: Tensor, prior: Prior | None, tile: int | None, level: Tensor | None, finish: Finish | None = None
+) -> Tensor:
     masks = None if prior is None else PriorBatch.of([prior]).to(lq.device)
 
     def forward(part: Tensor, part_masks: PriorBatch | None) -> Tensor:
         return net(part, part_masks, level)
 
     if tile is None:
-        return restore_padded(forward, lq, masks, net.sizes, net.scale)
-    return restore_tiled(forward, lq, masks, net.sizes, net.scale, tile, OVERLAP)
+        whole = restore_padded(forward, lq, masks, net.sizes, net.scale)
+        return whole if finish is None else finish(whole)
+    return restore_tiled(forward, lq, masks, net.sizes, net.scale, tile, OVERLAP, finish)

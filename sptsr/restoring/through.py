@@ -32,7 +32,7 @@ from sptsr.options.load import load_frozen
 from sptsr.priors.sources.source import Source
 from sptsr.priors.store_header import StoreHeader
 from sptsr.restoring.memory import bytes_a_pixel, fitting_tile
-from sptsr.restoring.restorer import OVERLAP, pixels_of
+from sptsr.restoring.restorer import OVERLAP, arrays_of, pixels_of
 from sptsr.restoring.tiling import restore_padded, restore_tiled
 
 _GPU_BATCH = 8
@@ -124,7 +124,7 @@ class Frozen:
             output = restore_padded(forward, lq, None, self.sizes, self.scale)
         else:
             output = restore_tiled(forward, lq, None, self.sizes, self.scale, tile, OVERLAP)
-        pixels = pixels_of(output)
+        pixels = arrays_of(pixels_of(output))
         return list(np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else np.ascontiguousarray(pixels))
 
 

@@ -15,6 +15,8 @@ from sptsr.masks.batch import PriorBatch
 from sptsr.masks.tiles import Tile, TiledSums
 
 Forward = Callable[[Tensor, PriorBatch | None], Tensor]
+# What is kept of a restored tile [B, C', h, w]: a tensor of the same shape, of any dtype.
+Finish = Callable[[Tensor], Tensor]
 
 
 def restore_padded(forward: Forward, lq: Tensor, masks: PriorBatch | None, rules: SizeRules, scale: int) -> Tensor:
@@ -43,7 +45,14 @@ def restore_padded(forward: Forward, lq: Tensor, masks: PriorBatch | None, rules
 
 
 def restore_tiled(
-    forward: Forward, lq: Tensor, masks: PriorBatch | None, rules: SizeRules, scale: int, tile: int, overlap: int
+    forward: Forward,
+    lq: Tensor,
+    masks: PriorBatch | None,
+    rules: SizeRules,
+    scale: int,
+    tile: int,
+    overlap: int,
+    finish: Finish | None = None,
 ) -> Tensor:
     """Restores tile by tile, so that the memory of `forward` does not grow with the image.
 
@@ -58,9 +67,10 @@ def restore_tiled(
             CPU when `forward` moves what it is given.
         tile: side of what is kept of a tile, in LQ pixels; raised to the network's grid.
         overlap: margin of a tile on each side, in LQ pixels; raised likewise.
+        finish: makes of each tile what is returned of it; None returns the values as they are.
 
     Returns:
-        [B, C', scale h, scale w] on the CPU.
+        [B, C', scale h, scale w] on the CPU, in channels-last memory.
     """
     if tile < 1 or overlap < 0:
         raise ValueError(f'tile must be at least 1 and overlap at least 0, got {tile} and {overlap}')
@@ -87,12 +97,12 @@ def restore_tiled(
                     right - x0 if right < width else math.inf,
                 )
             restored = restore_padded(forward, lq[..., y0:y1, x0:x1], part_masks, rules, scale)
+            kept = restored[..., (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale]
+            kept = kept if finish is None else finish(kept)
             if result is None:
-                shape = (*restored.shape[:2], height * scale, width * scale)
-                result = torch.empty(shape, dtype=restored.dtype)
-            result[..., top * scale : bottom * scale, left * scale : right * scale] = restored[
-                ..., (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale
-            ].cpu()
+                shape = (*kept.shape[:2], height * scale, width * scale)
+                result = torch.empty(shape, dtype=kept.dtype, memory_format=torch.channels_last)
+            result[..., top * scale : bottom * scale, left * scale : right * scale] = kept.cpu()
         if sums.settled() or number > len(sums.found):
             break
         sums.next_pass()

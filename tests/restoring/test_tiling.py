@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from sptsr import attach, make_prior, restore
 from sptsr.archs.sizes import SizeRules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.units import RegionUnit
+from sptsr.commands.demo import NETWORK
+from sptsr.evaluation.cost import peak_bytes
 from sptsr.masks.batch import PriorBatch
 from sptsr.priors.extract import build_source
 from sptsr.restoring.tiling import restore_padded, restore_tiled
@@ -183,3 +186,14 @@ def test_tiles_of_real_networks(case: str):
     assert difference < 1e-3
     no_masks = restore_padded(net, lq, PriorBatch.from_masks(torch.zeros(1, 6, 75, 94)), net.sizes, net.scale)
     assert (no_masks - whole).abs().max() > 10 * difference  # masks play a part
+
+
+def test_the_memory_of_tiles_grows_by_the_pixels_of_the_image_alone():
+    net = attach(NETWORK).eval()
+    peaks = []
+    for side in (128, 256):
+        image = photograph('astronaut.png', side, side)
+        prior = make_prior(image)
+        peaks.append(peak_bytes(lambda image=image, prior=prior: restore(net, image, prior, tile=32), 'cpu'))
+    # 3 bytes a pixel of the result, and 64 for each of the LQ image: its values, its masks, and sums over them
+    assert peaks[1] - peaks[0] < (256**2 - 128**2) * (3 * net.scale**2 + 64)
