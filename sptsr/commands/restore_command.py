@@ -71,12 +71,16 @@ def _restore(options: argparse.Namespace) -> int:
 
     from sptsr.core.files import sha256_tensors
     from sptsr.report.page import FROZEN, TUNED, Page, Picture
+    from sptsr.report.page_file import is_page
     from sptsr.restoring.folder_run import How, find_images, restore_all
 
     given, out = Path(options.input), Path(options.out)
     if out.exists() and not out.is_dir():
         raise UserError(f'{out}: is a file; name a folder with -o')
     images = find_images(given, out)
+    report = out / 'report.html'
+    if options.report and report.exists() and not is_page(report):
+        raise UserError(f'{report}: is there, and not made by sptsr; move it, or choose another folder with -o')
     if '/' in options.suffix or '\0' in options.suffix:
         raise UserError(f'--suffix {options.suffix!a}: stands in the name of a file; leave out /')
     if options.prior and (options.params or options.through):
@@ -106,7 +110,7 @@ def _restore(options: argparse.Namespace) -> int:
 
     outcome = restore_all(net, images, out, how, masks, settings, show if options.report else None)
     if options.report and outcome.made + outcome.kept:
-        page.write(out / 'report.html')
+        page.write(report)
     for line in outcome.notes:
         print(line.encode(errors='backslashreplace').decode())  # names need not be UTF-8
     for line in outcome.faults:

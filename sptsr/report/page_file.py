@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from sptsr.core.version import __version__
@@ -17,6 +18,15 @@ from sptsr.evaluation.statistics import half_width
 
 # {set: {metric: [{arm: value}]}}, a list entry for each image
 AllFigures = Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]
+
+
+_MARK = '<meta name="generator" content="sptsr '  # of page.html
+
+
+def is_page(path: Path) -> bool:
+    """Returns whether a file is a report that sptsr wrote."""
+    with open(path, 'rb') as file:
+        return _MARK.encode() in file.read(1000)
 
 
 def page_html(title: str, about: str, data: Mapping[str, Any], means: str = '') -> str:

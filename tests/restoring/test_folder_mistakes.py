@@ -57,6 +57,7 @@ def test_a_store_without_an_image_is_refused_and_one_of_these_images_is_used(pho
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:2], '--weights', 'no.pth', *ARGUMENTS[4:]], 'no.pth'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4], '--prior', 'no'], 'no: '),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4], '--prior', 'no', '--set', 'a=1'], '--set and --through are for a'),
+        (['-i', 'a.png', '-o', 'home', *ARGUMENTS, '--report'], 'home/report.html: is there, and not made by sptsr'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--suffix', '/../x'], "--suffix '/../x': stands in the name"),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS[:4], '--source', 'felsenzwalb'], "did you mean 'felzenszwalb'"),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--precision', 'fp16'], '--precision fp16: needs a CUDA GPU'),
@@ -69,9 +70,13 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, monkeypatch, oth
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     arguments = [other_weights if word is OTHER else word for word in arguments]
     (tmp_path / 'empty').mkdir()
+    (tmp_path / 'home').mkdir()
+    (tmp_path / 'home' / 'report.html').write_text('<html>somebody else wrote this</html>')
     Image.fromarray(photograph('chelsea.png', 12, 12)).save('a.png')
     result = run_cli('restore', *arguments)
     assert result.returncode == 2
     assert expected in result.stderr
     assert len(result.stderr.splitlines()) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', 'empty']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', 'empty', 'home']
+    assert [path.name for path in (tmp_path / 'home').iterdir()] == ['report.html']
+    assert 'somebody else' in (tmp_path / 'home' / 'report.html').read_text()

@@ -134,6 +134,7 @@ def test_a_report_shows_all_images_beside_the_frozen_network_also_those_of_an_ea
     changes = [float(card['rank']) for card in data_of(photos.parent / 'out' / 'report.html')['pictures']]
     assert changes == sorted(changes, reverse=True)
     assert changes[0] > 0
+    assert '5 were there' in restore(photos, '--report').stdout  # its own report is written again
 
 
 def test_an_adapter_of_today_says_which_source_and_noise_level_it_is_for(here):
