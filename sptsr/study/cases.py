@@ -199,7 +199,7 @@ def _prior_mistakes(draft: Draft) -> list[Problem]:
         found = argument_problems(entry.parameters() or {}, arguments, f'source {name}')
         return [(('prior', key) if key else ('prior',), f'prior: {message}') for key, message in found]
     problems: list[Problem] = []
-    wants = prior in CONTROLS or _uses_masks(draft.test.get('network_g'))
+    wants = prior in CONTROLS or uses_masks(draft.test.get('network_g'))
     for opt in (draft.train, draft.test) if wants else ():
         for phase, data in sets_of(opt or {}):
             if data.get('dataroot_prior') is None:
@@ -220,7 +220,7 @@ def _registered(name: str) -> str:
     return import_named(name)[0]
 
 
-def _uses_masks(network: Any) -> bool:
+def uses_masks(network: Any) -> bool:
     """Returns whether a network must be given masks."""
     if not isinstance(network, Mapping) or network.get('type') != 'SPTNet':
         return False

@@ -15,7 +15,7 @@ from sptsr.core.registry import register_all
 from sptsr.data.checked import open_dataset
 from sptsr.images.decode import RGB
 from sptsr.report.page import Page, Picture
-from sptsr.study.cases import Case, Cases
+from sptsr.study.cases import Case, Cases, uses_masks
 from sptsr.study.results import Block, Value
 from sptsr.study.runs import Run, Use
 from sptsr.study.study_file import Study
@@ -60,10 +60,11 @@ class Gallery:
 
 
 def _pair(study: Study, cases: Cases) -> tuple[str, str | None]:
-    """Returns the arm that the page is about, and the control: the first arm with the row's own masks."""
+    """Returns the arm that the page is about, and the control: the first arm that sees the row's own masks."""
     arms = [case for case in cases.cases if case.arm != study.control]
-    own = [case.arm for case in arms if case.shares_masks and case.prior is None]
-    return (own or [case.arm for case in arms] or [cases.cases[0].arm])[0], study.control
+    own = [case for case in arms if case.shares_masks and case.prior is None]
+    sees = [case for case in own if uses_masks(case.test['network_g'])]
+    return next(case.arm for case in sees or own or arms or cases.cases), study.control
 
 
 def _images(study: Study, runs: Sequence[Run]) -> dict[tuple[str, str], Path]:

@@ -217,6 +217,14 @@ def test_a_page_without_the_masks_that_are_not_there(study, tmp_path):
     assert all(picture.prior is None for picture in pictures)
 
 
+def test_the_page_is_about_the_arm_that_sees_masks_and_its_control(study, tmp_path):
+    study['arms'] = {'plain': study['arms'].pop('plain'), **study['arms']}
+    study['control'] = 'masks of other images'
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    gallery = Gallery(plan.study, plan.cases, plan.runs, [], [])
+    assert (gallery.tuned, gallery.reference) == ('SPT', 'masks of other images')
+
+
 def test_rows_whose_names_make_one_file_get_files_of_their_own(study, tmp_path):
     pytest.importorskip('matplotlib')
     study['columns'] = ['params']
