@@ -32,6 +32,21 @@ def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> 
     return (features + beta).addcmul_(features, gamma)
 
 
+def sum_of_both(x: Tensor, of_x: Tensor, y: Tensor, of_y: Tensor, bias: Tensor) -> Tensor:
+    """Returns conv1x1(x) + conv1x1(y) + bias.
+
+    Args:
+        x, y: [B, C, h, w] and [B, c, h, w].
+        of_x, of_y: weights, [D, C] and [D, c].
+        bias: [D].
+    """
+    if torch.is_grad_enabled() or not (_is_matrices(x) and _is_matrices(y)):
+        return F.conv2d(x, of_x[..., None, None], bias) + F.conv2d(y, of_y[..., None, None])
+    count, size = len(x), x.shape[2:]
+    start = torch.baddbmm(bias[:, None].expand(count, -1, 1), of_x.expand(count, -1, -1), x.flatten(2))
+    return torch.baddbmm(start, of_y.expand(count, -1, -1), y.flatten(2)).unflatten(2, size)
+
+
 class _Modulate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sptsr.archs.geometry import GeometryStem  # noqa: F401 (registers itself)
-from sptsr.archs.modulation import modulate
+from sptsr.archs.modulation import modulate, sum_of_both
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.stems import MaskStem, PlainStem, weight_and_bias  # noqa: F401 (plug-ins of 0.1 import stems here)
 from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY, lookup, register
@@ -134,20 +133,19 @@ class ModulationUnit(SPTUnit):
     def mixed(self, features: Tensor, prior: Tensor, query: Tensor | None = None) -> Tensor:
         """Returns g(concat(q(F), S)); `query` is q(F) where it is known.
 
-        There is no non-linearity between q and the first layer of g, so in training their weights are multiplied
-        instead of their outputs. That takes less time and memory in the backward pass, and more in the forward one.
+        There is no non-linearity between q and the first layer of g, so their weights are multiplied instead of their
+        outputs, and nothing is joined:
 
             W concat(Q F, S) = (W_F Q) F + W_S S
         """
-        if not torch.is_grad_enabled():
-            return self.mix(torch.cat([self.query(features) if query is None else query, prior], dim=1))
+        if query is not None and not torch.is_grad_enabled():
+            return self.mix(torch.cat([query, prior], dim=1))
         first, act, last = self.mix
         (first_weight, first_bias), (query_weight, query_bias) = weight_and_bias(first), weight_and_bias(self.query)
         of_query, of_prior = first_weight.flatten(1).split(self.width, dim=1)
         weight = of_query @ query_weight.flatten(1)
         bias = of_query @ query_bias + first_bias
-        mixed = F.conv2d(features, weight[..., None, None], bias) + F.conv2d(prior, of_prior[..., None, None])
-        return last(act(mixed))
+        return last(act(sum_of_both(features, weight, prior, of_prior, bias)))
 
     def modulate(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Returns F (1 + gamma) + beta and S', with gamma and beta read off S'; on a ladder, F and S'."""

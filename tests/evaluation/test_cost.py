@@ -72,9 +72,10 @@ def test_multiply_adds_by_hand(stem):
     macs = count_macs(net, size)
     assert macs.backbone == sum(found)
     # The stem: what it reads and S by 3x3. Of masks, the image's 3 channels, and the table of 256 codes by 5 masks by 9
-    # taps; of geometry, 8 maps more, and the sums (1, image, its square) over 64 masks. The unit: q, g, o.
+    # taps; of geometry, 8 maps more, and the sums (1, image, its square) over 64 masks. The unit:
+    # q with the first layer of g (their weights multiplied), the rest of g, o.
     read, tables, lookups = {'masks': (3, 256 * 5 * 9 * 8, 9), 'geometry': (11, 256 * 64 * 7, 1)}[stem]
-    unit = area * (16 * 8 + 16 * 8 + 9 * 8 + 8 * 32)
+    unit = area * (16 * 8 + 8 * 8 + 9 * 8 + 8 * 32) + 8 * 8 * 16
     assert macs.tuned - macs.backbone == area * 9 * (read + 8) * 8 + tables + len(net.units) * unit
     assert macs.uncounted['embedding'] == lookups  # the lookup of the masks is no product, so it is named
     assert not {'view', 'cat', 'convolution', 'mm'} & set(macs.uncounted)
