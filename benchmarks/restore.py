@@ -1,6 +1,7 @@
 """What `sptsr restore` costs over the backbone alone: seconds and peak memory, and where the time goes.
 
     python benchmarks/restore.py [--sizes 2040x1356 481x321] [--tile 256] [--network IMDN] [--rounds 3]
+        [--masks stored felzenszwalb]
 
 The same process restores an image (width x height) by `restore_all`, as the command does, with felzenszwalb's masks
 made on the way and with masks from a store, and runs the bare backbone on the whole image at once, alternated; a ratio
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument('--network', default='IMDN', choices=sorted(RECIPES))
     parser.add_argument('--unit', default='ModulationUnit')
     parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--masks', nargs='+', default=['felzenszwalb', 'stored'], choices=['felzenszwalb', 'stored'])
     options = parser.parse_args()
     torch.manual_seed(0)
     net = sptsr.attach({'type': options.network, **RECIPES[options.network].usual}, unit=options.unit).eval()
@@ -104,10 +106,11 @@ def measure(net: Any, image: RGB, folder: Path, options: argparse.Namespace) -> 
     source = build_source('felzenszwalb')
     extract(ImageFolder(folder / 'in'), folder / 'store', source)
     store = PriorStore(folder / 'store')
-    masks: dict[str, Callable[[Any, str], Any]] = {
+    known: dict[str, Callable[[Any, str], Any]] = {
         'felzenszwalb': lambda pixels, key: source(pixels, key, net.num_masks),
         'stored': lambda pixels, key: store.get(key, pixels),
     }
+    masks = {kind: known[kind] for kind in options.masks}
     lq = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     images = find_images(folder / 'in', folder / 'out')
 
@@ -129,8 +132,8 @@ def measure(net: Any, image: RGB, folder: Path, options: argparse.Namespace) -> 
             SPENT.clear()
             whole = seconds(lambda kind=kind: run(kind))
             runs[kind].append((alone, whole))
-            known = {part: SPENT.get(part, 0.0) / whole for part in (*PARTS, 'masks')}
-            shares[kind] = {**known, 'rest': 1 - sum(known.values())}
+            spent = {part: SPENT.get(part, 0.0) / whole for part in (*PARTS, 'masks')}
+            shares[kind] = {**spent, 'rest': 1 - sum(spent.values())}
         print(f'{image.shape[1]}x{image.shape[0]}: round {number + 1} of {options.rounds}', file=sys.stderr, flush=True)
     return {
         'backbone_seconds': statistics.median(alone for pairs in runs.values() for alone, _ in pairs),
