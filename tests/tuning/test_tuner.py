@@ -248,7 +248,7 @@ def test_the_moving_average_has_the_buffers_too():
                 super().__init__(channels, width)
                 self.norm = nn.BatchNorm2d(channels)
 
-            def forward(self, features, prior, regions=None):  # noqa: ANN
+            def forward(self, features, prior, regions=None):
                 self.norm(features)
                 return super().forward(features, prior)
 
