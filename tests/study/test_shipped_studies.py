@@ -24,9 +24,9 @@ def _paths(value: object, key: str = '') -> set[tuple[str, bool]]:
 
 
 def _provide(folder: Path) -> int:
-    """Makes empty files and folders of all names in the shipped option files."""
+    """Makes empty files and folders of all names in the shipped option files and studies."""
     found = set()
-    for file in (ROOT / 'options').rglob('*.yml'):
+    for file in [*(ROOT / 'options').rglob('*.yml'), *STUDIES]:
         found |= _paths(yaml.safe_load(file.read_text()))
     for path, is_folder in found:
         if is_folder:
