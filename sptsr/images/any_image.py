@@ -123,7 +123,7 @@ def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) 
         if suffix in ('jpg', 'webp'):
             options['quality'] = quality
         if suffix == 'png':
-            options['compress_level'] = 4  # a third of the time of 6, the default, for files that are 5 % larger
+            options['compress_level'] = 2  # a quarter of the time of 6, the default, for files that are 10 % larger
         picture.save(buffer, {'jpg': 'JPEG', 'tif': 'TIFF'}.get(suffix, suffix.upper()), **options)
     write_bytes(path, buffer.getvalue())
     return lost
