@@ -38,6 +38,7 @@ from sptsr.restoring.result_files import JOURNAL
 
 # What the time of an image goes to, and the function of folder_run that takes it.
 PARTS = {'network': 'restore_tensor', 'read': 'read_any', 'write': 'write_any'}
+KINDS = ['felzenszwalb', 'stored']  # of masks: made on the way, or read
 SPENT: dict[str, float] = {}  # seconds by part
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument('--network', default='IMDN', choices=sorted(RECIPES))
     parser.add_argument('--unit', default='ModulationUnit')
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--masks', nargs='+', default=['felzenszwalb', 'stored'], choices=['felzenszwalb', 'stored'])
+    parser.add_argument('--masks', nargs='+', default=KINDS, choices=KINDS)
     options = parser.parse_args()
     torch.manual_seed(0)
     net = sptsr.attach({'type': options.network, **RECIPES[options.network].usual}, unit=options.unit).eval()

@@ -1,4 +1,4 @@
-"""What is tried on a network that no recipe describes, before units in it are trained."""
+"""What is checked: masks that a network is given, and networks that no recipe describes, before units are trained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,30 @@ from torch import Tensor, nn
 from sptsr.archs.frozen import remember_less
 from sptsr.archs.sites import Site
 from sptsr.core.errors import UserError
+from sptsr.masks.batch import PriorBatch
+
+
+def codes_of(lq: Tensor, masks: Tensor | PriorBatch | None, num_masks: int) -> PriorBatch:
+    """Returns the codes of the masks that a network is given.
+
+    Args:
+        lq: [B, C, h, w].
+        masks: [B, num_masks, h, w] of 0 and 1, or their codes.
+        num_masks: that the network is given.
+
+    Raises:
+        ValueError: masks of another size or number.
+    """
+    batch, height, width = lq.shape[0], *lq.shape[-2:]
+    if isinstance(masks, PriorBatch):
+        if masks.shape != (batch, height, width):
+            raise ValueError(f'masks must be {[batch, height, width]} for this input, got {list(masks.shape)}')
+        return masks
+    expected = (batch, num_masks, height, width)
+    if masks is None or masks.shape != expected:
+        got = 'none' if masks is None else list(masks.shape)
+        raise ValueError(f'masks must be {list(expected)} for this input, got {got}')
+    return PriorBatch.from_masks(masks)
 
 
 def make_trainable(net: Any, probe: Tensor) -> None:

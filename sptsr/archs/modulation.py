@@ -42,9 +42,8 @@ def sum_of_both(x: Tensor, of_x: Tensor, y: Tensor, of_y: Tensor, bias: Tensor) 
     """
     if torch.is_grad_enabled() or not (_is_matrices(x) and _is_matrices(y)):
         return F.conv2d(x, of_x[..., None, None], bias) + F.conv2d(y, of_y[..., None, None])
-    count, size = len(x), x.shape[2:]
-    start = torch.baddbmm(bias[:, None].expand(count, -1, 1), of_x.expand(count, -1, -1), x.flatten(2))
-    return torch.baddbmm(start, of_y.expand(count, -1, -1), y.flatten(2)).unflatten(2, size)
+    of_first = _conv1x1(x, of_x, bias).flatten(2)
+    return torch.baddbmm(of_first, of_y.expand(len(y), -1, -1), y.flatten(2)).unflatten(2, y.shape[2:])
 
 
 class _Modulate(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sptsr.archs.backbone import Found, Placement, build_network, kind_of, out_channels, place
 from sptsr.archs.call import call_network
 from sptsr.archs.call_state import Call, EnterBackbone, RefineSite, Token, current
-from sptsr.archs.checks import make_trainable
+from sptsr.archs.checks import codes_of, make_trainable
 from sptsr.archs.learned import Learned
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.recipes import find_recipe
@@ -177,7 +177,7 @@ class SPTNet(nn.Module):
         """
         if self.learned or not self.enabled:
             return call_network(self.backbone, lq, sigma)
-        codes = self._codes(lq, masks) if self.uses_masks else None
+        codes = codes_of(lq, masks, self.num_masks) if self.uses_masks else None
         if not (self.ladder and torch.is_grad_enabled() and lq.device.type == 'cpu'):
             return self._restore(lq, codes, sigma)
         # Nothing of the backbone is kept for a backward pass, so its batch need not be there at once.
@@ -274,9 +274,11 @@ class SPTNet(nn.Module):
 
     def _make_stem(self) -> nn.Module:
         unit = self._unit(0)
+        named = unit.stem
         if self.rules < 3 and self.options['unit'].keys().isdisjoint(('stem', 'density')):
             unit.stem = unit.stem_of_old
         stem = unit.make_stem(self.in_channels, self.num_masks, unit.width)
+        unit.stem = named  # rules may change again
         return stem.as_of_old() if self.rules < 2 and isinstance(stem, PlainStem) else stem
 
     def backbone_digest(self) -> str:
@@ -290,18 +292,6 @@ class SPTNet(nn.Module):
         unit = self.units[number]
         assert isinstance(unit, SPTUnit)
         return unit
-
-    def _codes(self, lq: Tensor, masks: Tensor | PriorBatch | None) -> PriorBatch:
-        batch, height, width = lq.shape[0], *lq.shape[-2:]
-        if isinstance(masks, PriorBatch):
-            if masks.shape != (batch, height, width):
-                raise ValueError(f'masks must be {[batch, height, width]} for this input, got {list(masks.shape)}')
-            return masks
-        expected = (batch, self.num_masks, height, width)
-        if masks is None or masks.shape != expected:
-            got = 'none' if masks is None else list(masks.shape)
-            raise ValueError(f'masks must be {list(expected)} for this input, got {got}')
-        return PriorBatch.from_masks(masks)
 
     def refine(self, number: int, call: Call, output: Any, given: list[Any]) -> Tensor | None:
         """Returns the refined output of a site, or None to leave it unchanged. The hook of the site calls it."""

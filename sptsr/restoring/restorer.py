@@ -17,7 +17,7 @@ from sptsr.core.errors import UserError
 from sptsr.images.decode import RGB
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import Prior
-from sptsr.restoring.tiling import Finish, restore_padded, restore_tiled
+from sptsr.restoring.tiling import Finish, restore_padded, restore_tiled, unchanged
 
 OVERLAP = 32  # LQ pixels around a tile
 _VIEWS = 8  # of a self-ensemble
@@ -151,7 +151,7 @@ def _turned_back(result: Tensor, number: int) -> Tensor:
 
 
 def _restored(
-    net: SPTNet, lq: Tensor, prior: Prior | None, tile: int | None, level: Tensor | None, finish: Finish | None = None
+    net: SPTNet, lq: Tensor, prior: Prior | None, tile: int | None, level: Tensor | None, finish: Finish = unchanged
 ) -> Tensor:
     masks = None if prior is None else PriorBatch.of([prior]).to(lq.device)
 
@@ -159,6 +159,5 @@ def _restored(
         return net(part, part_masks, level)
 
     if tile is None:
-        whole = restore_padded(forward, lq, masks, net.sizes, net.scale)
-        return whole if finish is None else finish(whole)
+        return finish(restore_padded(forward, lq, masks, net.sizes, net.scale))
     return restore_tiled(forward, lq, masks, net.sizes, net.scale, tile, OVERLAP, finish)

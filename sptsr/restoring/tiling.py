@@ -19,6 +19,11 @@ Forward = Callable[[Tensor, PriorBatch | None], Tensor]
 Finish = Callable[[Tensor], Tensor]
 
 
+def unchanged(tile: Tensor) -> Tensor:
+    """Keeps a tile as it is restored."""
+    return tile
+
+
 def restore_padded(forward: Forward, lq: Tensor, masks: PriorBatch | None, rules: SizeRules, scale: int) -> Tensor:
     """Pads at the right and bottom to a size the network takes, restores, and cuts the result back.
 
@@ -52,7 +57,7 @@ def restore_tiled(
     scale: int,
     tile: int,
     overlap: int,
-    finish: Finish | None = None,
+    finish: Finish = unchanged,
 ) -> Tensor:
     """Restores tile by tile, so that the memory of `forward` does not grow with the image.
 
@@ -67,7 +72,7 @@ def restore_tiled(
             CPU when `forward` moves what it is given.
         tile: side of what is kept of a tile, in LQ pixels; raised to the network's grid.
         overlap: margin of a tile on each side, in LQ pixels; raised likewise.
-        finish: makes of each tile what is returned of it; None returns the values as they are.
+        finish: makes of each tile what is returned of it.
 
     Returns:
         [B, C', scale h, scale w] on the CPU, in channels-last memory.
@@ -98,7 +103,7 @@ def restore_tiled(
                 )
             restored = restore_padded(forward, lq[..., y0:y1, x0:x1], part_masks, rules, scale)
             kept = restored[..., (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale]
-            kept = kept if finish is None else finish(kept)
+            kept = finish(kept)
             if result is None:
                 shape = (*kept.shape[:2], height * scale, width * scale)
                 result = torch.empty(shape, dtype=kept.dtype, memory_format=torch.channels_last)

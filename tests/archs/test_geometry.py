@@ -261,6 +261,8 @@ def test_a_unit_without_a_word_of_its_stem_has_that_of_its_rules(rules, of_masks
             assert type(net.stem).__name__ == stem
             assert net.uses_statistics == (stem == 'GeometryStem')
         assert started.adapter_state().keys() == changed.adapter_state().keys()
+        changed.use_rules(3)
+        assert type(changed.stem).__name__ == ('GeometryStem' if name == 'ModulationUnit' else 'GreyStem')
     named = SPTNet(backbone, unit={'type': 'ModulationUnit', 'stem': 'geometry'}, rules=rules)
     assert isinstance(named.stem, GeometryStem)
 
