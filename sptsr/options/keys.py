@@ -179,7 +179,7 @@ TEXTS: dict[str, dict[str, str]] = {
         'suffix': 'end of the names of images that a test writes.',
         'pbar': 'show a progress bar.',
         'metrics': 'what is measured, by a name of your choice.',
-        'tile': 'side of the tiles that bound the memory, in LQ pixels; empty restores the image whole.',
+        'tile': 'tiles have at most the pixels of a square of this side, in LQ pixels, with its margins; empty: whole.',
         'tile_overlap': 'how far neighbouring tiles overlap, in LQ pixels.',
         'bands': '`{SET: STORE}`: PSNR along the boundaries of these masks, inside them, and by their area as well.',
     },

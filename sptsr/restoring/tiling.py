@@ -67,10 +67,13 @@ def restore_tiled(
     at most once for each average that a call takes, and once more. A backbone that itself averages over its whole input
     (channel attention) only comes close.
 
+    No tile has more pixels than a square of side `tile` with its margins; of the grids of such tiles, the one that
+    computes the fewest pixels is taken (`cuts`).
+
     Args:
         forward, lq, masks, rules, scale: as in `restore_padded`. `lq` and `masks` may stay on the
             CPU when `forward` moves what it is given.
-        tile: side of what is kept of a tile, in LQ pixels; raised to the network's grid.
+        tile: side of what is kept of a square tile, in LQ pixels; raised to the network's grid.
         overlap: margin of a tile on each side, in LQ pixels; raised likewise.
         finish: makes of each tile what is returned of it.
 
@@ -82,14 +85,15 @@ def restore_tiled(
     step = math.lcm(rules.multiple, rules.grid)
     tile, overlap = round_up(tile, step), round_up(overlap, step)
     height, width = lq.shape[-2:]
-    corners = [(top, left) for top in range(0, height, tile) for left in range(0, width, tile)]
+    down, across = cuts(height, width, tile, overlap, rules)
+    corners = list(itertools.product(range(0, height, down), range(0, width, across)))
     if masks is not None and len(corners) > 1:
         masks = masks.describe(lq)
     sums = TiledSums()
     result: Tensor | None = None
     for number in itertools.count(1):
         for top, left in corners:
-            bottom, right = min(top + tile, height), min(left + tile, width)
+            bottom, right = min(top + down, height), min(left + across, width)
             y0, x0 = max(top - overlap, 0), max(left - overlap, 0)
             y1, x1 = min(bottom + overlap, height), min(right + overlap, width)
             part_masks = None if masks is None else masks.crop(y0, x0, y1, x1)
@@ -113,3 +117,55 @@ def restore_tiled(
         sums.next_pass()
     assert result is not None
     return result
+
+
+def cuts(height: int, width: int, tile: int, overlap: int, rules: SizeRules) -> tuple[int, int]:
+    """Returns height and width of the tiles that an image is cut into at the least cost.
+
+    Square tiles rarely fit: of 321x481 pixels, tiles of 256 leave strips of 65 and 225 with margins of their own, which
+    makes 1.36 times the pixels of the image. Two tiles of 321x241 are as large, and make 1.13 times.
+
+    Args:
+        height, width: of the image.
+        tile: a tile with its margins has at most (tile + 2 overlap)^2 pixels.
+        overlap: margin of a tile where the image goes on.
+        rules: what the network needs; where that is squares, tiles are squares of side `tile`.
+
+    Returns:
+        Multiples of the network's grid, or the height or width of the image.
+    """
+    if rules.square:
+        return tile, tile
+    step = math.lcm(rules.multiple, rules.grid)
+
+    def padded(side: int) -> int:
+        return max(round_up(side, rules.multiple), rules.minimum)
+
+    def computed(length: int, part: int) -> int:
+        starts = range(0, length, part)
+        return sum(padded(min(n + part + overlap, length) - max(n - overlap, 0)) for n in starts)
+
+    most = padded(tile + 2 * overlap) ** 2
+    best, fewest = (tile, tile), computed(height, tile) * computed(width, tile)
+    for rows in range(1, -(-height // step) + 1):
+        down = part_of(height, rows, step)
+        lines = computed(height, down)
+        if lines * width >= fewest:
+            break
+        room = most // padded(down + overlap * min(rows - 1, 2))
+        columns = next((n for n in (1, 2) if padded(part_of(width, n, step) + overlap * (n - 1)) <= room), None)
+        if columns is None:
+            widest = (room - 2 * overlap) // step * step
+            if widest < 1 or room < rules.minimum:
+                continue
+            columns = -(-width // widest)
+        across = part_of(width, columns, step)
+        pixels = lines * computed(width, across)
+        if pixels < fewest:
+            best, fewest = (down, across), pixels
+    return best
+
+
+def part_of(length: int, count: int, step: int) -> int:
+    """Returns the length of all but the last of `count` equal parts, each of which begins at a multiple of `step`."""
+    return length if count == 1 else round_up(-(-length // count), step)
