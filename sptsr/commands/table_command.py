@@ -31,7 +31,12 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         'sptsr table options/studies/fair_controls.yml --gpus 0,1',
     )
     command.add_argument('study', metavar='STUDY.yml', help='study file; see options/studies/')
-    command.add_argument('-o', '--out', metavar='DIR', help='default: results/<file name>')
+    command.add_argument(
+        '-o',
+        '--out',
+        metavar='DIR',
+        help='default: results/NAME, the name of the file, or of its folder if it is study.yml',
+    )
     command.add_argument('--jobs', type=int, metavar='N', help='runs at a time; default: 1, all with --slurm')
     command.add_argument('--gpus', default='', metavar='0,1', help='one run at a time on each of these GPUs')
     command.add_argument('--nproc', type=int, default=1, metavar='N', help='processes of each training, by torchrun')
@@ -69,7 +74,8 @@ def _table(options: argparse.Namespace) -> int:
     gpus = _gpus(options)
     slots = slots_of(options.jobs or (1 if options.slurm is None else 1024), gpus, options.nproc)
     plan = make_plan(options.study, options.runs, options.nproc)
-    out = Path(options.out or Path('results') / Path(options.study).stem)
+    path = Path(options.study).resolve()
+    out = Path(options.out or Path('results') / (path.parent.name if path.stem == 'study' else path.stem))
     check_folder(out, plan.study)
     if options.check is not None and not plan.study.published:
         raise UserError(f'--check: {options.study} has no published figures; add them, or leave it out')

@@ -31,12 +31,17 @@ def check_folder(out: Path, study: Study) -> None:
     if note.is_file():
         noted = read_json(note, 'choose another -o')
         name = noted.get('study') if isinstance(noted, dict) else None
-        if name != study.path.name:
+        if name not in (study.path.name, _name(study)):  # the file's name alone was noted once
             raise UserError(f'{out}: holds the results of another study ({name}); choose another -o')
     elif out.exists():
         here = next((path.name for path in out.iterdir()), None) if out.is_dir() else out.name
         if here is not None:
             raise UserError(f'{out}: holds {here} and no runs.json, so no results of a study; choose another -o')
+
+
+def _name(study: Study) -> str:
+    """Returns folder and file of a study: many files are called study.yml."""
+    return '/'.join(study.path.resolve().parts[-2:])
 
 
 def table_csv(blocks: Sequence[Block]) -> str:
@@ -90,7 +95,7 @@ def runs_json(
     """
     failed = {failure.work.id: str(failure) for failure in failures}
     return {
-        'study': study.path.name,
+        'study': _name(study),
         'study_sha256': sha256_file(study.path),
         'title': study.title,
         'sptsr': __version__,

@@ -16,6 +16,7 @@ from sptsr.core.files import write_json
 from sptsr.study.cases import Cases
 from sptsr.study.gallery import Gallery
 from sptsr.study.latex import escaped
+from sptsr.study.outputs import check_folder
 from sptsr.study.table import far_off, make_plan, write_table
 from tests.conftest import run_cli
 from tests.study.conftest import write_study
@@ -178,8 +179,14 @@ def test_a_folder_of_another_study_is_refused(study, tmp_path):
     plan, _, _ = _table(study, tmp_path, GAINS)
     other = tmp_path / 'other.yml'
     other.write_text((tmp_path / 'study.yml').read_text())
-    with pytest.raises(UserError, match=r'out: holds the results of another study \(study.yml\)'):
+    with pytest.raises(UserError, match=r'out: holds the results of another study \(\S+/study.yml\)'):
         write_table(make_plan(other, tmp_path / 'runs'), tmp_path / 'out')
+    (tmp_path / 'elsewhere').mkdir()
+    namesake = tmp_path / 'elsewhere' / 'study.yml'
+    namesake.write_text((tmp_path / 'study.yml').read_text().replace('options/', '../options/'))
+    with pytest.raises(UserError, match=r'out: holds the results of another study \(\S+/study.yml\)'):
+        check_folder(tmp_path / 'out', make_plan(namesake, tmp_path / 'runs').study)
+    check_folder(tmp_path / 'out', plan.study)
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.tex').touch()
     with pytest.raises(UserError, match=r'mine: holds thesis.tex and no runs.json'):
