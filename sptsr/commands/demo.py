@@ -20,6 +20,7 @@ from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import build_source, extract
 from sptsr.priors.store import PriorStore
 from sptsr.report.pictures import mask_overlay, side_by_side, stack
+from sptsr.tuning.adapter_files import latest_file
 
 NETWORK = {'type': 'IMDN', 'nf': 32, 'num_modules': 4, 'upscale': SCALE}
 WEIGHTS = Path(__file__).parents[1] / 'assets' / 'demo_imdn_x4.safetensors'
@@ -89,7 +90,7 @@ def restore_command(out: Path) -> str:
 
 def _adapter(out: Path, arm: str) -> Path:
     """Returns where the adapter of an arm is written at the end of its training."""
-    return out / 'experiments' / f'demo_{arm}' / 'models' / 'net_g_latest.safetensors'
+    return latest_file(out / 'experiments' / f'demo_{arm}' / 'models')
 
 
 def _write_options(out: Path, arm: str, steps: int, trains: bool) -> Path:

@@ -18,6 +18,7 @@ from sptsr.core.yaml_io import read_yaml
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity, training_record
 from sptsr.study.runs import Run
+from sptsr.tuning.adapter_files import latest_file
 
 _LOG = re.compile(r'_(\d{8}_\d{6})\.log$')
 
@@ -38,8 +39,10 @@ def take_over(runs: Sequence[Run], experiments: Path, digests: Digests) -> list[
     """
     wanted = {run.id: run for run in runs if not run.trained}
     taken = []
-    for adapter in sorted(experiments.glob('*/models/net_g_latest.safetensors')) if wanted else ():
-        home = adapter.parents[1]
+    for home in sorted(models.parent for models in experiments.glob('*/models')) if wanted else ():
+        adapter = latest_file(home / 'models')
+        if not adapter.is_file():
+            continue
         run_id = _identity_of(home, digests)
         if run_id in wanted:
             run = wanted.pop(run_id)

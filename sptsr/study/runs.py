@@ -19,6 +19,7 @@ from sptsr.study.identity import identity, test_record, training_record
 from sptsr.study.locks import try_lock
 from sptsr.study.steps import threads
 from sptsr.study.stores import Recipe, Stores
+from sptsr.tuning.adapter_files import latest_file
 
 _ITERATION = re.compile(rb'iter: *([\d,]+)')
 
@@ -65,7 +66,7 @@ class Run:
     @property
     def adapter(self) -> Path:
         """The trained adapter, which is there when the training is complete."""
-        return self.home / 'experiments' / self.id / 'models' / 'net_g_latest.safetensors'
+        return latest_file(self.home / 'experiments' / self.id / 'models')
 
     @property
     def states(self) -> Path:

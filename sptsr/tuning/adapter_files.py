@@ -16,6 +16,11 @@ def numbered_file(models: Path, iteration: int) -> Path:
     return models / f'net_g_{iteration}.safetensors'
 
 
+def latest_file(models: Path) -> Path:
+    """Returns the file of the adapter that a complete training ends with."""
+    return models / 'net_g_latest.safetensors'
+
+
 def best_file(models: Path, dataset: str, metric: str) -> Path:
     """Returns the file of the best adapter by a metric of a set."""
     name = re.sub(r'[^\w.+-]', '_', f'net_g_best_{dataset}_{metric}')

@@ -25,6 +25,7 @@ from sptsr.data.checked import open_dataset
 from sptsr.data.loader import TrainStream, train_loader
 from sptsr.options.load import Options
 from sptsr.report.boards import Boards
+from sptsr.tuning.adapter_files import latest_file
 from sptsr.tuning.model import UNTRAINED, SPTModel
 from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
 from sptsr.tuning.states import find_state, prune, read_state, write_state
@@ -173,7 +174,7 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, s
             _save(options, model, iteration)
         logs.get().info('Stopped at iteration %d of %d; the same command goes on.', iteration, total)
         return
-    target = Path(opt['path']['models']) / 'net_g_latest.safetensors'
+    target = latest_file(Path(opt['path']['models']))
     with ranks.together():
         if ranks.first:
             model.save(-1, total, str(target))
