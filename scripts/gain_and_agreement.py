@@ -17,6 +17,7 @@ from pathlib import Path
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_json
 from sptsr.report.figures import Point, write_scatter
+from sptsr.study.outputs import read_differences
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     points = []
     for series, label, table, row, dataset, compared in options.points:
-        gain, low, high = gain_of(Path(table), row, options.arm, dataset)
+        gain, low, high = read_differences(Path(table), row, options.arm)[dataset]['psnr']
         points.append(Point(label, agreement(compared), gain, series, spread=(high - low) / 2))
     write_scatter(
         points, options.out, 'boundary F against human masks', 'gain over masks of other images (dB)', height=2.8
@@ -37,15 +38,6 @@ def main() -> None:
         lines.writerow(['series', 'masks', 'boundary_f', 'gain', 'half_interval'])
         for point in points:
             lines.writerow([point.series, point.label, f'{point.x:.3f}', f'{point.y:.4f}', f'{point.spread:.4f}'])
-
-
-def gain_of(table: Path, row: str, arm: str, dataset: str) -> tuple[float, float, float]:
-    """Returns difference in PSNR from the control, low and high of its interval."""
-    with open(table, newline='', encoding='utf-8') as stream:
-        for line in csv.DictReader(stream):
-            if (line['row'], line['arm'], line['dataset'], line['metric']) == (row, arm, dataset, 'psnr'):
-                return float(line['difference']), float(line['low']), float(line['high'])
-    raise UserError(f"{table}: no PSNR of row '{row}', arm '{arm}', set '{dataset}'")
 
 
 def agreement(compared: str) -> float:

@@ -11,7 +11,6 @@ the study, row, arm, seed, and the arm's differences from its control with their
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ import sptsr
 from sptsr.archs.adapter import read_adapter, save_adapter
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_json
-
-_LARGEST = 400_000  # bytes of a release file
+from sptsr.study.outputs import read_differences
 
 
 def main() -> None:
@@ -41,13 +39,14 @@ def main() -> None:
     metrics = {name: {key: value['mean'] for key, value in each.items()} for name, each in datasets.items()}
     study = {key: record[key] for key in ('title', 'commit', 'study_sha256')}
     study |= {key: cell[key] for key in ('row', 'arm', 'seed')}
-    study['differences'] = differences(options.out / 'table.csv', options.row, options.arm)
+    study['differences'] = {
+        name: {metric: dict(zip(('difference', 'low', 'high'), values, strict=True)) for metric, values in each.items()}
+        for name, each in read_differences(options.out / 'table.csv', options.row, options.arm).items()
+    }
     trained_with = {**adapter.trained_with, 'metrics': metrics, 'study': study}
     save_adapter(options.adapter, net, adapter.network_g, adapter.iteration, trained_with=trained_with)
-    size = options.adapter.stat().st_size
-    print(f'{options.adapter}: {size / 1000:.0f} kB, seed {cell["seed"]}, {adapter.iteration} iterations')
-    if size > _LARGEST:
-        raise UserError(f'{options.adapter} has more than {_LARGEST // 1000} kB')
+    size = options.adapter.stat().st_size / 1000
+    print(f'{options.adapter}: {size:.0f} kB, seed {cell["seed"]}, {adapter.iteration} iterations')
 
 
 def first_run(record: dict[str, Any], row: str, arm: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -56,17 +55,6 @@ def first_run(record: dict[str, Any], row: str, arm: str) -> tuple[dict[str, Any
     if not cells:
         raise UserError(f"no run of row '{row}' and arm '{arm}' in runs.json")
     return min(cells, key=lambda pair: -1 if pair[1]['seed'] is None else pair[1]['seed'])
-
-
-def differences(path: Path, row: str, arm: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns difference from the control, low and high of its interval, by set and metric."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    with open(path, newline='') as stream:
-        for line in csv.DictReader(stream):
-            if (line['row'], line['arm']) == (row, arm) and line['difference']:
-                values = {key: float(line[key]) for key in ('difference', 'low', 'high')}
-                found.setdefault(line['dataset'], {})[line['metric']] = values
-    return found
 
 
 if __name__ == '__main__':

@@ -97,8 +97,8 @@ def _content(path: str | os.PathLike[str]) -> Any:
         forbidden = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
         if forbidden:
             raise UserError(
-                f'{path}: holds {forbidden[1]} beside its tensors, and reading that may run code; where you trust the '
-                "file, save the tensors alone: torch.save(torch.load(FILE, weights_only=False)['ENTRY'], NEW)"
+                f'{path}: holds {forbidden[1]} beside its tensors, and reading that may run code; save its tensors '
+                'alone in the program that wrote it, torch.save(net.state_dict(), NEW), or ask its author for them'
             ) from error
         raise UserError(f'{path}: not readable as weights ({type(error).__name__}); download it again') from error
 

@@ -155,9 +155,8 @@ class _Package(ModuleType):
         if name == '__all__' or not (name.startswith('__') and name.endswith('__')):
             try:
                 self.run()
-            except (
-                Exception
-            ):  # what the file raises: anything; it is raised again unless the name is a module beside it
+            # What the file raises may be anything; it is raised again unless the name is a module beside it.
+            except Exception:
                 spec = importlib.util.find_spec(f'{self.__name__}.{name}') if name != '__all__' else None
                 if name not in vars(self) and spec is None:
                     raise

@@ -82,6 +82,27 @@ def _csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return stream.getvalue()
 
 
+def read_differences(path: Path, row: str, arm: str) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Returns how an arm differs from its control: difference, low and high of its interval, by set and metric.
+
+    Args:
+        path: a `table.csv`.
+        row, arm: their names.
+
+    Raises:
+        UserError: there is no such row and arm, or the arm is the control.
+    """
+    found: dict[str, dict[str, tuple[float, float, float]]] = {}
+    with open(path, newline='', encoding='utf-8') as stream:
+        for line in csv.DictReader(stream):
+            if (line['row'], line['arm']) == (row, arm) and line['difference']:
+                values = float(line['difference']), float(line['low']), float(line['high'])
+                found.setdefault(line['dataset'], {})[line['metric']] = values
+    if not found:
+        raise UserError(f"{path}: no difference of row '{row}', arm '{arm}'")
+    return found
+
+
 def runs_json(
     study: Study, runs: Sequence[Run], failures: Sequence[Failure], made: Mapping[str, str]
 ) -> dict[str, Any]:
