@@ -13,6 +13,8 @@ from torch import nn
 
 import sptsr
 from sptsr.masks.batch import PriorBatch
+from sptsr.restoring.restorer import OVERLAP
+from sptsr.restoring.tiling import cuts
 from tests.conftest import photograph
 
 SMALL = photograph('coffee.png', 20, 24)
@@ -116,12 +118,13 @@ def test_an_adapter_of_a_registered_network_rebuilds_it(tmp_path, monkeypatch):
     assert np.array_equal(sptsr.restore(again, image, sptsr.make_prior(image)), restored)
 
 
-@pytest.mark.parametrize('size', [(17, 23), (32, 24)])
+@pytest.mark.parametrize('size', [(67, 83), (96, 72)])
 def test_tiles_and_the_self_ensemble(size):
     net = _tuned()
     image = photograph('chelsea.png', *size)
     prior = sptsr.make_prior(image, min_size=8)
     whole = sptsr.restore(net, image, prior)
+    assert cuts(*size, 8, OVERLAP, net.sizes) != size
     assert np.abs(sptsr.restore(net, image, prior, tile=8).astype(int) - whole).max() <= 1
     ensemble = sptsr.restore(net, image, prior, self_ensemble=True)
     turned = sptsr.restore(net, np.rot90(image), prior.rotate(), self_ensemble=True)

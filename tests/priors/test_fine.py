@@ -24,7 +24,8 @@ from sptsr.priors.extract import build_source, extract
 from sptsr.priors.likeness import likeness_of
 from sptsr.priors.store import PriorStore, PriorWriter
 from sptsr.report.pictures import mask_overlay, show_prior
-from sptsr.restoring.tiling import restore_padded, restore_tiled
+from sptsr.restoring.restorer import OVERLAP
+from sptsr.restoring.tiling import cuts, restore_padded, restore_tiled
 from tests.conftest import photograph, run_cli
 
 SIZE = (125, 163)  # of the labels; the images are cut to 124 x 160
@@ -49,6 +50,11 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return root
+
+
+def _nine_times(prior: Prior) -> Prior:
+    """Returns the prior of an image that is repeated three times each way, large enough to be cut into tiles."""
+    return replace(prior, index=np.tile(prior.index, (3, 3)))
 
 
 def _labels(sets: Path, *more: str) -> object:
@@ -228,8 +234,10 @@ def test_networks_take_finer_masks_than_their_stems_read(sets: Path):
     net = _net({'type': 'geometry', 'fine': 4})
     assert not np.array_equal(sptsr.restore(net, image, prior), sptsr.restore(net, image, prior.at(1)))
     whole = sptsr.restore(net, image, prior)
-    tiled = sptsr.restore(net, image, prior, tile=24)
-    assert np.abs(tiled.astype(int) - whole).max() <= 1
+    large, of_large = np.tile(image, (3, 3, 1)), _nine_times(prior)
+    assert cuts(*of_large.size, 24, OVERLAP, net.sizes) != of_large.size
+    tiled = sptsr.restore(net, large, of_large, tile=24)
+    assert np.abs(tiled.astype(int) - sptsr.restore(net, large, of_large)).max() <= 1
     turned = sptsr.restore(net, np.ascontiguousarray(image[:, ::-1]), prior.flip(1))
     assert not np.array_equal(turned[:, ::-1], whole)  # a network is not symmetric, but
     together = [
@@ -264,8 +272,8 @@ def test_pairs_with_finer_masks_are_trained_and_tested(sets: Path):
 
 @torch.no_grad()
 def test_padding_and_tiling_keep_the_grid(sets: Path):
-    prior = PriorStore(sets / 'fine').get('coffee')
-    lq = torch.rand(1, 3, 31, 40)
+    prior = _nine_times(PriorStore(sets / 'fine').get('coffee'))
+    lq = torch.rand(1, 3, 93, 120)
     net = _net({'type': 'geometry', 'fine': 4})
     batch = PriorBatch.of([prior])
     whole = net(lq, batch)
@@ -275,12 +283,12 @@ def test_padding_and_tiling_keep_the_grid(sets: Path):
         seen.append((tuple(part.shape[-2:]), masks.shape[1:]))
         return net(part, masks)
 
-    tiled = restore_tiled(forward, lq, batch, net.sizes, 4, 16, 24)
+    tiled = restore_tiled(forward, lq, batch, net.sizes, 4, 4, 24)
     assert (tiled - whole).abs().max() < 1e-3
     assert len(seen) > 6
     assert all(first == second for first, second in seen)
     restore_padded(forward, lq, batch, type(net.sizes)(16), 4)
-    assert seen[-1] == ((32, 48), (32, 48))
+    assert seen[-1] == ((96, 128), (96, 128))
 
 
 @pytest.mark.parametrize('fine', [0, 5])

@@ -31,7 +31,7 @@ def tuned(here: Path) -> Path:
 
 @pytest.mark.parametrize('tile', ['~', 16])
 def test_the_page_has_the_images_and_figures_of_the_test_beside_those_of_the_frozen_network(tuned, tile):
-    forced = [f'val:tile={tile}', 'val:save_img=true']
+    forced = [f'val:tile={tile}', 'val:tile_overlap=4', 'val:save_img=true']
     result = run_cli('test', '-opt', 'test.yml', '--report', '--force_yml', *forced)
     assert result.returncode == 0, result.stderr
     home = Path('results/tiny')
