@@ -155,8 +155,7 @@ class _Package(ModuleType):
         if name == '__all__' or not (name.startswith('__') and name.endswith('__')):
             try:
                 self.run()
-            # What the file raises may be anything; it is raised again unless the name is a module beside it.
-            except Exception:
+            except Exception:  # anything that the file raises; raised again unless a module of that name lies beside it
                 spec = importlib.util.find_spec(f'{self.__name__}.{name}') if name != '__all__' else None
                 if name not in vars(self) and spec is None:
                     raise
