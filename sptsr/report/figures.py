@@ -198,7 +198,9 @@ def _label(figure: Any, axes: Any, points: Sequence[Point], labelled: Sequence[P
         taken.append(legend.get_window_extent(renderer).extents)
     for point in labelled:
         colour = PALETTE[series.index(point.series) % len(PALETTE)]
-        text = axes.annotate(point.label, (point.x, point.y), xytext=(0, 0), textcoords='offset points', va='center')
+        text = axes.annotate(
+            point.label, (point.x, point.y), xytext=(0, 0), textcoords='offset points', va='center', color=colour
+        )
         size = text.get_window_extent(renderer)
         x, y = at[id(point)]
         best = min(
