@@ -119,6 +119,12 @@ def read_unchecked(path: str | os.PathLike[str], force: Sequence[str] = ()) -> t
     opt, lines = _read_with_base(Path(path))
     for entry in force:
         _force(opt, lines, entry)
+    import_plugins_of(opt, lines, path)
+    return opt, lines
+
+
+def import_plugins_of(opt: Mapping[str, Any], lines: Lines, path: str | os.PathLike[str]) -> None:
+    """Imports the `plugins` of options; `lines` and `path` tell where a mistake stands."""
     plugins = opt.get('plugins') or []
     if not isinstance(plugins, list) or not all(isinstance(plugin, str) for plugin in plugins):
         raise UserError(f'{lines.get(("plugins",), path)}: plugins must be a list of modules and .py files')
@@ -127,7 +133,6 @@ def read_unchecked(path: str | os.PathLike[str], force: Sequence[str] = ()) -> t
 
         register_all()  # a plug-in that takes a name of ours is told so
         import_plugins(expanded(plugins))
-    return opt, lines
 
 
 def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:

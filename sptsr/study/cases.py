@@ -12,7 +12,7 @@ from sptsr.core.errors import UserError, one_of
 from sptsr.core.signatures import argument_problems
 from sptsr.core.template import fill_template
 from sptsr.core.yaml_io import Lines
-from sptsr.options.load import merge, read_unchecked, report
+from sptsr.options.load import import_plugins_of, merge, read_unchecked, report
 from sptsr.options.problems import Problem
 from sptsr.options.schema import check
 from sptsr.options.tune import Tune, tuned_as
@@ -63,7 +63,7 @@ class Cases:
 
 
 def make_cases(study: Study) -> Cases:
-    """Merges and checks the options of all rows and arms; imports the plug-ins of the option files.
+    """Merges and checks the options of all rows and arms; imports their plug-ins.
 
     What is not on this machine (weights, images, stores that option files name) makes no mistake: the test set, the
     arm or the row is left out, and named.
@@ -146,6 +146,7 @@ def _merged(path: Path, parts: Sequence[Part], is_train: bool) -> tuple[dict[str
             changes = {**changes, 'datasets': phases}
         opt = merge(opt, changes)
         lines = {**lines, **part.lines}
+    import_plugins_of(opt, lines, path)  # of rows and arms too
     for name in [name for name, data in (opt.get('datasets') or {}).items() if data is None]:
         del opt['datasets'][name]  # `test_2: ~` takes a set out
     return opt, lines

@@ -149,6 +149,21 @@ def test_rows_and_arms_are_merged_into_both_files(study, tmp_path):
     assert all('dataroot_prior' not in data for data in frozen.test['datasets'].values())
 
 
+def test_an_arm_may_bring_a_plugin(study, tmp_path):
+    plugin = tmp_path / 'unit_of_an_arm.py'
+    plugin.write_text(
+        'from sptsr.archs.units import ModulationUnit\nfrom sptsr.core.registry import UNIT_REGISTRY, register\n\n\n'
+        '@register(UNIT_REGISTRY)\nclass UnitOfAnArm(ModulationUnit):\n    pass\n'
+    )
+    study['arms']['own'] = {'plugins': [str(plugin)], 'network_g': {'unit': {'type': 'UnitOfAnArm', 'width': 8}}}
+    cases = {case.arm: case for case in make_cases(read_study(write_study(tmp_path, study))).cases}
+    assert cases['own'].test['network_g']['unit'] == {'type': 'UnitOfAnArm', 'width': 8}
+    assert (cases['own'].test['plugins'], cases['SPT'].test.get('plugins')) == ([str(plugin)], None)
+    study['arms']['own']['plugins'] = [3]
+    with pytest.raises(UserError, match=r'study.yml:\d+: plugins must be a list of modules and .py files'):
+        make_cases(read_study(write_study(tmp_path, study)))
+
+
 def test_what_a_user_lacks_is_left_out_and_named(study, tmp_path, photographs):
     study['rows'] = {
         'IMDN': {'datasets': {'test_2': {**_test_set(tmp_path), 'name': 'Urban100', 'dataroot_gt': 'no/Urban100'}}},
