@@ -191,7 +191,7 @@ class SPTNet(nn.Module):
     def _restore(self, lq: Tensor, codes: PriorBatch | None, sigma: Tensor | None) -> Tensor:
         keeps_detail = self.rules > 1 and has_several_strides(self.sites)
         coarse = None if codes is None else codes.at(1)
-        carried = CarriedPrior(self.stem(lq, codes if getattr(self.stem, 'fine', 1) > 1 else coarse), keeps_detail)
+        carried = CarriedPrior(self.stem(lq, coarse if self.fine == 1 else codes), keeps_detail)
         regions = SiteMasks.of(coarse, self.num_masks) if self.uses_regions and coarse is not None else None
         size = (lq.shape[-2], lq.shape[-1])
         call = Call(self, size, carried, regions, torch.is_grad_enabled())
@@ -263,6 +263,11 @@ class SPTNet(nn.Module):
     def uses_statistics(self) -> bool:
         """Whether masks of a crop should come with the statistics of the whole image."""
         return self.learned is None and getattr(self.stem, 'uses_statistics', False)
+
+    @property
+    def fine(self) -> int:
+        """How many times as fine as the image's the grid of masks is that the stem reads."""
+        return 1 if self.learned is not None else getattr(self.stem, 'fine', 1)
 
     def use_rules(self, rules: int) -> None:
         """Makes the units follow the rules that an adapter was trained by; a stem of another kind starts untrained."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.stems import weight_and_bias
 from sptsr.archs.to_site import CarriedPrior, has_several_strides, regions_to_site
 from sptsr.archs.units import ModulationUnit
-from sptsr.core.errors import UserError
 from sptsr.masks.batch import PriorBatch, padded_positions
 from sptsr.masks.prior import MAX_MASKS
 from sptsr.masks.tiles import RegionSums
@@ -33,9 +32,6 @@ class TracedCall(nn.Module):
     Args:
         net: the network; a copy is taken, on the CPU, in eval mode and in float32.
 
-    Raises:
-        UserError: a stem that reads masks on a finer grid than the image's.
-
     Attributes:
         input_names: of `forward`'s arguments that the network takes, in their order: `lq`; `index` and `palette` where
             its units use masks; `sigma` where the backbone takes a noise level.
@@ -44,8 +40,6 @@ class TracedCall(nn.Module):
 
     def __init__(self, net: SPTNet) -> None:
         super().__init__()
-        if getattr(getattr(net, 'stem', None), 'fine', 1) > 1:
-            raise UserError('export: masks finer than the image (stem: fine) are not exported; tune with fine: 1')
         self.net = copy.deepcopy(net).to('cpu', torch.float32).eval().merge().requires_grad_(False)
         self.token: Token = self.net.token  # hooks of the copied network belong to this call
         for number, unit in enumerate(self.net.units):
@@ -71,7 +65,7 @@ class TracedCall(nn.Module):
 
         Args:
             lq: float32 [1, C, h, w] in 0..1.
-            index: int64 [1, h, w], which row of `palette` each pixel has.
+            index: int64 [1, fine h, fine w], which row of `palette` each pixel has.
             palette: uint8 [K, num_masks] of 0 and 1, which masks a pixel with this row is in.
             sigma: float32 [1], noise level in 0..1 (sigma / 255).
 
@@ -82,9 +76,9 @@ class TracedCall(nn.Module):
         height, width = lq.shape[-2:]
         masks = None
         if index is not None and palette is not None:
-            torch._check(index.shape[1] == height)  # one symbol each, not two
-            torch._check(index.shape[2] == width)
-            masks = PaletteBits.of_bits(palette, index)
+            torch._check(index.shape[1] == net.fine * height)  # one symbol each, not two
+            torch._check(index.shape[2] == net.fine * width)
+            masks = PaletteBits.of_bits(palette, index, net.fine)
             if net.uses_statistics:
                 masks = masks.describe(lq)  # of the image, not of what it is padded to
         if net.sizes.multiple > 1 or net.sizes.minimum > 1:
@@ -100,7 +94,9 @@ class TracedCall(nn.Module):
         net, size = self.net, (lq.shape[-2], lq.shape[-1])
         carried = CarriedPrior(net.stem(lq, masks), net.rules > 1 and has_several_strides(net.sites))
         carried.seen = _ByText()
-        regions = _TracedMasks.of(masks, net.num_masks) if net.uses_regions and masks is not None else None
+        regions = None
+        if net.uses_regions and masks is not None:
+            regions = _TracedMasks.of(masks.at(1), net.num_masks)
         outer = current.set(Call(self, size, carried, regions, learns=False))
         try:
             output = call_network(net.backbone, lq, sigma)
@@ -184,14 +180,24 @@ class PaletteBits(PriorBatch):
     bits: Tensor | None = None
 
     @classmethod
-    def of_bits(cls, bits: Tensor, index: Tensor) -> PaletteBits:
+    def of_bits(cls, bits: Tensor, index: Tensor, fine: int = 1) -> PaletteBits:
         """Makes the batch; what only a stem that reads codes needs of them is not computed for another."""
         codes = (bits.long() << torch.arange(bits.shape[1])).sum(dim=1)
-        return cls(codes, index, bits=bits)
+        return cls(codes, index, fine=fine, bits=bits)
 
     def table(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> Tensor:
         assert self.bits is not None
         return F.pad(self.bits[:, :num_masks].to(dtype), (0, max(0, num_masks - self.bits.shape[1])))
+
+    def at(self, fine: int) -> PriorBatch:
+        if fine == self.fine:
+            return self
+        # `grid_positions`, by operators that are traced
+        rows, columns = (
+            (2 * torch.arange(side * fine, device=self.index.device) + 1) * self.fine // (2 * fine)
+            for side in self.shape[1:]
+        )
+        return replace(self, index=self.index[:, rows][:, :, columns], fine=fine)
 
     def changes(self) -> Tensor:
         # In how many masks each two codes differ, [K, K], looked up by the codes of two neighbours.

@@ -36,6 +36,7 @@ RECORD = 'sptsr_record.json'  # entry of a .pt2 with the record; in an ONNX file
 SIZES = ((48, 64), (37, 53), (61, 45))
 _CODES = (40, 7, 300)
 _TRACED = (52, 68), 12  # size and codes of the example that is traced: none of the above
+_MASK_FORMAT = 'index [1, fine h, fine w] int64: row of palette; palette [K, masks] uint8: 1 inside, largest mask first'
 _EXTRA = "pip install 'sptsr[export]'"
 
 
@@ -119,9 +120,8 @@ def record_of(net: SPTNet, call: TracedCall, adapter_sha256: str | None) -> dict
         'network_range': [0.0, calling.range],
         'network_mean': list(calling.mean),
         'masks': net.num_masks if net.uses_masks else 0,
-        'mask_format': 'index [1, h, w] int64: row of palette; palette [K, masks] uint8: 1 inside, largest mask first'
-        if net.uses_masks
-        else None,
+        'mask_format': _MASK_FORMAT if net.uses_masks else None,
+        'fine': net.fine if net.uses_masks else None,
         'adapter_sha256': adapter_sha256 or sha256_tensors(net.adapter_state()),
         'backbone_sha256': net.backbone_digest(),
     }
@@ -132,7 +132,9 @@ def traced(call: TracedCall) -> ExportedProgram:
     """Returns the program of a call for images of any size, `call.smallest` or more, and palettes of 2 rows or more."""
     height, width = (Dim(side, min=call.smallest) for side in ('height', 'width'))
     codes = Dim('codes', min=2)
-    shapes = {'lq': {2: height, 3: width}, 'index': {1: height, 2: width}, 'palette': {0: codes}, 'sigma': {}}
+    fine = call.net.fine
+    sides: Any = (height, width) if fine == 1 else (fine * height, fine * width)
+    shapes = {'lq': {2: height, 3: width}, 'index': dict(enumerate(sides, 1)), 'palette': {0: codes}, 'sigma': {}}
     given = example(call.net, call.input_names, *_TRACED)
     program = torch.export.export(
         call,
@@ -158,8 +160,9 @@ def example(net: SPTNet, names: Sequence[str], size: tuple[int, int], codes: int
     coarse = torch.rand(1, net.in_channels, 5, 7, generator=random)
     lq = torch.nn.functional.interpolate(coarse, size, mode='bilinear')
     lq = (lq + 0.1 * torch.randn(lq.shape, generator=random)).clamp(0, 1)
-    blocks = torch.randint(codes, (1, 1, -(-size[0] // 4), -(-size[1] // 4)), generator=random)
-    index = torch.nn.functional.interpolate(blocks.float(), scale_factor=4)[:, 0, : size[0], : size[1]].long()
+    height, width = net.fine * size[0], net.fine * size[1]
+    blocks = torch.randint(codes, (1, 1, -(-height // 4), -(-width // 4)), generator=random)
+    index = torch.nn.functional.interpolate(blocks.float(), scale_factor=4)[:, 0, :height, :width].long()
     palette = (torch.rand(codes, net.num_masks, generator=random) < 0.2).to(torch.uint8)
     given = {'lq': lq, 'index': index, 'palette': palette, 'sigma': torch.tensor([25 / 255])}
     return {name: given[name] for name in names}
@@ -172,7 +175,7 @@ def expected(net: SPTNet, given: Mapping[str, Tensor]) -> np.ndarray:
     if 'index' in given:
         bits = given['palette'].long()
         palette = (bits << torch.arange(bits.shape[1])).sum(dim=1)
-        masks = PriorBatch(palette, given['index'].int())
+        masks = PriorBatch(palette, given['index'].int(), fine=net.fine)
     sigma = given.get('sigma')
     result = restore_padded(lambda lq, own: net(lq, own, sigma), given['lq'], masks, net.sizes, net.scale)
     return result.numpy()

@@ -160,6 +160,30 @@ def test_a_stem_of_another_kind_is_traced_as_it_is(tmp_path):
     assert np.abs(expected(net, given) - expected(net, other)).max() > 1e-3
 
 
+@pytest.mark.parametrize('suffix', ['onnx', 'pt2'])
+def test_masks_finer_than_the_image_are_read_on_their_grid(suffix, tmp_path):
+    arch, arguments = CASES['SwinIR denoising']  # pads its image, and its masks with it
+    unit = {'type': 'ModulationUnit', 'width': 8, 'stem': {'type': 'geometry', 'fine': 3}}
+    net = changed(SPTNet({'type': arch, **arguments}, unit=unit, num_masks=5))
+    made = export(net, tmp_path / f'model.{suffix}')
+    assert max(made.differences.values()) < 1e-5
+    assert made.record['fine'] == 3
+    given = example(net, made.record['inputs'], (20, 31), 6)
+    assert given['index'].shape == (1, 60, 93)
+    coarse = given['index'][:, 1::3, 1::3].repeat_interleave(3, 1).repeat_interleave(3, 2)
+    assert np.abs(expected(net, given) - expected(net, {**given, 'index': coarse})).max() > 1e-3
+
+
+@torch.no_grad()
+def test_regions_of_fine_masks_are_those_of_the_image():
+    unit = {'type': 'RegionUnit', 'width': 8, 'stem': {'type': 'geometry', 'fine': 2}}
+    net = changed(SPTNet({'type': 'SRVGGNetCompact', 'num_feat': 8, 'num_conv': 8, 'upscale': 2}, unit=unit))
+    call = TracedCall(net)
+    for size in SIZES:
+        given = example(net, call.input_names, size, 9)
+        assert np.abs(call(**given).numpy() - expected(net, given)).max() < 1e-5
+
+
 @pytest.mark.parametrize('case', ['SwinIR denoising', 'RRDBNet x2'])
 @torch.no_grad()
 def test_statistics_of_masks_are_those_of_the_image_and_not_of_its_padding(case):
