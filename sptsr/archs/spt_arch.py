@@ -194,8 +194,7 @@ class SPTNet(nn.Module):
         carried = CarriedPrior(self.stem(lq, coarse if self.fine == 1 else codes), keeps_detail)
         regions = SiteMasks.of(coarse, self.num_masks) if self.uses_regions and coarse is not None else None
         size = (lq.shape[-2], lq.shape[-1])
-        call = Call(self, size, carried, regions, torch.is_grad_enabled())
-        outer = current.set(call)
+        outer = current.set(Call(self, size, carried, regions, torch.is_grad_enabled()))
         try:
             if not self.ladder:
                 return call_network(self.backbone, lq, sigma)
