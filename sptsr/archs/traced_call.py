@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -188,16 +188,6 @@ class PaletteBits(PriorBatch):
     def table(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> Tensor:
         assert self.bits is not None
         return F.pad(self.bits[:, :num_masks].to(dtype), (0, max(0, num_masks - self.bits.shape[1])))
-
-    def at(self, fine: int) -> PriorBatch:
-        if fine == self.fine:
-            return self
-        # `grid_positions`, by operators that are traced
-        rows, columns = (
-            (2 * torch.arange(side * fine, device=self.index.device) + 1) * self.fine // (2 * fine)
-            for side in self.shape[1:]
-        )
-        return replace(self, index=self.index[:, rows][:, :, columns], fine=fine)
 
     def changes(self) -> Tensor:
         # In how many masks each two codes differ, [K, K], looked up by the codes of two neighbours.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sptsr.masks.mask_statistics import CodeSums
-from sptsr.masks.prior import MAX_MASKS, Prior, grid_positions
+from sptsr.masks.prior import MAX_MASKS, Prior
 from sptsr.masks.tiles import Tile
 
 
@@ -117,8 +117,11 @@ class PriorBatch:
         """Returns the codes on a grid `fine` times as fine as the images' (see `Prior.at`)."""
         if fine == self.fine:
             return self
-        device = self.index.device
-        rows, columns = (torch.from_numpy(grid_positions(side, self.fine, fine)).to(device) for side in self.shape[1:])
+        # `grid_positions`, by operators that can be traced
+        rows, columns = (
+            (2 * torch.arange(side * fine, device=self.index.device) + 1) * self.fine // (2 * fine)
+            for side in self.shape[1:]
+        )
         return replace(self, index=self.index[:, rows][:, :, columns], fine=fine)
 
     def owners(self) -> Tensor:
