@@ -5,7 +5,8 @@
 Images are what the source will see: the LQ images of a training set, or what a frozen network makes of them. Their keys
 name the segmentations (`.mat` of BSDS500), as for `--source labels`. The loss is binary cross-entropy against the share
 of annotators who drew a boundary within a pixel; boundaries weigh more, since they are few (as in HED, Xie and Tu,
-ICCV 2015). Each fold is written when it is done, and a second run goes on with the next one.
+ICCV 2015). Each fold is written when it is done, and a second run goes on with the next one. `--start` begins with
+the networks of an earlier training with the same folds, for images that were degraded otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from boundary_source import BoundaryNet  # the file beside this one
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy.io import loadmat
 from skimage.segmentation import find_boundaries
 
@@ -39,10 +40,12 @@ def boundaries(path: Path, size: tuple[int, int]) -> torch.Tensor:
     return (drawn[: size[0], : size[1]] * 255).round().to(torch.uint8)
 
 
-def train(pairs: list[tuple[torch.Tensor, torch.Tensor]], steps: int, seed: int) -> BoundaryNet:
+def train(pairs: list[tuple[torch.Tensor, torch.Tensor]], steps: int, seed: int, start: Path | None) -> BoundaryNet:
     """Returns a network trained on crops of (image uint8 [3, H, W], boundaries uint8 [H, W])."""
     torch.manual_seed(seed)
     net = BoundaryNet()
+    if start is not None:
+        net.load_state_dict(load_file(start))
     optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     crop = min([CROP, *(side for image, _ in pairs for side in image.shape[1:])])
@@ -77,11 +80,14 @@ def main() -> None:
     parser.add_argument('-o', '--out', required=True)
     parser.add_argument('--folds', type=int, default=4)
     parser.add_argument('--steps', type=int, default=2000)
+    parser.add_argument('--start', type=Path, help='folder of an earlier training, whose networks are begun with')
     options = parser.parse_args()
     images, out = ImageFolder(options.images), Path(options.out)
     names = sorted({image_of(key) for key in images.keys})  # several draws of an image are in one fold
     order = np.random.default_rng(0).permutation(len(names))
     folds = {names[number]: place % options.folds for place, number in enumerate(order.tolist())}
+    if options.start and json.loads((options.start / 'folds.json').read_text()) != folds:
+        parser.error(f'--start {options.start}: its folds are others; a network there has seen what it must not')
     pairs = {}
     for key in images.keys:
         image = torch.from_numpy(images.read(key)).permute(2, 0, 1).contiguous()
@@ -94,7 +100,7 @@ def main() -> None:
             continue
         others = [pair for key, pair in pairs.items() if folds[image_of(key)] != fold]
         print(f'fold {fold}: {len(others)} images', flush=True)
-        net = train(others, options.steps, fold)
+        net = train(others, options.steps, fold, options.start and options.start / path.name)
         save_file(net.state_dict(), f'{path}.tmp')
         Path(f'{path}.tmp').rename(path)
 

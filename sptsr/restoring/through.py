@@ -22,6 +22,7 @@ from sptsr.archs.weights import load_strictly, read_weights, state_digest
 from sptsr.core.devices import usable_device
 from sptsr.core.errors import UserError
 from sptsr.core.free_memory import free_bytes
+from sptsr.core.registry import register_all
 from sptsr.images.decode import RGB, luminance
 from sptsr.images.draws import Degradation
 from sptsr.images.folder import ImageFolder
@@ -69,6 +70,7 @@ class Frozen:
             UserError: a mistake in the file, or a network without pretrained weights.
         """
         section, weights, key = load_frozen(path)
+        register_all()
         net = build_network(section).requires_grad_(False).eval()
         if weights is not None:
             load_strictly(net, read_weights(weights, key), weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,12 @@ def _by_hand(net: torch.nn.Module, image: RGB, scale: int, sigma: float | None =
 
 def _same(one: Prior, other: Prior) -> bool:
     return one.count == other.count and np.array_equal(one.palette[one.index], other.palette[other.index])
+
+
+def test_a_frozen_network_needs_nothing_else_imported(here: Path):
+    code = "from sptsr.restoring.through import Frozen; print(Frozen.of_options('test.yml').scale)"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.stdout == '4\n', done.stderr
 
 
 def test_a_store_of_masks_through_a_network(here: Path):
