@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from safetensors.torch import load_file
 from scipy.io import savemat
 from skimage.segmentation import felzenszwalb
 
@@ -96,3 +97,15 @@ def test_masks_of_a_training_image_come_from_the_network_that_never_saw_it(tmp_p
     prior = source(image, 'coffee', 64)
     assert prior.size == image.shape[:2]
     assert prior.areas().min() >= 20
+    begun = [*command, '-o', tmp_path / 'other', '--steps', '1', '--start', weights]
+    refused = subprocess.run([*begun, '--folds', '3'], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert 'its folds are others' in refused.stderr
+    assert not (tmp_path / 'other').exists()
+    subprocess.run([*begun, '--folds', '2'], check=True, capture_output=True)
+    of = {
+        fold: [load_file(folder / f'fold{fold}.safetensors') for folder in (weights, tmp_path / 'other')]
+        for fold in '01'
+    }
+    for before, after in of.values():  # one step of a small rate away, no further
+        assert 0 < max((after[key] - before[key]).abs().max() for key in before) < 1e-3
