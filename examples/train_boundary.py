@@ -86,7 +86,10 @@ def main() -> None:
     names = sorted({image_of(key) for key in images.keys})  # several draws of an image are in one fold
     order = np.random.default_rng(0).permutation(len(names))
     folds = {names[number]: place % options.folds for place, number in enumerate(order.tolist())}
-    if options.start and json.loads((options.start / 'folds.json').read_text()) != folds:
+    begun = options.start and options.start / 'folds.json'
+    if begun and not begun.is_file():
+        parser.error(f'--start {options.start}: no networks here; name a folder that this script wrote')
+    if begun and json.loads(begun.read_text()) != folds:
         parser.error(f'--start {options.start}: its folds are others; a network there has seen what it must not')
     pairs = {}
     for key in images.keys:

@@ -98,9 +98,10 @@ def test_masks_of_a_training_image_come_from_the_network_that_never_saw_it(tmp_p
     assert prior.size == image.shape[:2]
     assert prior.areas().min() >= 20
     begun = [*command, '-o', tmp_path / 'other', '--steps', '1', '--start', weights]
-    refused = subprocess.run([*begun, '--folds', '3'], capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert 'its folds are others' in refused.stderr
+    for mistake, said in (('--folds', '3'), 'its folds are others'), (('--start', tmp_path / 'lq'), 'no networks here'):
+        refused = subprocess.run([*begun, '--folds', '2', *mistake], capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert said in refused.stderr
     assert not (tmp_path / 'other').exists()
     subprocess.run([*begun, '--folds', '2'], check=True, capture_output=True)
     of = {
