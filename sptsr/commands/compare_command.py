@@ -7,6 +7,12 @@ import os
 
 from sptsr.core.errors import UserError
 
+_EXAMPLES = """\
+examples:
+  sptsr compare A.json B.json
+  sptsr compare A0.json A1.json --with B0.json B1.json
+"""
+
 
 def add_compare(commands: argparse._SubParsersAction) -> None:
     """Adds `compare` to the command line."""
@@ -15,7 +21,7 @@ def add_compare(commands: argparse._SubParsersAction) -> None:
         help='what one arm gains over another, paired by image and training seed',
         description='Compares two arms by their metrics.json files. The difference is B - A; docs/statistics.md says '
         'what is computed.',
-        epilog='examples: sptsr compare A.json B.json    sptsr compare A0.json A1.json --with B0.json B1.json',
+        epilog=_EXAMPLES,
     )
     command.add_argument('metrics', nargs='+', metavar='METRICS.json', help='A and B, or with --with all runs of A')
     command.add_argument('--with', dest='other', nargs='+', metavar='METRICS.json', help='all runs (seeds) of B')

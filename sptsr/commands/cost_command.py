@@ -21,7 +21,6 @@ def add_cost(commands: argparse._SubParsersAction) -> None:
         description='Prints parameters, multiply-adds, time and peak memory of the network of an option file, beside '
         'those of its backbone. Weights and images are not needed. With a training file, also the memory of a step.',
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     cost.add_argument('-opt', required=True, metavar='X.yml', help='option file')
     cost.add_argument(

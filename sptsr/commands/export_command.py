@@ -20,7 +20,6 @@ def add_export(commands: Any) -> None:
         description='Writes backbone and adapter as one file that runs without sptsr, for images of any size, with the '
         'masks as an input. It is compared with PyTorch at three sizes before it gets its name.',
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument('adapter', metavar='ADAPTER', help='the adapter; it says which network it is for')
     command.add_argument('-o', '--out', required=True, metavar='FILE', help='model.onnx, or model.pt2 for torch.export')

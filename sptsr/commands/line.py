@@ -43,11 +43,20 @@ Your network: sptsr sites           where units can go in it
 """
 
 
+class _Help(argparse.HelpFormatter):
+    """Fills paragraphs to the width of the terminal, and leaves text of several lines as it is written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if '\n' in text:
+            return ''.join(indent + line for line in text.splitlines(keepends=True))
+        return super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
     """Ends a mistake in one line on stderr, with the nearest right command, and exit code 2."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+        super().__init__(*arguments, **{'formatter_class': _Help, **settings})
         self.add_argument(
             '--debug',
             action='store_true',
@@ -114,8 +123,7 @@ def _unexpected(error: Exception) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog='sptsr', description=_ABOUT, formatter_class=raw)
+    parser = _Parser(prog='sptsr', description=_ABOUT)
     parser.add_argument('--version', action='version', version=f'sptsr {__version__}')
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True, parser_class=_Parser)
 

@@ -36,7 +36,6 @@ def add_restore(commands: Any) -> None:
         description='Restores a file or the images of a folder: any mode and depth, gray, alpha, EXIF orientation. The '
         'same command goes on after a kill; an image that fails is named, and the others are done (exit code 1).',
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument('-i', '--input', required=True, metavar='PATH', help='an image, or a folder of images')
     command.add_argument('-o', '--out', required=True, metavar='DIR', help='folder of the results')

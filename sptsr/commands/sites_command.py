@@ -6,6 +6,14 @@ import argparse
 
 from sptsr.core.errors import UserError
 
+_EXAMPLES = """\
+examples:
+  sptsr sites SwinIR window_size=8
+  sptsr sites ./my_net.py:MyNet
+  sptsr sites spandrel path=model.pth
+  sptsr sites -opt my_run.yml
+"""
+
 
 def add_sites(commands: argparse._SubParsersAction) -> None:
     """Adds `sites`."""
@@ -13,8 +21,7 @@ def add_sites(commands: argparse._SubParsersAction) -> None:
         'sites',
         help='candidate sites of a network, and a proposal to paste',
         description='Runs a network once and lists the modules whose output a unit could refine.',
-        epilog='examples: sptsr sites SwinIR window_size=8    sptsr sites ./my_net.py:MyNet    '
-        'sptsr sites spandrel path=model.pth    sptsr sites -opt my_run.yml',
+        epilog=_EXAMPLES,
     )
     sites.add_argument('network', nargs='?', metavar='NETWORK', help='registered name, or path/to/file.py:NAME')
     sites.add_argument('arguments', nargs='*', metavar='k=v', help='arguments of the network')

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from sptsr.study.runs import Run
     from sptsr.study.slurm import SlurmStart
 
+_EXAMPLES = """\
+examples:
+  sptsr table options/studies/smoke.yml --jobs 2
+  sptsr table options/studies/fair_controls.yml --gpus 0,1
+"""
+
 
 def add_table(commands: argparse._SubParsersAction) -> None:
     """Adds `table` to the command line."""
@@ -27,8 +33,7 @@ def add_table(commands: argparse._SubParsersAction) -> None:
         'writes table.md, table.tex, table.csv, per_image.csv, runs.json and report.html. Run it again after a kill, '
         'and it goes on. '
         'docs/tables.md says what a study file may hold.',
-        epilog='examples: sptsr table options/studies/smoke.yml --jobs 2    '
-        'sptsr table options/studies/fair_controls.yml --gpus 0,1',
+        epilog=_EXAMPLES,
     )
     command.add_argument('study', metavar='STUDY.yml', help='study file; see options/studies/')
     command.add_argument(

@@ -1,10 +1,11 @@
 """A mistake of the user: one line that names it and the remedy, exit code 2, nothing half-written."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
-from sptsr.commands.line import main
+from sptsr.commands.line import build_parser, main
 from sptsr.images.folder import ImageFolder
 from tests.conftest import run_cli, run_process
 from tests.malformed_files import corrupt, gray
@@ -135,3 +136,26 @@ def test_an_unexpected_error_is_said_to_be_whose_it_is(here: Path, monkeypatch: 
     done = run_cli('options', '-opt', 'test.yml', cwd=here)
     assert done.returncode == 3
     assert 'this looks like a fault of sptsr' in done.stderr.splitlines()[0]
+
+
+def test_help_is_filled_to_the_terminal_and_examples_have_a_line_each(monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+
+    def walk(parser: argparse.ArgumentParser):
+        yield parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for below in action.choices.values():
+                    yield from walk(below)
+
+    parsers = list(walk(build_parser()))
+    assert len(parsers) > 20
+    for parser in parsers[1:]:
+        before, examples, after = parser.format_help().partition('\nexamples:\n')
+        _usage, *paragraphs = before.split('\n\n')  # usage is argparse's, which breaks groups of Python 3.11 nowhere
+        assert max(map(len, '\n'.join(paragraphs).splitlines())) <= 80, parser.prog
+        if examples:
+            commands = after.strip().splitlines()
+            assert all(line.strip().startswith('sptsr ') and line.count('sptsr ') == 1 for line in commands), (
+                parser.prog
+            )
