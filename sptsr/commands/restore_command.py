@@ -25,6 +25,7 @@ examples:
   sptsr restore -i photo.jpg -o restored -a adapter.safetensors
   sptsr restore -i photos -o restored -a adapter.safetensors --weights weights/IMDN_x4.pth --prior priors
   sptsr restore -i noisy -o clean -opt options/test/SPT_FFDNet_s25.yml --source felzenszwalb --sigma auto
+  sptsr restore -i photos -o frozen -opt options/test/IMDN_x4.yml
 """
 
 
@@ -32,7 +33,7 @@ def add_restore(commands: Any) -> None:
     """Adds `restore`."""
     command = commands.add_parser(
         'restore',
-        help='restore images of your own with an adapter',
+        help='restore images of your own with an adapter, or with a network as it is',
         description='Restores a file or the images of a folder: any mode and depth, gray, alpha, EXIF orientation. The '
         'same command goes on after a kill; an image that fails is named, and the others are done (exit code 1).',
         epilog=_EXAMPLES,
@@ -41,7 +42,9 @@ def add_restore(commands: Any) -> None:
     command.add_argument('-o', '--out', required=True, metavar='DIR', help='folder of the results')
     network = command.add_mutually_exclusive_group(required=True)
     network.add_argument('-a', '--adapter', metavar='FILE', help='the adapter; it says which network it is for')
-    network.add_argument('-opt', metavar='X.yml', help='take network and adapter from an option file of a test')
+    network.add_argument(
+        '-opt', metavar='X.yml', help='take network and adapter from an option file of a test, or a network alone'
+    )
     command.add_argument('--weights', metavar='FILE', help="the backbone's weights, where they moved")
     masks = command.add_mutually_exclusive_group()
     masks.add_argument('--source', metavar='NAME', help='make the masks on the way by this source')
@@ -120,18 +123,23 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _network(options: argparse.Namespace) -> SPTNet:
-    """Returns the network with its units."""
+    """Returns the network with its units, or that of an option file without an SPTNet as it is."""
     from sptsr.archs.attach import load
 
     if options.adapter:
         return load(options.adapter, weights=options.weights)
-    from sptsr.options.load import load_options
+    from sptsr.archs.spt_arch import SPTNet
+    from sptsr.options.load import load_frozen, load_options
 
     opt = load_options(options.opt, False).opt
-    adapter = opt['path'].get('pretrain_network_g')
-    if opt['network_g']['type'] != 'SPTNet' or not adapter:
-        raise UserError(f'{options.opt}: needs an SPTNet and path.pretrain_network_g; or name the adapter with -a')
-    section = opt['network_g']
+    section, adapter = opt['network_g'], opt['path'].get('pretrain_network_g')
+    if section['type'] != 'SPTNet':
+        if options.report:
+            raise UserError(f'--report: shows what an adapter changes, and {options.opt} has none; remove it')
+        bare, weights, key = load_frozen(options.opt)
+        return SPTNet(bare, options.weights or weights, None if options.weights else key, tune='all').eval()
+    if not adapter:
+        raise UserError(f'{options.opt}: needs path.pretrain_network_g; or name the adapter with -a')
     weights = options.weights or section.get('backbone_weights')
     return load(adapter, backbone=section['backbone'], weights=weights)
 
@@ -165,7 +173,7 @@ def _masks(
     """Returns what gives the masks of an image, and what decides them."""
     if not net.uses_masks:
         if options.source or options.prior:
-            print('sptsr: this adapter uses no masks; --source and --prior play no part', file=sys.stderr)
+            print('sptsr: this network uses no masks; --source and --prior play no part', file=sys.stderr)
         return None, None
     if options.prior:
         from sptsr.data.checked import must_hold

@@ -1,0 +1,52 @@
+"""`sptsr restore` with a network that has no units: the frozen network that adapters are compared with."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from sptsr.images.decode import decode_rgb
+from sptsr.images.folder import ImageFolder
+from sptsr.restoring.through import Frozen
+from tests.conftest import run_cli
+
+
+@pytest.fixture
+def bare(here: Path) -> Path:
+    """The option file of the backbone alone."""
+    options = yaml.safe_load(Path('test.yml').read_text())
+    section = options.pop('network_g')
+    options['network_g'] = section['backbone']
+    options['path'] = {'pretrain_network_g': section['backbone_weights'], 'strict_load_g': True}
+    (here / 'bare.yml').write_text(yaml.safe_dump(options))
+    return here / 'bare.yml'
+
+
+def test_it_gives_what_the_frozen_network_gives(bare: Path):
+    command = [sys.executable, '-m', 'sptsr', 'restore', '-i', 'set/LRx4', '-o', 'frozen', '-opt', bare]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, 'frozen: 4 images restored\n'), done.stderr
+    images, net = ImageFolder('set/LRx4'), Frozen.of_options(bare)
+    for key in images.keys:
+        expected = net.restore([images.read(key)], None)[0]
+        assert np.array_equal(decode_rgb(Path('frozen', f'{key}.png').read_bytes(), key), expected)
+        assert expected.std() > 1
+
+
+def test_there_is_nothing_to_compare_and_masks_play_no_part(bare: Path):
+    report = run_cli('restore', '-i', 'set/LRx4', '-o', 'o', '-opt', bare, '--report')
+    assert report.returncode == 2
+    assert report.stderr == f'sptsr: --report: shows what an adapter changes, and {bare} has none; remove it\n'
+    assert not Path('o').exists()
+    masks = run_cli('restore', '-i', 'set/LRx4', '-o', 'o', '-opt', bare, '--source', 'felzenszwalb')
+    assert masks.returncode == 0
+    assert 'this network uses no masks; --source and --prior play no part' in masks.stderr
+
+
+def test_units_without_their_adapter_are_refused(here: Path):
+    done = run_cli('restore', '-i', 'set/LRx4', '-o', 'o', '-opt', 'test.yml')
+    assert done.returncode == 2
+    assert 'test.yml: needs path.pretrain_network_g; or name the adapter with -a' in done.stderr
