@@ -114,8 +114,8 @@ class PlainStem(MaskStem):
 class RepeatedStem(MaskStem):
     """What `PlainStem` was in 0.1: reads the LQ image's own channels again and again. For adapters of then only.
 
-    A channel that is repeated meets the sum of its weights, 22 of them at 64 masks. So the response had 1.3 to 1.5
-    times the spread of a `MaskStem`'s at the start, and one step of Adam changed it 6 times as much.
+    A channel that is repeated meets the sum of its weights, 22 of them at 64 masks. So the response had a
+    wider spread than a `MaskStem`'s at the start, and one step of Adam changed it several times as much.
     """
 
     def forward(self, lq: Tensor, masks: PriorBatch | None = None) -> Tensor:

@@ -44,7 +44,7 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
     section, _ = load_network(path)
     options, _ = read_unchecked(path)
     if options.get('train'):
-        read_checked(path, True)  # a step is made by them
+        read_checked(path, True, files=False)  # a step is made by them
     register_all()
     tuned = section['type'] == 'SPTNet'
     given = section if tuned else {'backbone': section, 'tune': 'all'}

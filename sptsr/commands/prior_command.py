@@ -17,8 +17,8 @@ def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.
         'extract',
         help='fill a prior store; run again to go on',
         epilog='sources: felzenszwalb (no weights), labels (--set dir=FOLDER), sam (--set checkpoint=FILE), '
-        'transformers (--set model=FOLDER), random (--set like=STORE); docs/priors.md has all parameters. '
-        'On several GPUs or machines: torchrun --nproc_per_node N -m sptsr.priors.extract ...',
+        'transformers (--set model=FOLDER), random (--set like=STORE), none; docs/priors.md says more. '
+        'On several GPUs or machines: torchrun --nproc_per_node N -m sptsr prior extract ...',
     )
     extract.add_argument('-i', '--images', required=True, metavar='DIR', help='LQ images, or a BasicSR .lmdb')
     extract.add_argument('-o', '--store', required=True, metavar='STORE', help='folder of the store')
@@ -26,7 +26,7 @@ def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.
         '--source',
         required=True,
         metavar='NAME',
-        help='felzenszwalb, labels, sam, transformers, random, or path/to/file.py:NAME',
+        help='felzenszwalb, labels, sam, transformers, random, none, or path/to/file.py:NAME',
     )
     extract.add_argument('--set', nargs='+', default=[], metavar='k=v', dest='params', help='parameters of the source')
     extract.add_argument('--oracle', metavar='DIR', help='make the masks from these images (GT) of the same names')

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sptsr.core.errors import UserError
+from sptsr.core.homes import expanded
 
 if TYPE_CHECKING:
     from sptsr.archs.spt_arch import SPTNet
@@ -129,15 +130,16 @@ def _network(options: argparse.Namespace) -> SPTNet:
     if options.adapter:
         return load(options.adapter, weights=options.weights)
     from sptsr.archs.spt_arch import SPTNet
-    from sptsr.options.load import load_frozen, load_options
+    from sptsr.core.registry import register_all
+    from sptsr.options.load import load_frozen, read_checked
 
-    opt = load_options(options.opt, False).opt
-    section, adapter = opt['network_g'], opt['path'].get('pretrain_network_g')
+    opt = expanded(read_checked(options.opt, False, files=False)[0])
+    section, adapter = opt['network_g'], (opt.get('path') or {}).get('pretrain_network_g')
     if section['type'] != 'SPTNet':
         if options.report:
             raise UserError(f'--report: shows what an adapter changes, and {options.opt} has none; remove it')
-        bare, weights, key = load_frozen(options.opt)
-        return SPTNet(bare, options.weights or weights, None if options.weights else key, tune='all').eval()
+        register_all()
+        return SPTNet(*load_frozen(options.opt, options.weights), tune='all').eval()
     if not adapter:
         raise UserError(f'{options.opt}: needs path.pretrain_network_g; or name the adapter with -a')
     weights = options.weights or section.get('backbone_weights')

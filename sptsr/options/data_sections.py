@@ -12,7 +12,7 @@ from sptsr.core.signatures import argument_problems
 from sptsr.core.template import check_template
 from sptsr.core.yaml_io import KeyPath
 from sptsr.options.keys import STOCK_DATASET, STOCK_NEEDS, STOCK_TRAIN_NEEDS
-from sptsr.options.problems import Problem, wrong_keys, wrong_name
+from sptsr.options.problems import NotThere, Problem, wrong_keys, wrong_name
 
 
 def check_datasets(section: Mapping[str, Any], opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
@@ -74,7 +74,8 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
             problems.append(((*path, 'filename_tmpl'), str(error)))
     for key in ('dataroot_gt', 'dataroot_lq', 'dataroot_prior'):
         if isinstance(data.get(key), str) and not Path(data[key]).is_dir():
-            problems.append(((*path, key), f'{dotted}.{key}: {data[key]}: no such folder; see datasets/README.md'))
+            message = NotThere(f'{dotted}.{key}: {data[key]}: no such folder; see datasets/README.md')
+            problems.append(((*path, key), message))
     if path[1] == 'train' and 'batch_size_per_gpu' not in data:
         problems.append((path, f"{dotted} needs 'batch_size_per_gpu', a whole number"))
     return problems

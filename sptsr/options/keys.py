@@ -165,7 +165,7 @@ TEXTS: dict[str, dict[str, str]] = {
         'optim_g': 'optimiser: `{type: NAME, lr: 1e-3, …}`, any of `torch.optim` that makes one plain step.',
         'scheduler': "learning rate: `{type: NAME, …}`, BasicSR's or any of torch whose arguments are plain values.",
         'pixel_opt': 'loss: `{type: NAME, …}`.',
-        'stay_opt': "loss between the output and the frozen network's, such as `{type: L1Loss, loss_weight: 0.5}`.",
+        'stay_opt': "loss between the output and the frozen network's, such as `{type: L1Loss, loss_weight: 0.1}`.",
         'precision': 'of the forward pass; the adapter and both ends of the backbone stay fp32. `fp16` has a scaler.',
         'channels_last': 'memory layout of features; usually faster on a GPU.',
         'compile': '`torch.compile` of the network.',

@@ -15,6 +15,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.homes import expanded
 from sptsr.core.yaml_io import KeyPath, Lines, read_scalar, read_yaml
 from sptsr.options.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
+from sptsr.options.problems import NotThere
 from sptsr.options.schema import check, check_network
 
 _MAX_BASES = 8
@@ -57,20 +58,21 @@ def load_options(
 
 
 def read_checked(
-    path: str | os.PathLike[str], is_train: bool | None, force: Sequence[str] = ()
+    path: str | os.PathLike[str], is_train: bool | None, force: Sequence[str] = (), files: bool = True
 ) -> tuple[dict[str, Any], Lines, bool]:
     """Reads and checks an option file and imports its plugins.
 
     Args:
         path, force: see `load_options`.
         is_train: None to go by whether it has a section `train`.
+        files: whether images, masks and weights that it names must be there.
 
     Returns:
         its content with `base` and `force` applied, where each key stands, and whether it is for training.
     """
     opt, lines = read_unchecked(path, force)
     is_train = 'train' in opt if is_train is None else is_train
-    problems = check(opt, is_train)
+    problems = [one for one in check(opt, is_train) if files or not isinstance(one[1], NotThere)]
     if problems:
         raise UserError(report(str(path), lines, problems))
     return opt, lines, is_train
@@ -88,8 +90,14 @@ def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str
     return expanded(section), opt.get('plugins') or []
 
 
-def load_frozen(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str | None, str | None]:
+def load_frozen(
+    path: str | os.PathLike[str], weights: str | None = None
+) -> tuple[dict[str, Any], str | None, str | None]:
     """Reads the network of an option file without units: the backbone of an SPTNet, or the network itself.
+
+    Args:
+        path: the option file.
+        weights: file to take in place of the one that it names.
 
     Returns:
         its checked section, the file of its weights (None where the section names it), and the entry of that file.
@@ -99,12 +107,15 @@ def load_frozen(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str | Non
     """
     section, _ = load_network(path)
     opt, _ = read_unchecked(path)
-    files = expanded(opt.get('path') or {})
+    files = opt.get('path') or {}
+    if not isinstance(files, dict):
+        raise UserError(f'{path}: path must be a section')
     if section['type'] == 'SPTNet':
-        weights, key = section.get('backbone_weights'), section.get('backbone_key')
+        named, key = section.get('backbone_weights'), section.get('backbone_key')
         section = section['backbone']
     else:
-        weights, key = files.get('pretrain_network_g'), files.get('param_key_g')
+        named, key = expanded(files.get('pretrain_network_g')), files.get('param_key_g')
+    weights, key = (named, key) if weights is None else (weights, None)
     if weights is None and section['type'] != 'spandrel':
         raise UserError(f'{path}: names no weights of {section["type"]}; set backbone_weights, or pretrain_network_g')
     return section, weights, key

@@ -16,6 +16,12 @@ from sptsr.options.keys import Types
 Problem = tuple[KeyPath, str]
 
 
+class NotThere(str):
+    """The message of a problem that is a file or folder which is not there."""
+
+    __slots__ = ()
+
+
 def wrong_keys(section: Mapping[str, Any], known: Mapping[str, Types], path: KeyPath) -> list[Problem]:
     """Lists the keys of a section that are unknown, and values that fit none of the types of their keys."""
     problems: list[Problem] = []

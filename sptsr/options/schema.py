@@ -24,7 +24,7 @@ from sptsr.options.keys import (
     VAL,
     WANDB,
 )
-from sptsr.options.problems import Problem, wrong_call, wrong_keys, wrong_name, wrong_value
+from sptsr.options.problems import NotThere, Problem, wrong_call, wrong_keys, wrong_name, wrong_value
 from sptsr.options.tune import tune_problems
 
 # Arguments of BasicSR's schedulers, which would pass over entries of other types without a word.
@@ -114,9 +114,8 @@ def _network(section: Mapping[str, Any]) -> list[Problem]:
     problems = check_network(section)
     weights = section.get('backbone_weights')
     if isinstance(weights, str) and not Path(weights).is_file():
-        problems.append(
-            ((*path, 'backbone_weights'), f'network_g.backbone_weights: {weights}: no such file; check the path')
-        )
+        message = NotThere(f'network_g.backbone_weights: {weights}: no such file; check the path')
+        problems.append(((*path, 'backbone_weights'), message))
     return problems
 
 
@@ -129,7 +128,7 @@ def _path(section: Mapping[str, Any]) -> list[Problem]:
     for key in ('pretrain_network_g', 'resume_state'):
         value = section.get(key)
         if isinstance(value, str) and not Path(value).is_file():
-            problems.append((('path', key), f'path.{key}: {value}: no such file; check the path'))
+            problems.append((('path', key), NotThere(f'path.{key}: {value}: no such file; check the path')))
     return problems
 
 
@@ -187,7 +186,8 @@ def _val(section: Mapping[str, Any], is_train: bool) -> list[Problem]:
     bands = section.get('bands')
     for name, store in bands.items() if isinstance(bands, Mapping) else ():
         if not isinstance(store, str) or not Path(store).is_dir():
-            problems.append((('val', 'bands', name), f'val.bands.{name}: {store}: no such prior store; check the path'))
+            message = NotThere(f'val.bands.{name}: {store}: no such prior store; check the path')
+            problems.append((('val', 'bands', name), message))
     metrics = section.get('metrics')
     for name, metric in metrics.items() if isinstance(metrics, Mapping) else ():
         path = ('val', 'metrics', name)

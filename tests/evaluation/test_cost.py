@@ -164,7 +164,9 @@ def test_memory_of_a_step():
 def test_the_command(here: Path):
     done = run_cli('cost', '-opt', 'train.yml', '--size', '24', '32', '--rounds', '3')
     assert done.returncode == 0, done.stderr
-    assert re.search(r'\n  trainable +9,', done.stdout) or 'trainable' in done.stdout
+    alone = Path('alone')  # neither images nor weights are there
+    alone.mkdir()
+    (alone / 'train.yml').write_text(Path('train.yml').read_text())
     for word in (
         'multiply-adds, output 1280x720',
         'peak memory of a step, 3 x 16x16',
@@ -172,11 +174,16 @@ def test_the_command(here: Path):
         '2 FLOPs|two FLOPs',
     ):
         assert re.search(word, done.stdout), done.stdout
+    table = done.stdout
     done = run_cli('cost', '-opt', 'train.yml', '--size', '24', '32', '--rounds', '3', '--json')
     record = json.loads(done.stdout)
+    trainable = f'{record["parameters"]["trainable"]:,}'
+    assert re.search(rf'\n  trainable +{trainable}\s', table)
     assert record['macs'][0]['size'] == [180, 320]
     assert record['latency']['rounds'] == 3
     assert record['step']['batch'] == 3
+    done = run_cli('cost', '-opt', 'train.yml', '--size', '24', '32', '--rounds', '1', cwd=alone)
+    assert 'peak memory of a step, 3 x 16x16' in done.stdout, done.stderr
     text = Path('test.yml').read_text()
     Path('bare.yml').write_text(re.sub(r'network_g:\n(  .*\n)+', 'network_g: {type: IMDN, upscale: 4}\n', text))
     done = run_cli('cost', '-opt', 'bare.yml', '--size', '16', '16', '--rounds', '1')

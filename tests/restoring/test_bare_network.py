@@ -50,3 +50,31 @@ def test_units_without_their_adapter_are_refused(here: Path):
     done = run_cli('restore', '-i', 'set/LRx4', '-o', 'o', '-opt', 'test.yml')
     assert done.returncode == 2
     assert 'test.yml: needs path.pretrain_network_g; or name the adapter with -a' in done.stderr
+
+
+def test_images_of_the_option_file_need_not_be_there(bare: Path, tmp_path: Path):
+    options = yaml.safe_load(bare.read_text())
+    weights = Path(options['path']['pretrain_network_g']).resolve()
+    options['path']['pretrain_network_g'] = 'weights/elsewhere.pth'
+    for section in options['datasets'].values():
+        section['dataroot_gt'] = 'datasets/not_here'
+    moved = tmp_path / 'moved.yml'
+    moved.write_text(yaml.safe_dump(options))
+    lost = run_cli('restore', '-i', 'set/LRx4', '-o', 'o', '-opt', moved)
+    assert (lost.returncode, lost.stderr.count('\n')) == (2, 1)
+    assert 'weights/elsewhere.pth: no such file' in lost.stderr
+    done = run_cli('restore', '-i', 'set/LRx4', '-o', 'o', '-opt', moved, '--weights', weights)
+    assert done.returncode == 0, done.stderr
+    assert run_cli('restore', '-i', 'set/LRx4', '-o', 'before', '-opt', bare).returncode == 0
+    for path in Path('before').glob('*.png'):
+        assert path.read_bytes() == Path('o', path.name).read_bytes()
+    assert len(list(Path('o').glob('*.png'))) == 4
+
+
+def test_a_path_that_is_no_section_is_one_line(bare: Path):
+    options = yaml.safe_load(bare.read_text())
+    options['path'] = 'weights'
+    bare.write_text(yaml.safe_dump(options))
+    done = run_cli('prior', 'extract', '-i', 'set/LRx4', '-o', 's', '--source', 'felzenszwalb', '--through', bare)
+    assert done.returncode == 2
+    assert done.stderr == f'sptsr: {bare}: path must be a section\n'
