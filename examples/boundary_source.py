@@ -97,14 +97,19 @@ class BoundarySource(Source):
         min_size: int = 20,
         max_iou: float = 0.9,
     ) -> None:
+        if not levels:
+            raise UserError('boundary: levels names none; say some of 0..1, or leave it out')
         for level in levels:
             must_lie_in(self.name, {'levels': (level, 0, 1)})
         must_lie_in(self.name, {'min_size': (min_size, 0, 1 << 31), 'max_iou': (max_iou, 0, 1)})
         folder = Path(weights)
-        files = sorted(folder.glob('fold*.safetensors'))
-        if not files or not (folder / 'folds.json').is_file():
+        if not (folder / 'folds.json').is_file():
             raise UserError(f'boundary: {weights}: no networks here; train them with examples/train_boundary.py')
         self.folds: dict[str, int] = json.loads((folder / 'folds.json').read_text())
+        files = [folder / f'fold{fold}.safetensors' for fold in range(max(self.folds.values()) + 1)]
+        for path in files:
+            if not path.is_file():
+                raise UserError(f'boundary: {path}: not there; run examples/train_boundary.py to its end')
         self.nets = [BoundaryNet().eval() for _ in files]
         digest = hashlib.sha256()
         for net, path in zip(self.nets, files, strict=True):
@@ -121,8 +126,10 @@ class BoundarySource(Source):
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
         strength = self.strength(image, key)
         basins = watershed(strength)
-        graph = rag_boundary(basins, strength)
-        maps = [cut_threshold(basins, graph, level, in_place=False) for level in self.params['levels']]
+        maps = [basins]  # a very small image is one
+        if basins.min() != basins.max():
+            graph = rag_boundary(basins, strength)
+            maps = [cut_threshold(basins, graph, level, in_place=False) for level in self.params['levels']]
         regions = Regions.from_label_maps([labels.astype(np.int64) for labels in maps])
         return Prior.from_regions(regions.select(max_masks, self.params['min_size'], self.params['max_iou']))
 

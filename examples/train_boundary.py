@@ -91,6 +91,9 @@ def main() -> None:
         parser.error(f'--start {options.start}: no networks here; name a folder that this script wrote')
     if begun and json.loads(begun.read_text()) != folds:
         parser.error(f'--start {options.start}: its folds are others; a network there has seen what it must not')
+    before = out / 'folds.json'
+    if before.is_file() and json.loads(before.read_text()) != folds:
+        parser.error(f'-o {out}: holds networks of other folds; choose another folder')
     pairs = {}
     for key in images.keys:
         image = torch.from_numpy(images.read(key)).permute(2, 0, 1).contiguous()

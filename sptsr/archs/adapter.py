@@ -109,8 +109,10 @@ def save_adapter(
         trained_with: see `Adapter`.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: a count of iterations that is none, a folder that cannot be written, or a full disk.
     """
+    if misfit(iteration, _NEEDED['iteration']) is not None:
+        raise UserError(f'{path}: iteration {iteration!r} is not a whole number from 0 on')
     tensors = {f'params.{name}': value for name, value in net.adapter_state().items()}
     if params_ema is not None:
         tensors |= {f'params_ema.{name}': value for name, value in params_ema.items()}

@@ -56,7 +56,13 @@ def attach(
     register_all()
     section = {'type': unit, **unit_options}
     _check_unit(section, 'attach')
-    if not isinstance(backbone, nn.Module):
+    given = {'sites': sites, 'num_masks': num_masks}
+    _refuse(argument_problems(parameters(SPTNet, ('backbone',)), given, 'attach'), 'attach')
+    if not isinstance(backbone, nn.Module | Mapping):
+        raise UserError(
+            f'attach: a {type(backbone).__name__} is no network; give a module, or a section {{type: NAME, ...}}'
+        )
+    if isinstance(backbone, Mapping):
         _check_section(dict(backbone), 'attach')
     net = build_network(backbone)
     name = backbone['type'] if isinstance(backbone, Mapping) else type(net).__name__

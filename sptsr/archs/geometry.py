@@ -81,6 +81,8 @@ class GeometryStem(nn.Sequential):
         if unknown:
             raise UserError(f"stem geometry: no map is called '{unknown[0]}'{one_of(str(unknown[0]), known)}")
         names = [name for name in known if maps is None or name in maps]
+        if not names:
+            raise UserError(f'stem geometry: maps names none; say which of {", ".join(known)}, or leave it out')
         each = {'residual': in_channels, **dict.fromkeys(FINE_MAPS, fine**2)}
         channels = in_channels + sum(each.get(name, 1) for name in names)
         first = nn.Conv2d(channels, width, 3, padding=1)

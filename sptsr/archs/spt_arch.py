@@ -104,7 +104,7 @@ class SPTNet(nn.Module):
             'backbone_weights': backbone_weights,
             'backbone_key': backbone_key,
             'sites': sites if isinstance(sites, str) else list(sites),
-            'unit': dict(unit or {'type': 'ModulationUnit'}),
+            'unit': {'type': 'ModulationUnit', **(unit or {})},
             'num_masks': num_masks,
         }
         if tune != 'adapter':

@@ -106,6 +106,8 @@ def _restore(options: argparse.Namespace) -> int:
         'sigma': sigma,
         'precision': options.precision,
     }
+    if options.tile is not None:  # else chosen by the memory
+        settings['tile'] = options.tile
     page = Page(f'{given.name}, restored', TUNED, FROZEN, sets={'': len(images)})
 
     def show(name: str, lq: RGB, prior: Prior | None, tuned: RGB, frozen: RGB) -> None:
@@ -125,6 +127,7 @@ def _restore(options: argparse.Namespace) -> int:
 
 def _network(options: argparse.Namespace) -> SPTNet:
     """Returns the network with its units, or that of an option file without an SPTNet as it is."""
+    from sptsr.archs.adapter import load_adapter
     from sptsr.archs.attach import load
 
     if options.adapter:
@@ -143,7 +146,10 @@ def _network(options: argparse.Namespace) -> SPTNet:
     if not adapter:
         raise UserError(f'{options.opt}: needs path.pretrain_network_g; or name the adapter with -a')
     weights = options.weights or section.get('backbone_weights')
-    return load(adapter, backbone=section['backbone'], weights=weights)
+    net = load(adapter, backbone=section['backbone'], weights=weights)
+    if opt['path'].get('param_key_g'):
+        load_adapter(net, adapter, opt['path']['param_key_g'])
+    return net
 
 
 def _sigma(said: str | None, net: SPTNet, trained: object) -> float | str | None:
@@ -191,7 +197,7 @@ def _masks(
     source = make_source(*_chosen_source(options, net.trained_with, read_settings(options.params, '--set')), '--set')
     known = net.trained_with.get('prior') or {}
     record = (known.get('params') or {}).get('through')
-    if source.sees_image and (options.through or record):
+    if options.through or (source.sees_image and record):
         fine = (known.get('params') or {}).get('fine')
         source = _through(options.through, record, source, net, sigma, fine if isinstance(fine, int) else 1)
     described = {'source': source.name, 'params': source.params, 'weights': source.weights_sha256}
@@ -246,7 +252,8 @@ def _chosen_source(
     name, params = known.get('source'), known.get('params')
     if options.source and options.source.rpartition(':')[2] != name:
         return options.source, dict(said)
-    if not isinstance(name, str) or not isinstance(params, dict) or name in _NEED_FILES:
+    # A file of code is named by the user, never by an adapter.
+    if not isinstance(name, str) or not isinstance(params, dict) or name in _NEED_FILES or ':' in name:
         if options.source:
             return options.source, dict(said)
         why = f'it was trained with masks of {name}' if isinstance(name, str) else 'it does not say of which source'

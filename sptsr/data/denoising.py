@@ -15,7 +15,7 @@ from sptsr.core.registry import DATASET_REGISTRY, register
 from sptsr.core.values import Range
 from sptsr.data.checked import CheckedDataset, degrade_first, must_cover, must_hold, say_draws, to_tensor
 from sptsr.data.described import Described
-from sptsr.data.transforms import Sample, augment, drop_masks, random_window
+from sptsr.data.transforms import Sample, augment, drop_masks, random_turn, random_window
 from sptsr.images.decode import RGB, image_digest, luminance
 from sptsr.images.draws import Degradation
 from sptsr.images.folder import ImageFolder
@@ -169,13 +169,16 @@ class PriorDenoisingDataset(CheckedDataset):
         crop = Sample(clean, clean, prior).crop(top, left, self.size, self.size, 1)
         gt = self._channels(crop.gt)
         if self.fresh:
-            sample = augment(Sample(gt, gt, crop.prior), self.use_hflip, self.use_rot, rng)
+            turn = random_turn(self.use_hflip, self.use_rot, rng)
+            sample = turn(Sample(gt, gt, crop.prior))
             level = noise.low if noise.low == noise.high else float(rng.uniform(noise.low, noise.high))
             sample = replace(sample, lq=add_noise(sample.gt, level, rng))
-            if prior is not None and self.describes_masks:
-                described = self.described.noisy_crop(key, prior, lambda: self._channels(clean), sample, level, rng)
-                sample = replace(sample, prior=described)
-            return sample, level
+            if prior is None or crop.prior is None or not self.describes_masks:
+                return sample, level
+            coarse = replace(turn(replace(crop, prior=crop.prior.at(1))), lq=sample.lq, gt=sample.gt)
+            known = self.described.noisy_statistics(key, prior, lambda: self._channels(clean), coarse, level, rng)
+            assert sample.prior is not None
+            return replace(sample, prior=replace(sample.prior, statistics=known)), level
         level = noise.level(key, draw)
         lq = add_noise_to_window(gt, top, left, clean.shape[1], level, fixed_rng(key, noise.seed, draw))
         return augment(Sample(lq, gt, crop.prior), self.use_hflip, self.use_rot, rng), level

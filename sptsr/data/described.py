@@ -34,7 +34,7 @@ class Described:
             self.statistics[key] = statistics_of(prior, to_tensor(image()))
         return replace(prior, statistics=self.statistics[key])
 
-    def noisy_crop(
+    def noisy_statistics(
         self,
         key: Hashable,
         prior: Prior,
@@ -42,14 +42,15 @@ class Described:
         crop: Sample,
         sigma: float,
         rng: np.random.Generator,
-    ) -> Prior:
-        """Returns the prior of a noisy crop, as if its whole image had noise: around the crop it is made up.
+    ) -> npt.NDArray[np.float32]:
+        """Returns the statistics of a noisy crop, as if its whole image had noise: around the crop it is made up.
 
         Args:
             key: of the image.
             prior: of the whole image.
             clean: makes its pixels without noise.
-            crop: `lq` has noise and `gt` has none.
+            crop: `lq` has noise and `gt` has none. Its prior has the image's grid, and was brought to it before it was
+                turned: a turned one is read off at other pixels, which are not those of the whole image's sums.
             sigma: of the noise, of 255.
             rng: where the noise around the crop comes from.
         """
@@ -58,4 +59,4 @@ class Described:
             self.sums[key] = sums_of(prior, to_tensor(clean()))
         around = self.sums[key] - sums_of(crop.prior, to_tensor(crop.gt))
         sums = around.with_noise(sigma / 255, rng) + sums_of(crop.prior, to_tensor(crop.lq))
-        return replace(crop.prior, statistics=statistics_of(prior, sums))
+        return statistics_of(prior, sums)

@@ -226,7 +226,7 @@ def _pair(
         UserError: an image without its partner.
     """
     pairs = []
-    for key, partner in sorted(listed):
+    for key, partner in sorted(listed, key=lambda pair: (pair[0], pair[1] or '')):
         if key not in gt:
             raise UserError(f"{gt.root}: no GT image '{key}'{nearest(key, gt.keys)}; correct meta_info_file")
         folder, slash, base = key.rpartition('/')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,19 +58,28 @@ def random_window(size: tuple[int, ...], side: int, rng: np.random.Generator) ->
     return int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
 
 
-def augment(sample: Sample, hflip: bool, rotate: bool, rng: np.random.Generator) -> Sample:
-    """Flips horizontally, and rotates by quarters (as a vertical flip and a transposition), each at 1/2.
+def random_turn(hflip: bool, rotate: bool, rng: np.random.Generator) -> Callable[[Sample], Sample]:
+    """Returns what flips horizontally, and rotates by quarters (as a vertical flip and a transposition), each at 1/2.
 
     The draws are made whatever the switches are, so one switch does not move the other's outcome.
     """
     draws = rng.random(3) < 0.5
-    if hflip and draws[0]:
-        sample = sample.flip(1)
-    if rotate and draws[1]:
-        sample = sample.flip(0)
-    if rotate and draws[2]:
-        sample = sample.transpose()
-    return sample
+
+    def turn(sample: Sample) -> Sample:
+        if hflip and draws[0]:
+            sample = sample.flip(1)
+        if rotate and draws[1]:
+            sample = sample.flip(0)
+        if rotate and draws[2]:
+            sample = sample.transpose()
+        return sample
+
+    return turn
+
+
+def augment(sample: Sample, hflip: bool, rotate: bool, rng: np.random.Generator) -> Sample:
+    """Turns a sample at random (see `random_turn`)."""
+    return random_turn(hflip, rotate, rng)(sample)
 
 
 def drop_masks(sample: Sample, probability: float, rng: np.random.Generator) -> Sample:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from basicsr.metrics.metric_util import to_y_channel
 
+from sptsr.core.errors import UserError
 from sptsr.evaluation.metrics import CannotMeasure, Metric
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import BoolArray
@@ -43,9 +44,9 @@ class BandMetric(Metric):
             inside: the band, bool [H, W].
 
         Raises:
-            CannotMeasure: the band has no pixel, or the image is too small.
+            CannotMeasure: the band has no pixel, the image is too small, or its size is not its GT's.
         """
-        reason = self.too_small(*image.shape[:2])
+        reason = self.unlike(image, reference)
         border = self.arguments.get('crop_border', 0)
         window = tuple(slice(border, side - border) for side in image.shape[:2])
         inside = inside[window]
@@ -80,7 +81,17 @@ def bands_of(prior: Prior, size: tuple[int, int]) -> dict[str, BoolArray]:
     Args:
         prior: masks of the LQ image.
         size: height and width of the restored image, a whole multiple of the LQ image's.
+
+    Raises:
+        UserError: they are not of an image that this one may have been made from.
     """
+    if any(full % part for full, part in zip(size, prior.index.shape, strict=True)):
+        prior = prior.at(1)  # a grid that is finer than the restored image's, or does not divide it
+    if any(full % part for full, part in zip(size, prior.index.shape, strict=True)):
+        raise UserError(
+            f'its masks are of {prior.size[0]}x{prior.size[1]}, the restored image is {size[0]}x{size[1]} '
+            '(height x width); make the masks of the LQ images'
+        )
     factors = [full // part for full, part in zip(size, prior.index.shape, strict=True)]
     index = prior.index.astype(np.int64).repeat(factors[0], 0).repeat(factors[1], 1)
     edge = np.zeros(index.shape, np.uint8)
@@ -111,6 +122,14 @@ def _smallest(prior: Prior) -> np.ndarray:
     return inside.min(axis=1, initial=np.inf)
 
 
-def prior_of(store: PriorStore, key: str) -> Prior:
-    """Returns the masks of a test image; of several noisy draws those of the first, which is the test's."""
-    return store.get(store.degradation.key(key, 0) if store.degradation else key)
+def places_of(store: PriorStore, key: str, size: tuple[int, int]) -> dict[str, BoolArray]:
+    """Returns the bands of a test image; of several noisy draws the first one's, which is the test's.
+
+    Raises:
+        UserError: names store and key where the masks are missing or do not fit.
+    """
+    prior = store.get(store.degradation.key(key, 0) if store.degradation else key)
+    try:
+        return bands_of(prior, size)
+    except UserError as error:
+        raise UserError(f'val.bands: {store.path}[{key}]: {error}') from error

@@ -17,7 +17,7 @@ from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
-from sptsr.evaluation.bands import BandMetric, band_metrics, bands_of, prior_of
+from sptsr.evaluation.bands import BandMetric, band_metrics, places_of
 from sptsr.evaluation.metrics import CannotMeasure, Metric, read_metrics
 from sptsr.evaluation.records import Results, add_means
 from sptsr.images.decode import RGB, write_png
@@ -91,7 +91,7 @@ def evaluate(
                         f'{reference.shape[0]}x{reference.shape[1]}; make scale and network_g agree'
                     )
                 results.images[key] = _digest(batch, reference)
-                places = {} if bands is None else bands_of(prior_of(bands, key), image.shape[:2])
+                places = {} if bands is None else places_of(bands, key, image.shape[:2])
                 _measure(results, measures, key, image, reference, places)
             if on_image is not None:
                 on_image(number, key, batch, image, {m: record['per_image'][key] for m, record in results.items()})

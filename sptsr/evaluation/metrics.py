@@ -78,12 +78,17 @@ class Metric:
         Raises:
             CannotMeasure: the image is too small, its size is not its GT's, or the metric itself fails.
         """
-        reason = self.too_small(*image.shape[:2])
-        if reason is None and reference is not None and reference.shape != image.shape:
-            reason = f'restored {_size(image)}, but its GT is {_size(reference)}'
+        reason = self.unlike(image, reference)
         if reason is not None:
             raise CannotMeasure(reason)
         return self._call(image, reference, self.arguments)
+
+    def unlike(self, image: Any, reference: Any) -> str | None:
+        """Returns why these cannot be measured: too small, or not of one size; None where they can."""
+        reason = self.too_small(*image.shape[:2])
+        if reason is None and reference is not None and reference.shape != image.shape:
+            return f'restored {_size(image)}, but its GT is {_size(reference)}'
+        return reason
 
     def _call(self, image: Any, reference: Any, arguments: Mapping[str, Any]) -> float:
         try:

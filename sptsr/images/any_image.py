@@ -84,8 +84,8 @@ def read_any(path: str | os.PathLike[str], most_pixels: int) -> AnyImage:
             colour, alpha, profile = _plain_pixels(image, profile, notes)
     except UserError:
         raise
-    except (OSError, ValueError, SyntaxError, cv2.error, ImageCms.PyCMSError) as error:
-        reason = str(error).partition('\n')[0]
+    except Exception as error:  # decoders of damaged files raise what they like, IndexError and TypeError too
+        reason = str(error).partition('\n')[0] or type(error).__name__
         raise UserError(f'{path}: not a readable image ({reason}); copy or make it again') from error
     if 2 <= said <= 8:
         notes.append('turned upright')
@@ -103,6 +103,9 @@ def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) 
 
     Returns:
         what the format could not keep, for people.
+
+    Raises:
+        UserError: an image that the format cannot hold, or a folder that cannot be written.
     """
     suffix = Path(path).suffix.lower().lstrip('.')
     lost = []
@@ -124,7 +127,10 @@ def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) 
             options['quality'] = quality
         if suffix == 'png':
             options['compress_level'] = 2  # a quarter of the time of 6, the default, for files that are 10 % larger
-        picture.save(buffer, {'jpg': 'JPEG', 'tif': 'TIFF'}.get(suffix, suffix.upper()), **options)
+        try:
+            picture.save(buffer, {'jpg': 'JPEG', 'tif': 'TIFF'}.get(suffix, suffix.upper()), **options)
+        except (OSError, ValueError) as error:  # WebP has at most 16,383 pixels a side, JPEG 65,535
+            raise UserError(f'{path}: cannot be written as {suffix} ({error}); choose --format png') from error
     write_bytes(path, buffer.getvalue())
     return lost
 

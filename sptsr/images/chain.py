@@ -18,7 +18,7 @@ from sptsr.core.files import read_json, write_json
 from sptsr.core.values import is_of
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB, luminance
-from sptsr.images.draws import DEGRADATION_FILE, MOST_DRAWS, Degradation, Drawn
+from sptsr.images.draws import DEGRADATION_FILE, MOST_DRAWS, Degradation, Drawn, amount_text
 
 Pixels = npt.NDArray[np.float32]  # [H, W, C], 0..255
 
@@ -62,8 +62,7 @@ class Step:
             raise UserError(f'degradation: {self} must be one whole number: all images get the same scale')
 
     def __str__(self) -> str:
-        amount = f'{self.low:g}' if self.low == self.high else f'{self.low:g}:{self.high:g}'
-        return f'{self.kind}={amount}'
+        return f'{self.kind}={amount_text(self.low, self.high)}'
 
     def apply(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Returns the image after this step, its amount and noise drawn from `rng`."""
@@ -212,7 +211,7 @@ def _poisson(image: Pixels, photons: float, rng: np.random.Generator) -> Pixels:
 def _jpeg(image: Pixels, quality: float, _rng: np.random.Generator) -> Pixels:
     ok, content = cv2.imencode('.jpg', _rounded(image)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, round(quality)])
     if not ok:
-        raise RuntimeError('OpenCV could not encode a JPEG')
+        raise UserError(f'degradation: jpeg: {image.shape[0]}x{image.shape[1]} (height x width) is too large; cut it')
     decoded = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE if image.shape[2] == 1 else cv2.IMREAD_COLOR)
     assert decoded is not None
     return _as_pixels(decoded, image)[:, :, ::-1]

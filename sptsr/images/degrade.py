@@ -33,8 +33,9 @@ def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degra
         number of degraded images.
 
     Raises:
-        UserError: an unreadable image, or other images in `out`.
+        UserError: an unreadable image, other images in `out`, or `out` below the clean ones.
     """
+    images.refuse_within(out)
     noted = read_degradation(out)
     if noted not in (None, degradation):
         raise UserError(f'{out}: holds images degraded otherwise ({noted}); choose another folder')
@@ -85,7 +86,7 @@ def _blurred(image: RGB, sigma: float) -> RGB:
 def _compressed(image: RGB, quality: int) -> RGB:
     ok, content = cv2.imencode('.jpg', image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
-        raise RuntimeError('OpenCV could not encode a JPEG')
+        raise UserError(f'--jpeg: {image.shape[0]}x{image.shape[1]} (height x width) is too large; cut it')
     decoded = cv2.imdecode(content, cv2.IMREAD_COLOR)
     assert decoded is not None
     return np.ascontiguousarray(decoded[:, :, ::-1]).astype(np.uint8)

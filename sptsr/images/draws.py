@@ -22,6 +22,11 @@ DEGRADATION_FILE = 'degradation.json'
 _DRAW = re.compile(r'@\d+$')
 
 
+def amount_text(low: float, high: float) -> str:
+    """Returns `AMOUNT` or `LOW:HIGH`, which read back are the same numbers."""
+    return ':'.join(f'{x:g}' if float(f'{x:g}') == x else repr(x) for x in dict.fromkeys((low, high)))
+
+
 class Drawn:
     """The names of several degraded images of each clean one."""
 
@@ -63,7 +68,7 @@ class Degradation(Drawn):
         least, most, whole = _KINDS[self.kind]
         amounts = (self.low, self.high)
         if not least <= self.low <= self.high <= most or (whole and any(amount % 1 for amount in amounts)):
-            shown = f'{self.low:g}' if self.low == self.high else f'{self.low:g}:{self.high:g}'
+            shown = amount_text(self.low, self.high)
             kind = 'a whole number ' if whole else ''
             raise UserError(f'prior degrade: --{self.kind} {shown} must be {kind}in {least}..{most}')
         if not 1 <= self.draws <= MOST_DRAWS:
@@ -92,8 +97,7 @@ class Degradation(Drawn):
 
     def __str__(self) -> str:
         """Returns the arguments of `sptsr prior degrade` that make such images."""
-        amount = f'{self.low:g}' if self.low == self.high else f'{self.low:g}:{self.high:g}'
-        words = [f'--{self.kind} {amount}']
+        words = [f'--{self.kind} {amount_text(self.low, self.high)}']
         words += [f'--draws {self.draws}'] if self.draws > 1 else []
         words += [f'--seed {self.seed}'] if self.seed else []
         words += ['--gray'] if self.gray else []
@@ -110,6 +114,8 @@ class Degradation(Drawn):
         """Returns the noise level of an image of the folder, of 255; its key is of one draw, as `key` makes it."""
         if self.draws == 1:
             return self.level(key, 0)
+        if not _DRAW.search(key):
+            raise UserError(f"{key}: is no draw of 'prior degrade {self}', whose names end in @0, @1, ...; remove it")
         image, _, draw = key.rpartition('@')
         return self.level(image, int(draw))
 

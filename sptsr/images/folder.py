@@ -70,6 +70,11 @@ class ImageFolder:
         """Returns what to call the image in a message: its path, or LMDB and key."""
         return f'{self.root}[{key}]' if self.is_lmdb else self._path(key)
 
+    def refuse_within(self, out: str | os.PathLike[str]) -> None:
+        """Raises UserError where results would become images of this folder."""
+        if Path(out).resolve().is_relative_to(self.root.resolve()):
+            raise UserError(f'{out}: lies in {self.root}, whose images are read; choose a folder outside of it')
+
     def read(self, key: str) -> RGB:
         """Returns uint8 RGB [H, W, 3]; raises UserError with the file's name."""
         return decode_rgb(self.read_bytes(key), self.name(key), self.to_rgb)
@@ -97,7 +102,11 @@ class ImageFolder:
         meta = self.root / 'meta_info.txt'
         if not meta.is_file():
             raise UserError(f'{self.root}: meta_info.txt is missing, so the LMDB is unfinished; make it again')
-        return {image_key(name): name for name in (listed_name(line) for line in list_lines(meta))}
+        names = [listed_name(line) for line in list_lines(meta)]
+        for name in names:
+            if PurePosixPath(name).is_absolute() or '..' in PurePosixPath(name).parts:
+                raise UserError(f"{meta}: '{name}' is no name below a folder; make the LMDB again")
+        return {image_key(name): name for name in names}
 
     def _scan_disk(self) -> dict[str, str]:
         files: dict[str, str] = {}

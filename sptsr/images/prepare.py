@@ -47,7 +47,7 @@ def prepare(
 
     Raises:
         UserError: an image whose size is not a multiple of the scale (before anything is written), or is
-            smaller than a sub-image.
+            smaller than a sub-image; `out` below the images.
     """
     step = step or sub_image
     if scale < 1 or sub_image < 0 or step < 0 or sub_image % scale or step % scale:
@@ -55,6 +55,7 @@ def prepare(
             f'data prepare: scale {scale}, sub-image {sub_image} and step {step} do not go together; '
             'sub-image and step must be multiples of the scale'
         )
+    images.refuse_within(out)
     _check_sizes(images, scale, mod_crop, sub_image)
     if as_lmdb:
         _check_keys(images, '_s00000' if sub_image else '')

@@ -159,14 +159,19 @@ class _Others:
         return any(key in store and store.made_from(key, image) for store in self.stores)
 
 
+def shards_folder(path: str | os.PathLike[str]) -> Path:
+    """Returns the folder beside a store in which its shards lie."""
+    return Path(f'{Path(path)}.shards')  # a slash at the end of the path is none of its name
+
+
 def shard_path(path: str | os.PathLike[str], rank: int) -> Path:
     """Returns where a rank writes."""
-    return Path(f'{path}.shards') / f'{rank:05d}'
+    return shards_folder(path) / f'{rank:05d}'
 
 
 def shards_of(path: str | os.PathLike[str]) -> list[Path]:
     """Returns the shards beside a store, in order."""
-    return sorted(Path(f'{path}.shards').glob('[0-9]*'))
+    return sorted(shards_folder(path).glob('[0-9]*'))
 
 
 def build_source(name: str, settings: Sequence[str] = ()) -> Source:

@@ -15,7 +15,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader
 from sptsr.core.progress import bar
 from sptsr.images.folder import ImageFolder
-from sptsr.priors.extract import ExtractReport, extract, header_of, shard_path, shards_of
+from sptsr.priors.extract import ExtractReport, extract, header_of, shard_path, shards_folder, shards_of
 from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore, PriorWriter, has_header
 from sptsr.priors.store_header import StoreHeader
@@ -26,8 +26,13 @@ def merge(path: str | os.PathLike[str], header: StoreHeader) -> int:
 
     Returns:
         number of entries in the store.
+
+    Raises:
+        UserError: a shard holds priors that were made otherwise.
     """
     shards = [PriorStore(shard) for shard in shards_of(path) if has_header(shard)]
+    for shard in shards:
+        shard.header.must_agree(header, shard.path)
     with PriorWriter(path, header) as writer:
         rows = ((key, *shard.raw(key)) for shard in shards for key in shard.keys())  # noqa: SIM118 (not a dict)
         with bar(sum(map(len, shards)), 'merge') as progress:
@@ -37,7 +42,7 @@ def merge(path: str | os.PathLike[str], header: StoreHeader) -> int:
         count = writer.entries()
     for shard in shards:
         close_reader(shard.path)
-    shutil.rmtree(f'{path}.shards', ignore_errors=True)
+    shutil.rmtree(shards_folder(path), ignore_errors=True)
     return count
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,7 @@ class PriorWriter:
                     write_header(transaction, header_db, header)
                 self.header = header
             self._entries = self._env.open_db(b'entries', create=False)
+            self._turn = threading.Lock()
         except BaseException:
             self._env.close()
             raise
@@ -200,13 +202,13 @@ class PriorWriter:
 
     def holds(self, key: str, image: RGB) -> bool:
         """Returns whether the prior of this very image is there; raises UserError when it is another image's."""
-        with self._env.begin(db=self._entries) as transaction:
+        with self._turn, self._env.begin(db=self._entries) as transaction:
             value = transaction.get(key.encode())
         return value is not None and _made_from(value[:_DIGEST_BYTES], image, self.path, key)
 
     def entries(self) -> int:
         """Returns the number of entries."""
-        with self._env.begin(db=self._entries) as transaction:
+        with self._turn, self._env.begin(db=self._entries) as transaction:
             return transaction.stat(self._entries)['entries']
 
     def put(self, key: str, image: RGB, prior: Prior) -> None:
@@ -225,11 +227,12 @@ class PriorWriter:
         value = digest + content
         while True:
             try:
-                with self._env.begin(write=True, db=self._entries) as transaction:
+                with self._turn, self._env.begin(write=True, db=self._entries) as transaction:
                     transaction.put(name, value)
                 return
             except lmdb.MapFullError:
-                self._env.set_mapsize(2 * self._env.info()['map_size'])
+                with self._turn:  # LMDB forbids it while another thread reads
+                    self._env.set_mapsize(2 * self._env.info()['map_size'])
             except lmdb.Error as error:
                 raise UserError(f'{self.path}: cannot write ({error}); free space and run again') from error
 

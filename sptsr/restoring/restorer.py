@@ -56,7 +56,13 @@ def restore(
 
 
 def pixels_of(output: Tensor, white: int = 255) -> Tensor:
-    """Returns the pixels of images: clipped to 0..1, times `white`, rounded; uint8, or uint16 for a white of 65535."""
+    """Returns the pixels of images: clipped to 0..1, times `white`, rounded; uint8, or uint16 for a white of 65535.
+
+    Raises:
+        UserError: values that are no numbers.
+    """
+    if not output.isfinite().all():
+        raise UserError('restore: the network gives NaN or infinite values for this image; its weights may be damaged')
     return (output.float().clamp(0, 1) * white).round_().to(torch.uint8 if white == 255 else torch.uint16)
 
 

@@ -74,11 +74,8 @@ class Journal:
         self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         records = list(_records(out))
         self.ours = {record['result'] for record in records}
-        self.lines = {
-            (record['image'], record['sha256'], record['result'])
-            for record in records
-            if record['settings'] == self.settings
-        }
+        # The last line of a result tells what its file is.
+        self.last = {record['result']: (record['image'], record['sha256'], record['settings']) for record in records}
 
     def holds(self, name: str, digest: str, target: Path) -> bool:
         """Returns whether this image was restored.
@@ -91,7 +88,7 @@ class Journal:
             return False
         if relative not in self.ours:
             raise UserError(f'{target}: is there, and not made by this command; choose another folder with -o')
-        return (name, digest, relative) in self.lines
+        return self.last.get(relative) == (name, digest, self.settings)
 
     def begin(self, name: str, digest: str, target: Path) -> None:
         """Notes that a result is being made, so that it is ours also after a kill before `note`."""

@@ -9,7 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import sptsr
 from sptsr.archs.adapter import read_adapter
+from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 
 OLD = Path(__file__).parents[1] / 'old' / '0.1' / 'adapter_2.safetensors'
@@ -62,3 +64,30 @@ def test_tensors_of_no_group(record: dict, name: str):
 def test_the_file_as_it_was(record: dict):
     shutil.copy(OLD, 'x.safetensors')
     assert read_adapter('x.safetensors').network_g == record['network_g']
+
+
+@pytest.mark.parametrize('iteration', [1000.0, -1, True, 10**13])
+def test_what_could_not_be_read_is_not_written(iteration: object, tmp_path: Path):
+    net = sptsr.attach({'type': 'IMDN', 'nf': 16, 'upscale': 4}, num_masks=4, width=4)
+    with pytest.raises(UserError, match='is not a whole number from 0 on'):
+        sptsr.save(net, tmp_path / 'a.safetensors', iteration=iteration)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_of_attach_are_checked():
+    for arguments, said in (
+        ({'num_masks': 'x'}, 'num_masks'),
+        ({'num_masks': 65}, 'num_masks'),
+        ({'sites': 3}, 'sites'),
+    ):
+        with pytest.raises(UserError, match=said):
+            sptsr.attach({'type': 'IMDN', 'nf': 16, 'upscale': 4}, **arguments)
+    with pytest.raises(UserError, match='attach: a list is no network'):
+        sptsr.attach([1])
+    with pytest.raises(UserError, match='maps names none'):
+        sptsr.attach({'type': 'IMDN', 'nf': 16, 'upscale': 4}, stem={'type': 'geometry', 'maps': []})
+
+
+def test_a_unit_without_its_type_is_the_default_one():
+    net = SPTNet({'type': 'IMDN', 'nf': 16, 'upscale': 4}, unit={'width': 4})
+    assert net.options['unit'] == {'type': 'ModulationUnit', 'width': 4}

@@ -140,3 +140,21 @@ def test_training_takes_statistics_where_the_stem_reads_them(photographs: Path, 
     model = train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
     assert type(model.net.stem).__name__ == {'masks': 'MaskStem', 'geometry': 'GeometryStem'}[stem]
     assert [batch.statistics is not None for batch in fed] == [stem == 'geometry'] * 2
+
+
+@pytest.mark.parametrize('fine', [2, 3])
+def test_fresh_noise_with_a_finer_grid_turned_or_not(sets: Path, fine: int, tmp_path: Path):
+    """A turned fine grid is read off at other pixels, which must not be taken from the sums of the whole image."""
+    for key in ImageFolder(sets / 'clean').keys:
+        labels = np.arange(60 * fine)[:, None] // 5 * 100 + np.arange(84 * fine) // 7  # ends inside of pixels
+        labels[::5] = 9_999
+        np.save(tmp_path / f'{key}.npy', labels)
+    store = tmp_path / 'store'
+    source = build_source('labels', [f'dir={tmp_path}', f'fine={fine}'])
+    extract(ImageFolder(sets / 'clean'), store, source)
+    training = _noisy(sets, dataroot_prior=str(store), gt_size=58, sigma=[0, 0])
+    test = _of_whole(_noisy(sets, dataroot_prior=str(store), phase='test', sigma=0)[0])
+    noisy = _noisy(sets, dataroot_prior=str(store), gt_size=58)
+    for seed in range(12):
+        np.testing.assert_allclose(training[SeededIndex(0, seed)]['prior'].statistics, test, atol=1e-5)
+        assert np.isfinite(noisy[SeededIndex(0, seed)]['prior'].statistics).all()

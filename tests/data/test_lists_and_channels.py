@@ -139,3 +139,8 @@ def test_folders_of_different_length_for_basicsrs_own_dataset(here: Path):
     assert done.returncode == 2
     assert 'photographs: PairedImageDataset refuses it (lq and gt datasets have different number' in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_a_list_that_names_an_image_twice_in_two_ways(copy: Path):
+    pairs = _pairs(copy, b'coffee.png\ncoffee.png, coffee.png\n')
+    assert pairs == [('coffee', 'coffee')] * 2

@@ -1,13 +1,14 @@
 """PSNR by place: bands are what they say, and their errors add up to the whole image's."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from basicsr.metrics import calculate_psnr
 
 from sptsr.core.errors import UserError
-from sptsr.evaluation.bands import BANDS, band_metrics, bands_of, prior_of
+from sptsr.evaluation.bands import BANDS, band_metrics, bands_of, places_of
 from sptsr.evaluation.metrics import CannotMeasure, read_metrics
 from sptsr.masks.prior import Prior
 from sptsr.priors.store import PriorStore
@@ -79,6 +80,30 @@ def test_a_test_measures_by_place(here):
 
 def test_the_masks_of_a_test_image(photographs):
     store = PriorStore(photographs / 'prior')
-    assert prior_of(store, 'chelsea').size == (33, 37)
+    size = (4 * 33, 4 * 37)
+    places = places_of(store, 'chelsea', size)
+    assert {band.shape for band in places.values()} == {size}
+    assert (places['boundary'] == bands_of(store.get('chelsea'), size)['boundary']).all()
     with pytest.raises(UserError, match="no prior of 'nobody'"):
-        prior_of(store, 'nobody')
+        places_of(store, 'nobody', size)
+    with pytest.raises(UserError, match=r'val.bands: .*prior\[chelsea\]: its masks are of 33x37, .* is 30x37 '):
+        places_of(store, 'chelsea', (30, 37))
+
+
+@pytest.mark.parametrize(('fine', 'scale'), [(3, 4), (2, 3), (2, 1), (4, 1)])
+def test_a_grid_that_does_not_divide_the_restored_image_is_read_at_the_images_own(fine: int, scale: int):
+    index = np.arange(12 * fine)[:, None] // (5 * fine) * np.ones((1, 16 * fine), np.int64)
+    masks = np.stack([index == n for n in range(3)])
+    prior = replace(Prior.encode(masks), fine=fine)
+    size = (12 * scale, 16 * scale)
+    assert prior.size == (12, 16)
+    bands, coarse = bands_of(prior, size), bands_of(prior.at(1), size)
+    assert all((bands[name] == coarse[name]).all() for name in BANDS)
+    assert 0 < bands['boundary'].mean() < 1
+
+
+def test_an_image_of_another_size_than_its_gt_is_not_measured():
+    metric = band_metrics(read_metrics(SECTION))[0]
+    image = photograph('chelsea.png', 48, 48)
+    with pytest.raises(CannotMeasure, match='restored 48x48x3, but its GT is 49x48x3'):
+        metric.measure_in(image, photograph('chelsea.png', 49, 48), np.ones((48, 48), np.bool_))

@@ -171,3 +171,32 @@ def test_chains_that_make_no_sense_are_refused(tmp_path: Path):
     write_png(tmp_path / 'clean' / 'a.png', photograph('coffee.png', 31, 32))
     with pytest.raises(UserError, match='a: 31x32 is not a multiple of downsample=2'):
         degrade(ImageFolder(tmp_path / 'clean'), tmp_path / 'out', DegradationChain.of(['downsample=2']))
+
+
+@pytest.mark.parametrize('step', ['noise=12.3456789', 'resize=0.3333333:0.7654321', 'poisson=123456.5', 'blur=0.1'])
+def test_an_amount_is_kept_to_its_last_digit(step: str, tmp_path: Path):
+    write_png(tmp_path / 'clean' / 'a.png', photograph('coffee.png', 24, 24))
+    chain = DegradationChain.of([step])
+    assert str(chain.steps[0]) == step
+    for _ in range(2):  # the second run goes on
+        assert degrade(ImageFolder(tmp_path / 'clean'), tmp_path / 'out', chain) == 1
+    assert read_degradation(tmp_path / 'out') == chain
+
+
+def test_results_never_become_images(tmp_path: Path):
+    write_png(tmp_path / 'clean' / 'a.png', photograph('coffee.png', 24, 24))
+    for out in (tmp_path / 'clean', tmp_path / 'clean' / 'below', tmp_path / 'elsewhere' / '..' / 'clean'):
+        for command in (('prior', 'degrade', '--blur', 1), ('data', 'prepare', '--scale', 2)):
+            done = run_cli(*command, '-i', tmp_path / 'clean', '-o', out)
+            assert done.returncode == 2
+            assert 'choose a folder outside of it' in done.stderr
+    assert [path.name for path in (tmp_path / 'clean').rglob('*')] == ['a.png']
+
+
+def test_an_image_too_large_for_jpeg_is_one_line(tmp_path: Path):
+    write_png(tmp_path / 'clean' / 'a.png', np.zeros((1, 66_000, 3), np.uint8))
+    for steps in (('--steps', 'jpeg=50'), ('--jpeg', 50)):
+        done = run_cli('prior', 'degrade', '-i', tmp_path / 'clean', '-o', tmp_path / 'out', *steps)
+        assert done.returncode == 2
+        assert '1x66000 (height x width) is too large; cut it' in done.stderr
+        assert len([line for line in done.stderr.splitlines() if line.startswith('sptsr')]) == 1

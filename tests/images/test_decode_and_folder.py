@@ -98,3 +98,12 @@ def test_digest_depends_on_pixels_and_shape_only():
     changed = image.copy()
     changed[0, 0, 0] ^= 1
     assert image_digest(image) != image_digest(changed)
+
+
+@pytest.mark.parametrize('name', ['../../escaped.png', '/tmp/absolute.png', 'a/../../b.png'])
+def test_a_name_in_an_lmdb_stays_below_its_folder(name: str, tmp_path: Path):
+    lmdb = tmp_path / 'x.lmdb'
+    lmdb.mkdir()
+    (lmdb / 'meta_info.txt').write_text(f'a.png (4,4,3) 1\n{name} (4,4,3) 1\n')
+    with pytest.raises(UserError, match='is no name below a folder; make the LMDB again'):
+        ImageFolder(lmdb)

@@ -231,3 +231,19 @@ def test_progress_is_told(images: ImageFolder, tmp_path: Path):
     assert done.returncode == 0
     assert f'{COUNT}/{COUNT}' in done.stderr
     assert 'image/s' in done.stderr
+
+
+def test_shards_that_were_made_otherwise_are_refused_and_stay(images, tmp_path, monkeypatch):
+    few = ImageFolder(images.root, include=['b/c/*'])
+    store = f'{tmp_path / "store"}/'  # the slash is none of its name
+    extract(few, store, build_source('felzenszwalb', ['min_size=4']), 64, 0, 2)
+    assert [path.parent.name for path in shards_of(store)] == ['store.shards']
+    assert shard_path(store, 0) == tmp_path / 'store.shards' / '00000'
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    with pytest.raises(UserError, match=r'store\.shards/00000: holds priors made otherwise .*min_size'):
+        extract_distributed(few, store, build_source('felzenszwalb', ['min_size=9']))
+    assert shards_of(store)
+    assert not (tmp_path / 'store').exists()
+    report = extract_distributed(few, store, build_source('felzenszwalb', ['min_size=4']))
+    assert report is not None
+    assert report.kept == len(few) - report.made > 0

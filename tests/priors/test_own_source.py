@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torchvision
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.io import savemat
 from skimage.segmentation import felzenszwalb
 
+from sptsr.core.errors import UserError
+from sptsr.core.registry import SOURCE_REGISTRY, lookup
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import make_source
@@ -103,6 +106,11 @@ def test_masks_of_a_training_image_come_from_the_network_that_never_saw_it(tmp_p
         assert refused.returncode == 2
         assert said in refused.stderr
     assert not (tmp_path / 'other').exists()
+    again = subprocess.run(
+        [*command, '-o', weights, '--steps', '1', '--folds', '3'], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 2
+    assert 'holds networks of other folds' in again.stderr
     subprocess.run([*begun, '--folds', '2'], check=True, capture_output=True)
     of = {
         fold: [load_file(folder / f'fold{fold}.safetensors') for folder in (weights, tmp_path / 'other')]
@@ -110,3 +118,36 @@ def test_masks_of_a_training_image_come_from_the_network_that_never_saw_it(tmp_p
     }
     for before, after in of.values():  # one step of a small rate away, no further
         assert 0 < max((after[key] - before[key]).abs().max() for key in before) < 1e-3
+
+
+def test_folds_are_told_by_their_numbers(tmp_path: Path):
+    """Twelve of them in the order of names would give images to networks that trained on them."""
+    folds = {f'image{n}': n for n in range(12)}
+    (tmp_path / 'folds.json').write_text(json.dumps(folds))
+    nets = {}
+    source = f'{EXAMPLES / "boundary_source.py"}:boundary'
+    with pytest.raises(UserError, match='fold0.safetensors: not there; run examples/train_boundary.py to its end'):
+        make_source(source, {'weights': str(tmp_path)}, 'x')
+    for n in range(12):
+        torch.manual_seed(n)
+        nets[n] = sys.modules[lookup(SOURCE_REGISTRY, 'boundary').__module__].BoundaryNet()
+        save_file(nets[n].state_dict(), tmp_path / f'fold{n}.safetensors')
+    made = make_source(source, {'weights': str(tmp_path)}, 'x')
+    for key, n in folds.items():
+        assert torch.equal(made.nets[made.folds[key]].last.weight, nets[n].last.weight)
+    for size in ((1, 1), (3, 2), (1, 40)):
+        prior = made(np.zeros((*size, 3), np.uint8), 'image2', 64)
+        assert prior.size == size
+    with pytest.raises(UserError, match='levels names none'):
+        make_source(source, {'weights': str(tmp_path), 'levels': []}, 'x')
+    (tmp_path / 'fold7.safetensors').unlink()
+    with pytest.raises(UserError, match='fold7.safetensors: not there'):
+        make_source(source, {'weights': str(tmp_path)}, 'x')
+
+
+def test_weights_of_another_network_of_torchvision_are_refused(tmp_path: Path):
+    net = torchvision.models.get_model('lraspp_mobilenet_v3_large', weights=None, weights_backbone=None, num_classes=5)
+    torch.save({f'module.{key}': value for key, value in net.state_dict().items()}, tmp_path / 'w.pth')
+    arguments = {'model': 'lraspp_mobilenet_v3_large', 'weights': str(tmp_path / 'w.pth')}
+    with pytest.raises(UserError, match="no weights of lraspp_mobilenet_v3_large .no 'backbone"):
+        make_source(f'{EXAMPLES / "torchvision_source.py"}:torchvision', arguments, 'x')

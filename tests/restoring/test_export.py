@@ -119,7 +119,7 @@ def test_the_file_says_what_it_is(demo, model):
 
 
 def test_the_lines_of_the_docs_run_without_sptsr(demo, model, tmp_path):
-    (lines,) = blocks(ROOT / 'docs' / 'export.md', 'python')
+    lines, _ = blocks(ROOT / 'docs' / 'export.md', 'python')
     image = photograph('rocket.jpg', 41, 56)
     labels = np.add.outer(np.arange(41) // 9 * 100, np.arange(56) // 13) ** 2 - 7
     Image.fromarray(image).save(tmp_path / 'photo.png')
@@ -134,6 +134,23 @@ def test_the_lines_of_the_docs_run_without_sptsr(demo, model, tmp_path):
     difference = np.abs(np.asarray(Image.open(tmp_path / 'restored.png')).astype(int) - by_sptsr)
     assert difference.max() <= 1
     assert len([line for line in lines.splitlines() if line.strip()]) <= 13
+
+
+def test_the_lines_of_the_docs_for_masks_that_overlap():
+    _, lines = blocks(ROOT / 'docs' / 'export.md', 'python')
+    rows, columns = np.mgrid[:9, :12]
+    for masks in (
+        np.stack([rows < 8, columns < 6, (rows > 3) & (columns > 4)]),
+        np.ones((1, 9, 12), np.bool_),
+        np.zeros((0, 9, 12), np.bool_),
+    ):
+        found = {'np': np, 'masks': masks, 'N': 5, 'h': 9, 'w': 12}
+        exec(lines, found)  # our own page
+        assert (found['palette'].dtype, found['index'].shape) == (np.uint8, (1, 9, 12))
+        assert len(found['palette']) >= 2
+        dense = found['palette'][found['index'][0]].transpose(2, 0, 1)
+        assert (dense[: len(masks)] == masks).all()
+        assert not dense[len(masks) :].any()
 
 
 @pytest.mark.parametrize(
