@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def attach(
     register_all()
     section = {'type': unit, **unit_options}
     _check_unit(section, 'attach')
+    sites = list(sites) if isinstance(sites, Iterable) and not isinstance(sites, str) else sites
+    num_masks = _plain(num_masks)
     given = {'sites': sites, 'num_masks': num_masks}
     _refuse(argument_problems(parameters(SPTNet, ('backbone',)), given, 'attach'), 'attach')
     if not isinstance(backbone, nn.Module | Mapping):
@@ -114,7 +117,7 @@ def save(net: SPTNet, path: str | os.PathLike[str], iteration: int = 0) -> None:
     _check_units(net, 'save')
     if not os.fspath(path).endswith('.safetensors'):
         raise UserError(f'{path}: an adapter is a .safetensors file; name it so')
-    save_adapter(path, net, net.options, iteration, trained_with=net.trained_with)
+    save_adapter(path, net, net.options, _plain(iteration), trained_with=net.trained_with)
 
 
 def load(
@@ -182,6 +185,11 @@ def _check_unit(section: Mapping[str, Any], what: str) -> None:
 def _refuse(problems: Sequence[tuple[Any, str]], what: str) -> None:
     if problems:
         raise UserError(f'{what}: {problems[0][1]}')
+
+
+def _plain(number: Any) -> Any:
+    """Returns whole numbers of numpy as those of Python, and other values as they are."""
+    return int(number) if isinstance(number, Integral) and not isinstance(number, bool) else number
 
 
 def _check_units(net: object, what: str) -> None:

@@ -85,9 +85,9 @@ def bands_of(prior: Prior, size: tuple[int, int]) -> dict[str, BoolArray]:
     Raises:
         UserError: they are not of an image that this one may have been made from.
     """
-    if any(full % part for full, part in zip(size, prior.index.shape, strict=True)):
+    if not _covers(prior, size):
         prior = prior.at(1)  # a grid that is finer than the restored image's, or does not divide it
-    if any(full % part for full, part in zip(size, prior.index.shape, strict=True)):
+    if not _covers(prior, size):
         raise UserError(
             f'its masks are of {prior.size[0]}x{prior.size[1]}, the restored image is {size[0]}x{size[1]} '
             '(height x width); make the masks of the LQ images'
@@ -112,6 +112,12 @@ def bands_of(prior: Prior, size: tuple[int, int]) -> dict[str, BoolArray]:
         'medium': (shares > low) & (shares <= high),
         'large': (shares > high) & np.isfinite(shares),
     }
+
+
+def _covers(prior: Prior, size: tuple[int, int]) -> bool:
+    """Returns whether a pixel of the masks is a square of pixels of an image of this size."""
+    (height, down), (width, right) = (divmod(full, part) for full, part in zip(size, prior.index.shape, strict=True))
+    return height == width > 0 and down == right == 0
 
 
 def _smallest(prior: Prior) -> np.ndarray:

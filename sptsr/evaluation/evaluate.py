@@ -78,7 +78,12 @@ def evaluate(
             key = batch['key'][0] if 'key' in batch else Path(batch['lq_path'][0]).stem
             if number == 0:
                 _check_first(batch, loader.dataset, measures)
-            image: Any = tensor2img(restore(batch))
+            output = restore(batch)
+            if not output.isfinite().all():  # tensor2img makes black pixels of NaN
+                raise UserError(
+                    f'{name}: {key}: the network gives NaN or infinite values; look at its weights and precision'
+                )
+            image: Any = tensor2img(output)
             if save_dir is not None:
                 write_png(Path(save_dir) / f'{key}{suffix}.png', rgb_of(image))
             if measures or left_out:

@@ -84,6 +84,8 @@ def read_any(path: str | os.PathLike[str], most_pixels: int) -> AnyImage:
             colour, alpha, profile = _plain_pixels(image, profile, notes)
     except UserError:
         raise
+    except MemoryError as error:
+        raise UserError(f'{path}: needs more memory than is free here; cut it into parts') from error
     except Exception as error:  # decoders of damaged files raise what they like, IndexError and TypeError too
         reason = str(error).partition('\n')[0] or type(error).__name__
         raise UserError(f'{path}: not a readable image ({reason}); copy or make it again') from error
@@ -130,7 +132,7 @@ def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) 
         try:
             picture.save(buffer, {'jpg': 'JPEG', 'tif': 'TIFF'}.get(suffix, suffix.upper()), **options)
         except (OSError, ValueError) as error:  # WebP has at most 16,383 pixels a side, JPEG 65,535
-            raise UserError(f'{path}: cannot be written as {suffix} ({error}); choose --format png') from error
+            raise UserError(f'{path}: cannot be written as {suffix} ({error}); choose another format') from error
     write_bytes(path, buffer.getvalue())
     return lost
 
@@ -198,9 +200,12 @@ def _encoded_deep(colour: Pixels, alpha: Pixels | None, suffix: str, profile: by
     planes = colour[:, :, ::-1]
     if alpha is not None:
         planes = np.concatenate([planes, alpha[:, :, None]], axis=2)
-    ok, encoded = cv2.imencode(f'.{suffix}', np.ascontiguousarray(planes))
+    try:
+        ok, encoded = cv2.imencode(f'.{suffix}', np.ascontiguousarray(planes))
+    except cv2.error as error:
+        raise UserError(f'cannot be written as {suffix} of 16 bits ({error.err}); choose another format') from error
     if not ok:
-        raise RuntimeError(f'OpenCV could not encode a 16-bit {suffix}')
+        raise UserError(f'cannot be written as {suffix} of 16 bits; choose another format')
     content = encoded.tobytes()
     if profile and suffix == 'png':
         return _with_profile(content, profile)

@@ -48,13 +48,13 @@ class ImageFolder:
 
     def __init__(self, root: str | os.PathLike[str], to_rgb: bool = False, include: Sequence[str] = ()) -> None:
         self.root = Path(root)
-        self.to_rgb = to_rgb
+        self.to_rgb, self.include = to_rgb, tuple(include)
         self.is_lmdb = self.root.suffix == '.lmdb'
         if not self.root.is_dir():
             raise UserError(f'{root}: no such folder; check the path')
         self._files = self._scan_lmdb() if self.is_lmdb else self._scan_disk()
         if include:
-            self._files = {k: v for k, v in self._files.items() if any(fnmatchcase(k, glob) for glob in include)}
+            self._files = {key: file for key, file in self._files.items() if self._includes(key)}
             if not self._files:
                 raise UserError(f'{root}: no image matches {", ".join(include)}; keys look like train/0001')
         self.keys = sorted(self._files)
@@ -71,9 +71,15 @@ class ImageFolder:
         return f'{self.root}[{key}]' if self.is_lmdb else self._path(key)
 
     def refuse_within(self, out: str | os.PathLike[str]) -> None:
-        """Raises UserError where results would become images of this folder."""
-        if Path(out).resolve().is_relative_to(self.root.resolve()):
-            raise UserError(f'{out}: lies in {self.root}, whose images are read; choose a folder outside of it')
+        """Raises UserError where results, named by the keys of its images, would become images of this folder."""
+        for whole in (os.path.abspath, os.path.realpath):  # links into the folder are followed
+            place, root = Path(whole(out)), Path(whole(self.root))
+            below = place.relative_to(root) if place.is_relative_to(root) else None
+            if below is not None and any(self._includes((below / key).as_posix()) for key in self.keys):
+                raise UserError(f'{out}: lies in {self.root}, whose images are read; choose a folder outside of it')
+
+    def _includes(self, key: str) -> bool:
+        return not self.include or any(fnmatchcase(key, glob) for glob in self.include)
 
     def read(self, key: str) -> RGB:
         """Returns uint8 RGB [H, W, 3]; raises UserError with the file's name."""

@@ -55,13 +55,16 @@ def prepare(
             f'data prepare: scale {scale}, sub-image {sub_image} and step {step} do not go together; '
             'sub-image and step must be multiples of the scale'
         )
-    images.refuse_within(out)
     _check_sizes(images, scale, mod_crop, sub_image)
     if as_lmdb:
         _check_keys(images, '_s00000' if sub_image else '')
     suffix = '.lmdb' if as_lmdb else ''
     writer = _LmdbFolder if as_lmdb else DiskFolder
-    gt, lr = (writer(Path(out) / f'{kind}x{scale}{suffix}') for kind in ('GT', 'LR'))
+    folders = [Path(out) / f'{kind}x{scale}{suffix}' for kind in ('GT', 'LR')]
+    for folder in folders:
+        if folder.resolve() != images.root.resolve() or sub_image:  # whole images may lie where they are
+            images.refuse_within(folder)
+    gt, lr = map(writer, folders)
     count = 0
     try:
         with bar(len(images), 'prepare') as progress:

@@ -97,7 +97,7 @@ def load_frozen(
 
     Args:
         path: the option file.
-        weights: file to take in place of the one that it names.
+        weights: file to take in place of the one that it names, which moved.
 
     Returns:
         its checked section, the file of its weights (None where the section names it), and the entry of that file.
@@ -115,7 +115,7 @@ def load_frozen(
         section = section['backbone']
     else:
         named, key = expanded(files.get('pretrain_network_g')), files.get('param_key_g')
-    weights, key = (named, key) if weights is None else (weights, None)
+    weights = named if weights is None else weights
     if weights is None and section['type'] != 'spandrel':
         raise UserError(f'{path}: names no weights of {section["type"]}; set backbone_weights, or pretrain_network_g')
     return section, weights, key

@@ -186,8 +186,8 @@ def _val(section: Mapping[str, Any], is_train: bool) -> list[Problem]:
     bands = section.get('bands')
     for name, store in bands.items() if isinstance(bands, Mapping) else ():
         if not isinstance(store, str) or not Path(store).is_dir():
-            message = NotThere(f'val.bands.{name}: {store}: no such prior store; check the path')
-            problems.append((('val', 'bands', name), message))
+            message = f'val.bands.{name}: {store}: no such prior store; check the path'
+            problems.append((('val', 'bands', name), NotThere(message) if isinstance(store, str) else message))
     metrics = section.get('metrics')
     for name, metric in metrics.items() if isinstance(metrics, Mapping) else ():
         path = ('val', 'metrics', name)

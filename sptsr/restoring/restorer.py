@@ -62,7 +62,7 @@ def pixels_of(output: Tensor, white: int = 255) -> Tensor:
         UserError: values that are no numbers.
     """
     if not output.isfinite().all():
-        raise UserError('restore: the network gives NaN or infinite values for this image; its weights may be damaged')
+        raise UserError('restore: the network gives NaN or infinite values; look at its weights and precision')
     return (output.float().clamp(0, 1) * white).round_().to(torch.uint8 if white == 255 else torch.uint16)
 
 

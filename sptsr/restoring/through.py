@@ -194,7 +194,10 @@ class Through(Source):
                 part = numbers[start : start + self.batch]
                 level = self.level
                 levels = None if level is None else [level(keys[n], images[n]) for n in part]
-                found.update(zip(part, self.network.restore([images[n] for n in part], levels), strict=True))
+                try:
+                    found.update(zip(part, self.network.restore([images[n] for n in part], levels), strict=True))
+                except UserError as error:
+                    raise UserError(f'--through: {", ".join(keys[n] for n in part)}: {error}') from error
         return [found[number] for number in range(len(images))]
 
     def check(self, keys: Sequence[str]) -> None:

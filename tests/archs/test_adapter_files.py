@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -86,6 +87,16 @@ def test_arguments_of_attach_are_checked():
         sptsr.attach([1])
     with pytest.raises(UserError, match='maps names none'):
         sptsr.attach({'type': 'IMDN', 'nf': 16, 'upscale': 4}, stem={'type': 'geometry', 'maps': []})
+
+
+def test_sites_and_numbers_of_other_types_are_taken(tmp_path: Path):
+    tiny = {'type': 'IMDN', 'nf': 16, 'upscale': 4}
+    wanted = sptsr.attach(tiny, sites=['IMDB1', 'IMDB2'], num_masks=5)
+    for sites in (('IMDB1', 'IMDB2'), (name for name in ('IMDB1', 'IMDB2')), {'IMDB1': 1, 'IMDB2': 2}.keys()):
+        net = sptsr.attach(tiny, sites=sites, num_masks=np.int64(5))
+        assert net.options == wanted.options
+    sptsr.save(net, tmp_path / 'a.safetensors', iteration=np.int64(7))
+    assert read_adapter(tmp_path / 'a.safetensors').iteration == 7
 
 
 def test_a_unit_without_its_type_is_the_default_one():

@@ -88,6 +88,8 @@ def test_the_masks_of_a_test_image(photographs):
         places_of(store, 'nobody', size)
     with pytest.raises(UserError, match=r'val.bands: .*prior\[chelsea\]: its masks are of 33x37, .* is 30x37 '):
         places_of(store, 'chelsea', (30, 37))
+    with pytest.raises(UserError, match='the restored image is 132x296 '):  # not stretched
+        places_of(store, 'chelsea', (4 * 33, 8 * 37))
 
 
 @pytest.mark.parametrize(('fine', 'scale'), [(3, 4), (2, 3), (2, 1), (4, 1)])

@@ -286,3 +286,16 @@ def test_equal_images_do_not_end_a_test_or_become_best(here: Path):
     assert psnr['excluded'] == {'astronaut': 'inf'}
     assert 15 < psnr['mean'] < 40
     assert len(record['images']['photographs']) == 4
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_values_that_are_no_numbers_are_not_measured(value: float, tmp_path: Path):
+    def broken(batch: dict[str, Any]) -> torch.Tensor:
+        output = batch['lq'].clone()
+        if batch['key'][0] == 'coffee':
+            output[0, 0, 3, 4] = value
+        return output
+
+    with pytest.raises(UserError, match='holdout: coffee: the network gives NaN or infinite values'):
+        evaluate(broken, eval_loader(Set()), PSNR, save_dir=tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ['astronaut.png']

@@ -200,3 +200,27 @@ def test_an_image_too_large_for_jpeg_is_one_line(tmp_path: Path):
         assert done.returncode == 2
         assert '1x66000 (height x width) is too large; cut it' in done.stderr
         assert len([line for line in done.stderr.splitlines() if line.startswith('sptsr')]) == 1
+
+
+def test_results_that_are_no_images_of_the_next_run(tmp_path: Path):
+    """Beside the images that `--include` takes, and whole images where they lie; not what a link leads back to."""
+    write_png(tmp_path / 'sets' / 'GTx2' / 'a.png', photograph('coffee.png', 24, 24))
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'sets' / 'GTx2' / 'link').symlink_to(tmp_path / 'elsewhere')
+    degrade_ = ('prior', 'degrade', '--blur', 1)
+    prepare = ('data', 'prepare', '--scale', 2)
+    within = (*degrade_, '-i', tmp_path / 'sets', '-o', tmp_path / 'sets' / 'blurred')
+    for _ in range(2):
+        assert run_cli(*within, '--include', 'GTx2/a').returncode == 0
+        assert run_cli(*prepare, '-i', tmp_path / 'sets' / 'GTx2', '-o', tmp_path / 'sets').returncode == 0
+    assert (tmp_path / 'sets' / 'blurred' / 'GTx2' / 'a.png').is_file()
+    assert (tmp_path / 'sets' / 'LRx2' / 'a.png').is_file()
+    for command in (
+        (*within, '--include', 'blurred/*', 'GTx2/*'),
+        (*prepare, '--sub-image', 12, '-i', tmp_path / 'sets' / 'GTx2', '-o', tmp_path / 'sets'),
+        (*degrade_, '-i', tmp_path / 'sets' / 'GTx2', '-o', tmp_path / 'sets' / 'GTx2' / 'link'),
+    ):
+        done = run_cli(*command)
+        assert done.returncode == 2
+        assert 'choose a folder outside of it' in done.stderr
+    assert [path.name for path in (tmp_path / 'sets' / 'GTx2').iterdir() if path.is_file()] == ['a.png']

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from sptsr.archs.weights import read_weights
 from sptsr.images.decode import decode_rgb
 from sptsr.images.folder import ImageFolder
 from sptsr.restoring.through import Frozen
@@ -78,3 +80,15 @@ def test_a_path_that_is_no_section_is_one_line(bare: Path):
     done = run_cli('prior', 'extract', '-i', 'set/LRx4', '-o', 's', '--source', 'felzenszwalb', '--through', bare)
     assert done.returncode == 2
     assert done.stderr == f'sptsr: {bare}: path must be a section\n'
+
+
+def test_weights_that_moved_keep_the_entry_that_the_file_names(bare: Path):
+    options = yaml.safe_load(bare.read_text())
+    state = read_weights(options['path']['pretrain_network_g'])
+    torch.save({'params': state, 'params_ema': {name: value * 1.1 for name, value in state.items()}}, 'moved.pth')
+    options['path'] |= {'pretrain_network_g': 'gone.pth', 'param_key_g': 'params'}
+    Path('gone.yml').write_text(yaml.safe_dump(options))
+    for file, out, more in (('gone.yml', 'moved', ['--weights', 'moved.pth']), (bare, 'before', [])):
+        done = run_cli('restore', '-i', 'set/LRx4', '-o', out, '-opt', file, *more)
+        assert done.returncode == 0, done.stderr
+    assert Path('moved/coffee.png').read_bytes() == Path('before/coffee.png').read_bytes()
