@@ -170,7 +170,10 @@ def test_a_prior_from_a_path_and_from_pixels_is_the_same(tmp_path):
         (lambda: sptsr.attach(Net(), widht=4), "did you mean 'width'"),
         (lambda: sptsr.attach(Net(), sites=['bodyy.*']), 'matches no module'),
         (lambda: sptsr.attach({'type': 'IMDNN'}), "did you mean 'IMDN'"),
-        (lambda: sptsr.attach(Net(), num_masks=65), 'not in 1..64'),
+        (
+            lambda: sptsr.attach(Net(), num_masks=65),
+            "'num_masks' of the network must be a whole number in 1..64, got 65",
+        ),
         (lambda: sptsr.attach(nn.Identity()), 'no module of Identity'),
         (lambda: sptsr.detach(Net()), 'a Net has no units'),
         (lambda: sptsr.save(Net(), 'a.safetensors'), 'a Net has no units'),

@@ -60,7 +60,7 @@ def attach(
     sites = list(sites) if isinstance(sites, Iterable) and not isinstance(sites, str) else sites
     num_masks = _plain(num_masks)
     given = {'sites': sites, 'num_masks': num_masks}
-    _refuse(argument_problems(parameters(SPTNet, ('backbone',)), given, 'attach'), 'attach')
+    _refuse(argument_problems(parameters(SPTNet, ('backbone',)), given, 'the network'), 'attach')
     if not isinstance(backbone, nn.Module | Mapping):
         raise UserError(
             f'attach: a {type(backbone).__name__} is no network; give a module, or a section {{type: NAME, ...}}'
