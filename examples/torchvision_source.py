@@ -35,11 +35,10 @@ class TorchvisionSource(Source):
         state = torch.load(weights, map_location='cpu', weights_only=True)
         classes = next(tensor for key, tensor in reversed(state.items()) if 'aux' not in key).shape[0]
         self.net = torchvision.models.get_model(model, weights=None, weights_backbone=None, num_classes=classes)
-        lacking = self.net.load_state_dict(
-            state, strict=False
-        ).missing_keys  # not strict: an auxiliary head may be there
-        if lacking:
-            raise UserError(f"torchvision: {weights}: no weights of {model} (no '{lacking[0]}'); take its state dict")
+        found = self.net.load_state_dict(state, strict=False)  # weights of training have an auxiliary head
+        if found.missing_keys:
+            lacking = found.missing_keys[0]
+            raise UserError(f"torchvision: {weights}: no weights of {model} (no '{lacking}'); take its state dict")
         self.net.eval()
         self.weights_sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
         self.params = {'model': model, 'weights': Path(weights).name}

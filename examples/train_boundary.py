@@ -91,15 +91,15 @@ def main() -> None:
         parser.error(f'--start {options.start}: no networks here; name a folder that this script wrote')
     if begun and json.loads(begun.read_text()) != folds:
         parser.error(f'--start {options.start}: its folds are others; a network there has seen what it must not')
-    before = out / 'folds.json'
-    if before.is_file() and json.loads(before.read_text()) != folds:
+    record = out / 'folds.json'
+    if record.is_file() and json.loads(record.read_text()) != folds:
         parser.error(f'-o {out}: holds networks of other folds; choose another folder')
     pairs = {}
     for key in images.keys:
         image = torch.from_numpy(images.read(key)).permute(2, 0, 1).contiguous()
         pairs[key] = (image, boundaries(Path(options.labels) / f'{image_of(key)}.mat', image.shape[1:]))
     out.mkdir(parents=True, exist_ok=True)
-    (out / 'folds.json').write_text(json.dumps(folds, indent=1))
+    record.write_text(json.dumps(folds, indent=1))
     for fold in range(options.folds):
         path = out / f'fold{fold}.safetensors'
         if path.exists():

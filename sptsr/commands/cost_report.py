@@ -25,7 +25,7 @@ from sptsr.evaluation.cost import (
     measure_memory,
 )
 from sptsr.options.keys import TRAIN_DEFAULTS
-from sptsr.options.load import load_network, read_checked, read_unchecked
+from sptsr.options.load import load_network, read_checked
 from sptsr.report.tables import text_table
 from sptsr.tuning.step_memory import step_memory
 
@@ -41,8 +41,7 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
         rounds: runs of each network.
         as_json: whether all figures are returned as JSON; else as a table with notes.
     """
-    section, _ = load_network(path)
-    options, _ = read_unchecked(path)
+    section, options = load_network(path)
     if options.get('train'):
         read_checked(path, True, files=False)  # a step is made by them
     register_all()

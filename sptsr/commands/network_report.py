@@ -48,9 +48,9 @@ def describe_network(name: str, settings: Sequence[str] = ()) -> str:
 
 def describe_options(path: str) -> str:
     """Returns the report on the backbone (or bare network) of an option file."""
-    network, plugins = load_network(path)
+    network, opt = load_network(path)
     register_all()
-    return _report(network['backbone'] if network['type'] == 'SPTNet' else network, plugins)
+    return _report(network['backbone'] if network['type'] == 'SPTNet' else network, opt.get('plugins') or [])
 
 
 def _report(section: Mapping[str, Any], plugins: Sequence[str]) -> str:

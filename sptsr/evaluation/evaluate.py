@@ -23,6 +23,7 @@ from sptsr.evaluation.records import Results, add_means
 from sptsr.images.decode import RGB, write_png
 from sptsr.masks.regions import BoolArray
 from sptsr.priors.store import PriorStore
+from sptsr.restoring.restorer import must_be_finite
 
 _ALONE = Ranks()
 
@@ -79,10 +80,7 @@ def evaluate(
             if number == 0:
                 _check_first(batch, loader.dataset, measures)
             output = restore(batch)
-            if not output.isfinite().all():  # tensor2img makes black pixels of NaN
-                raise UserError(
-                    f'{name}: {key}: the network gives NaN or infinite values; look at its weights and precision'
-                )
+            must_be_finite(output, f'{name}: {key}')
             image: Any = tensor2img(output)
             if save_dir is not None:
                 write_png(Path(save_dir) / f'{key}{suffix}.png', rgb_of(image))

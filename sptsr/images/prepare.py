@@ -62,7 +62,8 @@ def prepare(
     writer = _LmdbFolder if as_lmdb else DiskFolder
     folders = [Path(out) / f'{kind}x{scale}{suffix}' for kind in ('GT', 'LR')]
     for folder in folders:
-        if folder.resolve() != images.root.resolve() or sub_image:  # whole images may lie where they are
+        in_place = folder.resolve() == images.root.resolve() and not sub_image
+        if not (in_place and all(images.name(key).endswith('.png') for key in images.keys)):  # which stay as they are
             images.refuse_within(folder)
     gt, lr = map(writer, folders)
     count = 0

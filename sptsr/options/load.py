@@ -78,8 +78,8 @@ def read_checked(
     return opt, lines, is_train
 
 
-def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
-    """Reads the checked `network_g` section of an option file, and its `plugins`; the rest is not looked at."""
+def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the checked `network_g` section of an option file, and all of its content, which is not looked at."""
     opt, lines = read_unchecked(path)
     section = opt.get('network_g')
     if not isinstance(section, dict):
@@ -87,7 +87,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str
     problems = check_network(expanded(section))
     if problems:
         raise UserError(report(str(path), lines, problems))
-    return expanded(section), opt.get('plugins') or []
+    return expanded(section), opt
 
 
 def load_frozen(
@@ -105,8 +105,7 @@ def load_frozen(
     Raises:
         UserError: a mistake in the section, or no weights.
     """
-    section, _ = load_network(path)
-    opt, _ = read_unchecked(path)
+    section, opt = load_network(path)
     files = opt.get('path') or {}
     if not isinstance(files, dict):
         raise UserError(f'{path}: path must be a section')

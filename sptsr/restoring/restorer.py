@@ -61,9 +61,14 @@ def pixels_of(output: Tensor, white: int = 255) -> Tensor:
     Raises:
         UserError: values that are no numbers.
     """
-    if not output.isfinite().all():
-        raise UserError('restore: the network gives NaN or infinite values; look at its weights and precision')
+    must_be_finite(output, 'restore')
     return (output.float().clamp(0, 1) * white).round_().to(torch.uint8 if white == 255 else torch.uint16)
+
+
+def must_be_finite(output: Tensor, what: str) -> None:
+    """Raises UserError, which begins with `what`, where a restored image has values that would become black pixels."""
+    if not output.isfinite().all():
+        raise UserError(f'{what}: the network gives NaN or infinite values; look at its weights and precision')
 
 
 def arrays_of(pixels: Tensor) -> npt.NDArray[Any]:

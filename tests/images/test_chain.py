@@ -224,3 +224,5 @@ def test_results_that_are_no_images_of_the_next_run(tmp_path: Path):
         assert done.returncode == 2
         assert 'choose a folder outside of it' in done.stderr
     assert [path.name for path in (tmp_path / 'sets' / 'GTx2').iterdir() if path.is_file()] == ['a.png']
+    (tmp_path / 'sets' / 'GTx2' / 'a.png').rename(tmp_path / 'sets' / 'GTx2' / 'a.jpg')  # a.png would lie beside it
+    assert run_cli(*prepare, '-i', tmp_path / 'sets' / 'GTx2', '-o', tmp_path / 'sets').returncode == 2
