@@ -1,6 +1,7 @@
 """What units cost at inference: time and peak memory of SPTNet over its backbone, for each recipe.
 
-    python benchmarks/inference.py [--unit ModulationUnit] [--size 64 96] [--rounds 15] [--only IMDN EDSR]
+    python benchmarks/inference.py [--unit ModulationUnit] [--sites IMDB2 IMDB4 IMDB6] [--size 64 96] [--rounds 15]
+        [--only IMDN EDSR]
 
 Both run in one process on the same image, alternated; a ratio is the median over the rounds. Memory is the peak of
 what the forward pass allocates, its output included. Prints a table, then one line of JSON.
@@ -31,6 +32,7 @@ from sptsr.report.tables import text_table
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--unit', default='ModulationUnit')
+    parser.add_argument('--sites', nargs='+', help='of all networks that run; those of the recipe unless given')
     parser.add_argument('--size', type=int, nargs=2, default=[64, 96], metavar=('H', 'W'), help='of the LQ image')
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--only', nargs='+', default=list(RECIPES), metavar='NETWORK')
@@ -59,7 +61,14 @@ def main() -> None:
     setting = {'device': options.device, 'threads': torch.get_num_threads(), 'torch': torch.__version__}
     print(
         json.dumps(
-            {'unit': options.unit, 'size': options.size, 'rounds': options.rounds, **setting, 'networks': records}
+            {
+                'unit': options.unit,
+                'sites': options.sites or 'auto',
+                'size': options.size,
+                'rounds': options.rounds,
+                **setting,
+                'networks': records,
+            }
         )
     )
 
@@ -68,7 +77,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Returns times, ratios and parameter counts of one network, built with its recipe's usual arguments."""
     record = RECIPES[name].resolve(name, RECIPES[name].usual)
     height, width = (round_up(side, record.sizes.multiple) for side in options.size)
-    net = SPTNet({'type': name, **RECIPES[name].usual}, unit={'type': options.unit}).to(options.device).eval()
+    backbone_options = {'type': name, **RECIPES[name].usual}
+    net = SPTNet(backbone_options, sites=options.sites or 'auto', unit={'type': options.unit})
+    net = net.to(options.device).eval()
     lq = torch.rand(1, record.in_channels, height, width, device=options.device)
     masks = PriorBatch.from_masks(rectangles(64, height, width)).to(options.device)
 
