@@ -36,7 +36,13 @@ _MORE: dict[str, Any] = {
     'trained_with': dict,
 }
 _TRAINED_WITH = {'dataset': str, 'seed': int, 'sigma': float | list[float], 'prior': dict}
-_PRIOR = {'source': str, 'params': dict, 'weights_sha256': str | None}
+_PRIOR = {
+    'source': str,
+    'params': dict,
+    'weights_sha256': str | None,
+    'max_masks': Annotated[int, Range(1, 64)],
+    'fine': Annotated[int, Range(1, 4)],
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,9 @@ class Adapter:
         untrained: share of the untrained adapter in `params_ema`, 0..1; None where the file does not say it.
             sptsr 0.1 did not, and its averages hold ema_decay^iteration.
         trained_with: what else is known of the training, JSON values: `dataset` (name), `seed`, `sigma` (noise level
-            of 255), `prior` (`source`, `params` and `weights_sha256` of the store) and `metrics` (means by validation
-            set and metric, where it was validated as it was saved); empty where the file does not say it.
+            of 255), `prior` (`source`, `params`, `weights_sha256`, `max_masks` and `fine` of the store) and `metrics`
+            (means by validation set and metric, where it was validated as it was saved); empty where the file does
+            not say it.
         rules: which rules its units follow (see `RULES` in sptsr/core/version.py).
     """
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sptsr.commands.restore_masks import masks_of
 from sptsr.core.errors import UserError
 from sptsr.core.homes import expanded
 
@@ -16,11 +15,7 @@ if TYPE_CHECKING:
     from sptsr.archs.spt_arch import SPTNet
     from sptsr.images.decode import RGB
     from sptsr.masks.prior import Prior
-    from sptsr.priors.sources.source import Source
-    from sptsr.restoring.folder_run import Masks
 
-# Sources that look something up for each image, so they know nothing of other images.
-_NEED_FILES = ('labels', 'random')
 _EXAMPLES = """\
 examples:
   sptsr restore -i photo.jpg -o restored -a adapter.safetensors
@@ -96,12 +91,12 @@ def _restore(options: argparse.Namespace) -> int:
     net = _network(options).merge()
     net.to(device)
     sigma = _sigma(options.sigma, net, net.trained_with.get('sigma'))
-    masks, described = _masks(options, net, list(images), sigma)
+    masks = masks_of(options, net, list(images), sigma)
     how = How(options.tile, options.self_ensemble, sigma, options.precision, options.suffix, options.format)
     settings = {
         'adapter': sha256_tensors(net.adapter_state()),
         'backbone': net.backbone_digest(),
-        'masks': described,
+        'masks': masks.described,
         'self_ensemble': options.self_ensemble,
         'sigma': sigma,
         'precision': options.precision,
@@ -113,7 +108,8 @@ def _restore(options: argparse.Namespace) -> int:
     def show(name: str, lq: RGB, prior: Prior | None, tuned: RGB, frozen: RGB) -> None:
         page.add(Picture(name, {FROZEN: frozen, TUNED: tuned}, lq, prior=prior))
 
-    outcome = restore_all(net, images, out, how, masks, settings, show if options.report else None)
+    on_image = show if options.report else None
+    outcome = restore_all(net, images, out, how, masks.make, settings, on_image, masks.digest)
     if options.report and outcome.made + outcome.kept:
         page.write(report)
     for line in outcome.notes:
@@ -173,101 +169,3 @@ def _sigma(said: str | None, net: SPTNet, trained: object) -> float | str | None
     if not 0 <= level <= 255:
         raise UserError(f'--sigma {said}: must be a number in 0..255, or auto')
     return level
-
-
-def _masks(
-    options: argparse.Namespace, net: SPTNet, names: list[str], sigma: float | str | None
-) -> tuple[Masks | None, Any]:
-    """Returns what gives the masks of an image, and what decides them."""
-    if not net.uses_masks:
-        if options.source or options.prior:
-            print('sptsr: this network uses no masks; --source and --prior play no part', file=sys.stderr)
-        return None, None
-    if options.prior:
-        from sptsr.data.checked import must_hold
-        from sptsr.images.folder import image_key
-        from sptsr.priors.store import PriorStore
-
-        store = PriorStore(options.prior)
-        must_hold(store, map(image_key, names))
-        return (lambda image, key: store.get(key, image)), dataclasses.asdict(store.header)
-    from sptsr.core.yaml_io import read_settings
-    from sptsr.priors.extract import make_source
-
-    source = make_source(*_chosen_source(options, net.trained_with, read_settings(options.params, '--set')), '--set')
-    known = net.trained_with.get('prior') or {}
-    record = (known.get('params') or {}).get('through')
-    if options.through or (source.sees_image and record):
-        fine = (known.get('params') or {}).get('fine')
-        source = _through(options.through, record, source, net, sigma, fine if isinstance(fine, int) else 1)
-    described = {'source': source.name, 'params': source.params, 'weights': source.weights_sha256}
-    before = {'source': known.get('source'), 'params': known.get('params'), 'weights': known.get('weights_sha256')}
-    if known and before != described:
-        print(
-            f'sptsr: the adapter was trained with masks of {_shown(before)}, and these are of {_shown(described)}',
-            file=sys.stderr,
-        )
-
-    def masks(image: RGB, key: str) -> Prior:
-        source.must_fit(image, key)
-        return source(image, key, net.num_masks)
-
-    return masks, described
-
-
-def _through(
-    file: str | None, record: object, source: Source, net: SPTNet, sigma: float | str | None, fine: int
-) -> Source:
-    """Returns a source that looks at what the frozen network makes of an image.
-
-    Args:
-        file: option file of that network; None for the adapter's own backbone, where `record` says that it was that.
-        record: what the adapter's store says of the network.
-        source: makes the masks.
-        net: the network with its units.
-        sigma: noise level of 255, `auto`, or None.
-        fine: of the adapter's store.
-    """
-    from sptsr.restoring.folder_run import estimated_sigma
-    from sptsr.restoring.through import Frozen, Through
-
-    frozen = Frozen.of_options(file) if file else Frozen.of_adapter(net, record)
-    if frozen is None:
-        raise UserError(
-            'restore: this adapter was trained with masks of what another network made of the images; '
-            'say --through X.yml with its option file, or --prior STORE'
-        )
-    if sigma is None:
-        return Through(source, frozen, fine=fine)
-    return Through(
-        source, frozen, lambda _, image: estimated_sigma(image, 255) if sigma == 'auto' else float(sigma), fine
-    )
-
-
-def _chosen_source(
-    options: argparse.Namespace, trained_with: Mapping[str, Any], said: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    """Returns name and arguments of the source that was named, else of the one that the adapter was trained with."""
-    known = trained_with.get('prior') or {}
-    name, params = known.get('source'), known.get('params')
-    if options.source and options.source.rpartition(':')[2] != name:
-        return options.source, dict(said)
-    # A file of code is named by the user, never by an adapter.
-    if not isinstance(name, str) or not isinstance(params, dict) or name in _NEED_FILES or ':' in name:
-        if options.source:
-            return options.source, dict(said)
-        why = f'it was trained with masks of {name}' if isinstance(name, str) else 'it does not say of which source'
-        raise UserError(f'restore: this adapter uses masks, and {why}; say --source NAME, or --prior STORE')
-    from sptsr.core.registry import SOURCE_REGISTRY, import_named, lookup
-    from sptsr.core.signatures import parameters
-
-    given = options.source or name  # or the file that registers it
-    import_named(given)
-    taken = parameters(lookup(SOURCE_REGISTRY, name))
-    return given, {key: value for key, value in params.items() if key in taken} | dict(said)
-
-
-def _shown(described: Mapping[str, Any]) -> str:
-    from sptsr.priors.describe import shown_params
-
-    return f'{described["source"]} ({shown_params(described["params"] or {})})'

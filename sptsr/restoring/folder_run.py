@@ -114,6 +114,7 @@ def restore_all(
     masks: Masks | None,
     settings: Mapping[str, Any],
     on_image: OnImage | None = None,
+    mask_digest: Callable[[str], str] | None = None,
 ) -> Outcome:
     """Restores images into a folder, one after the other; the next one is read, and its masks made, meanwhile.
 
@@ -128,6 +129,7 @@ def restore_all(
         settings: all that decides the results, JSON values; another run with others begins anew.
         on_image: is given each image and what became of it, also by an earlier run (see `OnImage`). The frozen network
             restores it once more for that.
+        mask_digest: gives a digest of an image's masks by its key, where `settings` do not decide them alone.
 
     Raises:
         UserError: a result would overwrite an image, two images have one name, or the folder cannot be written.
@@ -147,6 +149,8 @@ def restore_all(
         if not images[name].is_file():  # a pipe would be waited for
             raise UserError(f'{images[name]}: not a regular file; remove it')
         digest = sha256_file(images[name])
+        if mask_digest is not None:
+            digest = f'{digest} {mask_digest(image_key(name))}'
         is_there = journal.holds(name, digest, targets[name])
         if is_there and on_image is None:
             return None

@@ -62,7 +62,8 @@ def _records(out: Path) -> Iterator[dict[str, str]]:
 class Journal:
     """Which results of a folder are ours, and which of them are finished.
 
-    A line is appended before a result is written, without settings, and one with them when its file is there.
+    A line is appended before a result is written, without settings, and one with them when its file is there. A digest
+    is of the image's file, with one of its masks behind it where they come from a store.
 
     Args:
         out: folder of the results.

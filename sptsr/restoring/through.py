@@ -149,6 +149,8 @@ class Through(Source):
     ) -> None:
         if not source.sees_image:
             raise UserError(f'--through: {source.name} makes masks without looking at an image; leave it out')
+        if source.fine > 1:
+            raise UserError(f'--through: {source.name} looks at what the network makes; say --fine, not --set fine')
         if takes_sigma(network.net) and level is None:
             raise UserError(
                 '--through: the network takes a noise level, and that of these images is not known; say --sigma'

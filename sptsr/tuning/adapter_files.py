@@ -53,5 +53,7 @@ def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:
             'source': header.source,
             'params': header.params,
             'weights_sha256': header.weights_sha256,
+            'max_masks': header.max_masks,
+            'fine': header.fine,
         }
     return record

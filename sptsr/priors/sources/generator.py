@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,28 +22,11 @@ from torchvision.ops import batched_nms
 
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
-from sptsr.priors.sources.grid import crop_boxes, point_grid
+from sptsr.priors.sources.grid import GridSettings, crop_boxes, point_grid
 
 _CPU_POINTS = 4  # prompts decoded together on a CPU; values of more leave its caches and the memory that malloc reuses
 _GPU_BYTES = 1 << 27  # of logits at the image's size together; a CPU takes one mask at a time, for its caches
 _EDGE = 20.0  # pixels; a mask this near to the edge of a crop, and not of the image, is dropped
-
-
-@dataclass(frozen=True)
-class GridSettings:
-    """Parameters of `SamAutomaticMaskGenerator`, with its names, meanings and defaults."""
-
-    points_per_side: int = 32
-    points_per_batch: int = 64
-    pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
-    stability_score_offset: float = 1.0
-    box_nms_thresh: float = 0.7
-    crop_n_layers: int = 0
-    crop_nms_thresh: float = 0.7
-    crop_overlap_ratio: float = 512 / 1500
-    crop_n_points_downscale_factor: int = 1
-    min_mask_region_area: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +90,12 @@ class _Masks:
 
 
 def make_prior(
-    model: Segmenter, image: RGB, settings: GridSettings, max_masks: int, embedded: tuple[Any, Frame] | None = None
+    model: Segmenter,
+    image: RGB,
+    settings: GridSettings,
+    max_masks: int,
+    embedded: tuple[Any, Frame] | None = None,
+    fine: int = 1,
 ) -> Prior:
     """Returns the masks that the generator makes of an image, largest first.
 
@@ -117,6 +105,8 @@ def make_prior(
         settings: of the generator.
         max_masks: 1..64; the largest are kept. Of equal areas the better one (NMS order) comes first.
         embedded: `model.embed([image])[0]`, where a batch was embedded before.
+        fine: the masks lie on a grid so many times as fine as the image's. Which masks they are is decided at the
+            image's size; then their logits are enlarged to that grid.
     """
     with torch.inference_mode():
         height, width = image.shape[:2]
@@ -128,8 +118,9 @@ def make_prior(
             frames.append(first[1])
             if (part := _process_crop(model, first, settings, layer, number, box, (height, width))) is not None:
                 parts.append(part)
+        height, width = fine * height, fine * width
         if not parts:
-            return Prior.encode(np.zeros((0, height, width), np.bool_))
+            return replace(Prior.encode(np.zeros((0, height, width), np.bool_)), fine=fine)
         masks = _Masks.concatenate(parts)
         if len(boxes) > 1:
             masks = masks.take(_nms(masks.boxes, _crop_scores(boxes, masks), settings.crop_nms_thresh))
@@ -137,12 +128,18 @@ def make_prior(
         def pixels(numbers: Sequence[int]) -> Iterator[Tensor]:
             for n in numbers:
                 crop = int(masks.crop[n])
-                yield _full_size(model, masks.logits[n][None], frames[crop], boxes[crop], (height, width))
+                sides = frames[crop].size[0] * fine, frames[crop].size[1] * fine
+                frame = replace(frames[crop], size=sides)
+                box = fine * boxes[crop][0], fine * boxes[crop][1], fine * boxes[crop][2], fine * boxes[crop][3]
+                yield _full_size(model, masks.logits[n][None], frame, box, (height, width))
 
         if settings.min_mask_region_area > 0:
-            return _cleaned(masks, pixels, settings, max_masks, (height, width))
-        order = _largest(masks.areas.cpu().numpy(), max_masks)
-        return _encode(pixels(order), len(order), (height, width))
+            prior = _cleaned(masks, pixels, settings, max_masks, (height, width), fine)
+        else:
+            order = _largest(masks.areas.cpu().numpy(), max_masks)
+            prior = _encode(pixels(order), len(order), (height, width))
+        # areas on a finer grid may be in another order
+        return prior if fine == 1 else replace(prior, fine=fine).resized(*image.shape[:2])
 
 
 def _process_crop(
@@ -296,19 +293,20 @@ def _cleaned(
     settings: GridSettings,
     max_masks: int,
     size: tuple[int, int],
+    fine: int,
 ) -> Prior:
     """Returns the masks without small holes and islands, and without new near-duplicates, as the official code does."""
     from segment_anything.utils.amg import remove_small_regions
 
     packed, boxes, areas, unchanged = [], [], [], []
     for number, mask in enumerate(pixels(range(len(masks.iou)))):
-        new, holes = remove_small_regions(mask.cpu().numpy(), settings.min_mask_region_area, 'holes')
-        new, islands = remove_small_regions(new, settings.min_mask_region_area, 'islands')
+        new, holes = remove_small_regions(mask.cpu().numpy(), settings.min_mask_region_area * fine**2, 'holes')
+        new, islands = remove_small_regions(new, settings.min_mask_region_area * fine**2, 'islands')
         unchanged.append(float(not holes and not islands))
         packed.append(np.packbits(new))
         areas.append(int(new.sum()))
         lines = torch.from_numpy(new.any(axis=1))[None], torch.from_numpy(new.any(axis=0))[None]
-        boxes.append(_boxes(*lines)[0] if holes or islands else masks.boxes[number].cpu())
+        boxes.append(_boxes(*lines)[0] if holes or islands or fine > 1 else masks.boxes[number].cpu())
     threshold = max(settings.box_nms_thresh, settings.crop_nms_thresh)
     keep = _nms(torch.stack(boxes), torch.tensor(unchanged), threshold).tolist()
     order = [keep[n] for n in _largest(np.array([areas[n] for n in keep]), max_masks)]

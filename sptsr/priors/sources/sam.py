@@ -20,8 +20,9 @@ from sptsr.core.files import read_json, sha256_file, sha256_tensors
 from sptsr.core.free_memory import must_fit
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
-from sptsr.masks.prior import Prior
-from sptsr.priors.sources.generator import GridSettings, Segmenter, make_prior
+from sptsr.masks.prior import MAX_FINE, Prior
+from sptsr.priors.sources.generator import Segmenter, make_prior
+from sptsr.priors.sources.grid import GridSettings
 from sptsr.priors.sources.source import Source, must_lie_in
 
 # Width of the image encoder, which tells the checkpoints apart.
@@ -54,7 +55,8 @@ class _SegmenterSource(Source):
         box_nms_thresh: box IoU above which the worse mask is dropped, 0..1.
         crop_n_layers: layers of overlapping crops that get masks too: layer 1 has 2x2, layer 2 has 4x4, ...
         crop_n_points_downscale_factor: each layer's grid has this many times fewer points along a side.
-        min_mask_region_area: holes and islands smaller than this are removed, in pixels.
+        min_mask_region_area: holes and islands smaller than this are removed, in pixels of the image.
+        fine: the masks lie on a grid so many times as fine as the image's, to which their logits are enlarged.
     """
 
     device: str = 'auto'
@@ -70,6 +72,7 @@ class _SegmenterSource(Source):
     crop_n_layers: int = GridSettings.crop_n_layers
     crop_n_points_downscale_factor: int = GridSettings.crop_n_points_downscale_factor
     min_mask_region_area: int = GridSettings.min_mask_region_area
+    fine: int = 1
     settings: GridSettings = field(init=False)
     segmenter: Segmenter = field(init=False)
 
@@ -78,6 +81,7 @@ class _SegmenterSource(Source):
             self.name,
             {'max_side': (self.max_side, 1, 1 << 16), 'images_per_batch': (self.images_per_batch, 0, 1 << 12)},
         )
+        must_lie_in(self.name, {'fine': (self.fine, 1, MAX_FINE)})
         self.settings = _settings(vars(self))
         self.device = usable_device(self.device, self.name)
         side = self.settings.points_per_side
@@ -88,6 +92,8 @@ class _SegmenterSource(Source):
         # points_per_batch decides memory, not masks
         decisive = {key: value for key, value in asdict(self.settings).items() if key != 'points_per_batch'}
         self.params = {'model_type': family, 'precision': self.precision, 'max_side': self.max_side, **decisive}
+        if self.fine > 1:  # stores of before do not say it, and can be added to
+            self.params['fine'] = self.fine
         self.group = self.images_per_batch or (8 if self.device.startswith('cuda') else 1)
         self.segmenter = segmenter(model, self.device, self.precision, self.compile)
 
@@ -99,7 +105,7 @@ class _SegmenterSource(Source):
         with torch.inference_mode():
             embedded = self.segmenter.embed(bounded)
         for image, small, one in zip(images, bounded, embedded, strict=True):
-            prior = make_prior(self.segmenter, small, self.settings, max_masks, one)
+            prior = make_prior(self.segmenter, small, self.settings, max_masks, one, self.fine)
             yield prior if small is image else prior.resized(*image.shape[:2])
 
 
