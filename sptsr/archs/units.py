@@ -195,6 +195,10 @@ class RegionUnit(PlainUnit):
     The order of the masks plays no part. Layers and numbers of parameters are those of `PlainUnit`, so what it gains
     over that one, masks gave. Ours, not the paper's.
 
+    With `spread` it is also told how much the feature varies there, with one weight a channel, a, that starts at zero:
+
+        P = paint(pool(q(F))) + a sqrt(paint(pool(q(F)^2)) - paint(pool(q(F)))^2)
+
     An average is over what the network is given: a crop in training, the whole image at the test, tiled or not (see
     `sptsr.restoring.tiling`).
 
@@ -202,6 +206,7 @@ class RegionUnit(PlainUnit):
         channels, width, path: as in `ModulationUnit`.
         density: as in `PlainUnit`, for its stem.
         stem: as in `ModulationUnit`, in place of `PlainUnit`'s; the unit is then told of the masks in two ways.
+        spread: standard deviations of the regions beside their means; `width` parameters more.
     """
 
     uses_masks: ClassVar[bool] = True
@@ -214,12 +219,22 @@ class RegionUnit(PlainUnit):
         path: Literal['inline', 'ladder'] = 'inline',
         density: Annotated[float, Range(0.001, 64)] | None = None,
         stem: str | dict[str, Any] | None = None,
+        spread: bool = False,
     ) -> None:
         super().__init__(channels, width, path, density)
         if stem is not None:
             self.stem = stem
+        self.spread = nn.Parameter(torch.zeros(width)) if spread else None
 
     def forward(self, features: Tensor, prior: Tensor, regions: SiteMasks | None = None) -> tuple[Tensor, Tensor]:
         assert regions is not None
         query = self.query(features)
-        return self.modulate(features, prior + self.mixed(features, prior + regions.pool(query), query))
+        return self.modulate(features, prior + self.mixed(features, prior + self._pooled(query, regions), query))
+
+    def _pooled(self, query: Tensor, regions: SiteMasks) -> Tensor:
+        if self.spread is None:
+            return regions.pool(query)
+        values = query.float()  # a difference of squares
+        mean, square = regions.pool(torch.cat([values, values.square()], dim=1)).chunk(2, dim=1)
+        deviation = ((square - mean.square()).clamp(min=0) + 1e-6).sqrt()  # 1e-6: its slope is infinite at 0
+        return (mean + self.spread[:, None, None] * deviation).to(query.dtype)

@@ -98,6 +98,33 @@ def test_a_region_unit_ignores_the_order_of_masks_and_not_the_masks():
     assert not torch.allclose(refined(masks), refined(~masks), atol=1e-3)
 
 
+def test_a_region_unit_is_told_how_much_a_feature_varies_in_its_masks():
+    torch.manual_seed(0)
+    unit, plain = RegionUnit(8, 4, spread=True), RegionUnit(8, 4)
+    plain.load_state_dict({name: value for name, value in unit.state_dict().items() if name != 'spread'})
+    masks, features, prior = _masks(), torch.randn(3, 8, 11, 14), torch.randn(3, 4, 11, 14)
+    regions = SiteMasks.of(PriorBatch.from_masks(masks), 6)
+    assert torch.equal(unit(features, prior, regions)[1], plain(features, prior, regions)[1])  # it starts as none
+    query = unit.query(features)
+    dense = masks.float()
+    areas = dense.sum(dim=(2, 3)).clamp(min=1)
+    weights = dense / areas[..., None, None]
+    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)
+    mean, square = (
+        torch.einsum('bnhw,bnc->bchw', weights, torch.einsum('bnhw,bchw->bnc', dense, value) / areas[..., None])
+        for value in (query, query**2)
+    )
+    torch.nn.init.normal_(unit.spread)
+    expected = mean + unit.spread[:, None, None] * ((square - mean**2).clamp(min=0) + 1e-6).sqrt()
+    pooled = unit._pooled(query, regions)
+    assert torch.allclose(pooled, expected, atol=1e-4)
+    (slope,) = torch.autograd.grad(pooled.sum(), unit.spread)
+    assert slope.isfinite().all()
+    assert slope.abs().min() > 1
+    with torch.autocast('cpu', torch.bfloat16):
+        assert unit(features, prior, regions)[0].isfinite().all()
+
+
 @pytest.mark.parametrize('stride', [2, 4])
 def test_down_is_the_average_of_what_lies_under_a_pixel(stride: int):
     prior = torch.rand(1, 2, 37, 54)

@@ -69,10 +69,11 @@ UNITS = [
     {'type': 'PlainUnit'},
     {'type': 'RegionUnit'},
     {'type': 'RegionUnit', 'path': 'ladder'},
+    {'type': 'RegionUnit', 'spread': True},
 ]
 
 
-@pytest.mark.parametrize('unit', UNITS, ids=lambda unit: ' '.join(unit.values()))
+@pytest.mark.parametrize('unit', UNITS, ids=lambda unit: ' '.join(map(str, unit.values())))
 @pytest.mark.parametrize('size', [(101, 122), (64, 80)])
 @torch.no_grad()
 def test_every_unit_gives_tiled_what_it_gives_whole(unit, size):
@@ -85,6 +86,8 @@ def test_every_unit_gives_tiled_what_it_gives_whole(unit, size):
             nn.init.normal_(value, std=0.3)
         elif 'query' in name:
             value *= 5
+        elif 'spread' in name:
+            value += 3
     lq = torch.from_numpy(photograph('coffee.png', *size)).permute(2, 0, 1)[None].float() / 255
     prior = build_source('felzenszwalb')(photograph('coffee.png', *size), 'coffee', 6)
     masks, rules = PriorBatch.of([prior]), SizeRules(grid=2)
