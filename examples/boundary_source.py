@@ -106,6 +106,7 @@ class BoundarySource(Source):
         if not (folder / 'folds.json').is_file():
             raise UserError(f'boundary: {weights}: no networks here; train them with examples/train_boundary.py')
         self.folds: dict[str, int] = json.loads((folder / 'folds.json').read_text())
+        self.names = {key.rpartition('/')[2]: key for key in self.folds}
         files = [folder / f'fold{fold}.safetensors' for fold in range(max(self.folds.values()) + 1)]
         for path in files:
             if not path.is_file():
@@ -140,10 +141,25 @@ class BoundarySource(Source):
         An image that was trained on is seen by the one network that did not train on it; any other one by all, and
         their answers are averaged.
         """
-        fold = self.folds.get(image_of(key))
-        nets = self.nets if fold is None else [self.nets[fold]]
+        nets = self._nets_of(key)
         batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
         return torch.stack([net(batch).sigmoid()[0, 0] for net in nets]).mean(0).numpy()
+
+    def check(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._nets_of(key)
+
+    def _nets_of(self, key: str) -> list[BoundaryNet]:
+        key = image_of(key)
+        if key in self.folds:
+            return [self.nets[self.folds[key]]]
+        namesake = self.names.get(key.rpartition('/')[2])
+        if namesake:
+            raise UserError(
+                f"boundary: {key}: '{namesake}' was trained on, and if this is that image, networks that saw it would "
+                'make its masks; give the folder where its key is the same, or rename the image'
+            )
+        return self.nets
 
     def versions(self) -> dict[str, str]:
         return {'scikit-image': version('scikit-image')}

@@ -212,9 +212,13 @@ class PriorWriter:
             return transaction.stat(self._entries)['entries']
 
     def put(self, key: str, image: RGB, prior: Prior) -> None:
-        """Writes and commits one entry; the prior must be of the image's size."""
+        """Writes and commits one entry; raises UserError for a prior of another size than the image's."""
         if prior.size != image.shape[:2]:
-            raise ValueError(f'{key}: prior of {prior.size} for an image of {image.shape[:2]}')
+            height, width = prior.size
+            raise UserError(
+                f'{key}: source {self.header.source} gave masks of {height}x{width} for an image of {image.shape[0]}x'
+                f'{image.shape[1]} (height x width); let it return them at the size of the image'
+            )
         if prior.fine != self.header.fine:
             raise ValueError(f'{key}: a prior {prior.fine} times as fine, in a store of {self.header.fine} times')
         self.put_raw(key, image_digest(image), prior.to_bytes())

@@ -59,6 +59,64 @@ def _classes(net: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     return net.eval()(batch[None])['out'].argmax(1)[0].numpy()
 
 
+@pytest.mark.parametrize('size', [(96, 120), (50, 37)])
+def test_a_network_of_transformers_becomes_a_source(tmp_path: Path, size: tuple[int, int]):
+    transformers = pytest.importorskip('transformers')
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16], decoder_hidden_size=16, num_labels=4
+    )
+    net = transformers.SegformerForSemanticSegmentation(config).eval()
+    net.save_pretrained(tmp_path / 'segformer')
+    write_png(tmp_path / 'lq' / 'coffee.png', photograph('coffee.png', *size))
+    done = run_cli(
+        *('prior', 'extract', '-i', tmp_path / 'lq', '-o', tmp_path / 'store'),
+        *(
+            '--source',
+            f'{EXAMPLES / "transformers_source.py"}:segmentation',
+            '--set',
+            f'model={tmp_path / "segformer"}',
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    store = PriorStore(tmp_path / 'store')
+    assert store.header.params == {'model': 'segformer'}
+    assert len(store.header.weights_sha256 or '') == 64
+    prior = store.get('coffee')
+    assert prior.size == size
+    assert prior.count >= 1
+
+
+def test_the_page_shows_the_example_as_it_is():
+    page = (EXAMPLES.parent / 'docs' / 'own-source.md').read_text()
+    code = (EXAMPLES / 'transformers_source.py').read_text()
+    shown = code[code.index('@register') :]
+    assert shown in page
+    assert shown.count('\n') <= 30
+
+
+def test_masks_of_another_size_are_one_line(tmp_path: Path):
+    (tmp_path / 'source.py').write_text(
+        'import numpy as np\n'
+        'from sptsr.core.registry import SOURCE_REGISTRY, register\n'
+        'from sptsr.masks.prior import Prior\n'
+        'from sptsr.priors.sources.source import Source\n'
+        "@register(SOURCE_REGISTRY, 'small')\n"
+        'class Small(Source):\n'
+        "    name, params = 'small', {}\n"
+        '    def __call__(self, image, key, max_masks):\n'
+        '        return Prior.encode(np.ones((1, 24, 30), bool))\n'
+    )
+    write_png(tmp_path / 'lq' / 'a.png', photograph('coffee.png', 96, 120))
+    done = run_cli(
+        'prior', 'extract', '-i', tmp_path / 'lq', '-o', tmp_path / 'store', '--source', f'{tmp_path}/source.py:small'
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith('priors: ')]
+    assert 'a: source small gave masks of 24x30 for an image of 96x120 (height x width)' in line
+    assert not (tmp_path / 'store').exists()
+
+
 def test_a_file_without_the_source_is_refused_in_one_line(tmp_path: Path):
     for source, said in (
         ('nowhere.py:boundary', 'nowhere.py: no such file'),
@@ -97,6 +155,10 @@ def test_masks_of_a_training_image_come_from_the_network_that_never_saw_it(tmp_p
     assert np.array_equal(seen['coffee@1'], seen['coffee'])  # a noisy draw of it
     assert np.allclose(seen['a new image'], (by_net[0] + by_net[1]) / 2, atol=1e-6)
     assert np.abs(by_net[0] - by_net[1]).max() > 1e-3
+    with pytest.raises(UserError, match="elsewhere/coffee: 'coffee' was trained on"):
+        source.strength(image, 'elsewhere/coffee')
+    with pytest.raises(UserError, match='rename the image'):
+        source.check(['new', 'elsewhere/coffee@1'])
     prior = source(image, 'coffee', 64)
     assert prior.size == image.shape[:2]
     assert prior.areas().min() >= 20

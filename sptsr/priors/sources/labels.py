@@ -140,7 +140,12 @@ class LabelsSource(Source):
         except Exception as error:  # four libraries read these files, each with errors of its own
             reason = str(error).partition('\n')[0]
             raise UserError(f'{path}: not a readable label file ({reason}); see sptsr prior extract --help') from error
-        return to_size(masks, size, self.params['scale'] // self.fine, path)
+        try:
+            return to_size(masks, size, self.params['scale'] // self.fine, path)
+        except UserError as error:
+            if self.fine == 1:
+                raise
+            raise UserError(f'{error}, or another --fine: {self.fine} times the image is meant here') from error
 
     def versions(self) -> dict[str, str]:
         return {'opencv': cv2.__version__}
