@@ -65,6 +65,8 @@ def attach(
         raise UserError(
             f'attach: a {type(backbone).__name__} is no network; give a module, or a section {{type: NAME, ...}}'
         )
+    if isinstance(backbone, SPTNet):
+        raise UserError('attach: this network has units; sptsr.detach gives its backbone back')
     if isinstance(backbone, Mapping):
         _check_section(dict(backbone), 'attach')
     net = build_network(backbone)
@@ -115,6 +117,7 @@ def save(net: SPTNet, path: str | os.PathLike[str], iteration: int = 0) -> None:
         UserError: `net` has no units, or the file cannot be written.
     """
     _check_units(net, 'save')
+    _must_be_path(path, 'save')
     if not os.fspath(path).endswith('.safetensors'):
         raise UserError(f'{path}: an adapter is a .safetensors file; name it so')
     save_adapter(path, net, net.options, _plain(iteration), trained_with=net.trained_with)
@@ -139,6 +142,11 @@ def load(
         UserError: unreadable, made on a network that must be given, or for other weights than these.
     """
     register_all()
+    _must_be_path(path, 'load')
+    if backbone is not None and not isinstance(backbone, nn.Module | Mapping):
+        raise UserError(
+            f'load: backbone is a {type(backbone).__name__}; give a module, or a section {{type: NAME, ...}}'
+        )
     adapter = read_adapter(path)
     section = expanded(dict(adapter.network_g))
     described = section.get('backbone')
@@ -190,6 +198,11 @@ def _refuse(problems: Sequence[tuple[Any, str]], what: str) -> None:
 def _plain(number: Any) -> Any:
     """Returns whole numbers of numpy as those of Python, and other values as they are."""
     return int(number) if isinstance(number, Integral) and not isinstance(number, bool) else number
+
+
+def _must_be_path(path: object, what: str) -> None:
+    if not isinstance(path, str | os.PathLike) or '\0' in os.fspath(path):
+        raise UserError(f'{what}: {path!r} is no path of a file')
 
 
 def _check_units(net: object, what: str) -> None:

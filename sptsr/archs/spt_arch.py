@@ -234,7 +234,7 @@ class SPTNet(nn.Module):
 
     @contextmanager
     def units_off(self) -> Iterator[SPTNet]:
-        """Within it the network is its backbone, as it was before it was tuned."""
+        """Within it the network is its backbone, as it was before it was tuned; so it is for other threads."""
         before, self.enabled = self.enabled, False
         try:
             with self.learned.as_found() if self.learned and before else nullcontext():

@@ -11,6 +11,7 @@ import torch
 
 from sptsr.archs.sizes import round_up
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.errors import UserError
 from sptsr.core.registry import register_all
 from sptsr.evaluation.cost import (
     INPUT,
@@ -72,8 +73,12 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
 def _step(net: SPTNet, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns batch, size of the LQ crops and memory of a step where the option file trains."""
     train, data = options.get('train'), (options.get('datasets') or {}).get('train') or {}
-    if not train or 'gt_size' not in data:
+    if not train or not data.get('gt_size'):
         return None
+    if int(data['gt_size']) < net.scale:
+        raise UserError(
+            f'datasets.train.gt_size: {data["gt_size"]} is less than a pixel of the LQ image at x{net.scale}'
+        )
     side, batch = int(data['gt_size']) // net.scale, int(data.get('batch_size_per_gpu', 1))
     found = step_memory(net, {**TRAIN_DEFAULTS, **train}, batch, (side, side))
     return {'batch': batch, 'size': [side, side], 'bytes': found}

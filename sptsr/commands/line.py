@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 import sysconfig
@@ -27,6 +29,8 @@ from sptsr.core.errors import UserError, nearest, shortened
 from sptsr.core.homes import expanded
 from sptsr.core.version import __version__
 
+# Errors of a disk or a quota that is full, which come without a file's name.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _ABOUT = """\
 Tune a frozen image-restoration network with what Segment Anything sees in the degraded image.
 
@@ -83,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Warnings of libraries that only their authors can act on.
     warnings.filterwarnings('ignore', category=FutureWarning)
     warnings.filterwarnings('ignore', message='torch.meshgrid')
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names need not be UTF-8
     try:
         vars(options).update(expanded(vars(options)))
         return options.run(options)
@@ -95,9 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _FULL:
             return _unexpected(error)
-        what = f'{error.filename}: {error.strerror}'
+        what = f'{error.filename}: {error.strerror}' if error.filename else str(error.strerror)
         print(f'sptsr: {shortened(what)}; check the path, its rights and the free space', file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -7,6 +7,8 @@ import argparse
 from sptsr.commands.reading import add_reading, images_of
 from sptsr.core.errors import UserError
 
+_MOST_ZOOM = 64
+
 
 def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.ArgumentParser]) -> None:
     """Adds `prior` and its commands."""
@@ -165,6 +167,8 @@ def _prior_verify(options: argparse.Namespace) -> int:
     from sptsr.priors.describe import verify
     from sptsr.priors.store import PriorStore
 
+    if options.sample < 0:
+        raise UserError(f'--sample {options.sample}: must be 0 (all) or above')
     images = images_of(options)
     faults = list(verify(images, PriorStore(options.store), options.sample))
     for fault in faults:
@@ -178,6 +182,8 @@ def _prior_show(options: argparse.Namespace) -> int:
     from sptsr.priors.store import PriorStore
     from sptsr.report.pictures import show_prior
 
+    if not 0 <= options.zoom <= _MOST_ZOOM:
+        raise UserError(f'--zoom {options.zoom}: must be in 0..{_MOST_ZOOM}')
     images = images_of(options)
     store = PriorStore(options.store)
     for key in options.keys:
@@ -215,6 +221,8 @@ def _prior_shuffle(options: argparse.Namespace) -> int:
     from sptsr.priors.controls import shuffle
     from sptsr.priors.store import PriorStore
 
+    if options.seed < 0:
+        raise UserError(f'--seed {options.seed}: must be 0 or above')
     count = shuffle(PriorStore(options.store), options.out, options.seed)
     print(f'{options.out}: {count} priors, each of another image')
     return 0

@@ -113,7 +113,7 @@ def _restore(options: argparse.Namespace) -> int:
     if options.report and outcome.made + outcome.kept:
         page.write(report)
     for line in outcome.notes:
-        print(line.encode(errors='backslashreplace').decode())  # names need not be UTF-8
+        print(line)
     for line in outcome.faults:
         print(f'sptsr: {line}', file=sys.stderr)
     done = f'{out}: {outcome.made} images restored'

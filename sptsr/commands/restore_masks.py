@@ -118,8 +118,9 @@ def _through(
             'restore: this adapter was trained with masks of what another network made of the images; '
             'say --through X.yml with its option file, or --prior STORE'
         )
-    told = record.get('sigma') if isinstance(record, Mapping) else None
-    if isinstance(told, int | float) and record['weights_sha256'] == frozen.record['weights_sha256']:
+    known = record if isinstance(record, Mapping) else {}
+    told = known.get('sigma')
+    if isinstance(told, int | float) and known.get('weights_sha256') == frozen.record['weights_sha256']:
         # as `sptsr prior extract --through --sigma` told it for the masks of the training, whatever these images have
         return Through(source, frozen.told(told), lambda _key, _image: float(told), fine)
     if sigma is None:

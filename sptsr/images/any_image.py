@@ -24,6 +24,7 @@ Pixels = npt.NDArray[np.unsignedinteger]  # uint8 or uint16
 
 FORMATS = ('png', 'jpg', 'webp', 'tif')
 _ORIENTATION = 0x0112  # EXIF tag
+_PHOTOMETRIC = 262  # TIFF tag; 0: white is 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_any(path: str | os.PathLike[str], most_pixels: int) -> AnyImage:
         profile = image.info.get('icc_profile')
         deep = _deep_pixels(image, content)
         if deep is not None:
-            orientation, (colour, alpha) = said, deep
+            orientation, (colour, alpha) = 1 if image.format == 'TIFF' else said, deep  # OpenCV turns a TIFF
         else:
             orientation = int(image.getexif().get(_ORIENTATION, 1))  # Pillow turns a TIFF itself while it loads
             colour, alpha, profile = _plain_pixels(image, profile, notes)
@@ -160,7 +161,8 @@ def _deep_pixels(image: Image.Image, content: bytes) -> tuple[Pixels, Pixels | N
     if planes is None or planes.dtype != np.uint16:
         return None
     if planes.ndim == 2:
-        return planes[:, :, None], None
+        whites_are_0 = image.format == 'TIFF' and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+        return (65535 - planes if whites_are_0 else planes)[:, :, None], None
     if planes.shape[2] == 2:
         return planes[:, :, :1], planes[:, :, 1]
     alpha = planes[:, :, 3] if planes.shape[2] == 4 else None

@@ -10,7 +10,7 @@ from pathlib import Path
 import lmdb
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import write_text
+from sptsr.core.files import remove_temporaries, write_text
 from sptsr.core.progress import bar
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB, decode_rgb, encode_png, image_digest, write_png
@@ -59,13 +59,17 @@ def prepare(
     if as_lmdb:
         _check_keys(images, '_s00000' if sub_image else '')
     suffix = '.lmdb' if as_lmdb else ''
-    writer = _LmdbFolder if as_lmdb else DiskFolder
     folders = [Path(out) / f'{kind}x{scale}{suffix}' for kind in ('GT', 'LR')]
     for folder in folders:
         in_place = folder.resolve() == images.root.resolve() and not sub_image
         if not (in_place and all(images.name(key).endswith('.png') for key in images.keys)):  # which stay as they are
             images.refuse_within(folder)
-    gt, lr = map(writer, folders)
+    gt: DiskFolder | _LmdbFolder
+    lr: DiskFolder | _LmdbFolder
+    if as_lmdb:
+        gt, lr = _LmdbFolder(*folders), _LmdbFolder(*folders[::-1])
+    else:
+        gt, lr = map(DiskFolder, folders)
     count = 0
     try:
         with bar(len(images), 'prepare') as progress:
@@ -154,22 +158,39 @@ class DiskFolder:
 
 
 class _LmdbFolder:
-    """A BasicSR LMDB. `meta_info.txt` comes last, so an unfinished one is known as such."""
+    """A BasicSR LMDB. `meta_info.txt` comes last, so an unfinished one is known as such.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: its folder.
+        partner: the other one of the pair. Where a kill came between their ends, this one is finished and that is not;
+            then it must hold the very images that are given to it.
+    """
+
+    def __init__(self, root: Path, partner: Path) -> None:
         self.root = root
-        if (root / 'meta_info.txt').exists():
+        meta, others = root / 'meta_info.txt', partner / 'meta_info.txt'
+        self.finished = meta.exists()
+        if self.finished and (others.exists() or not partner.exists()):
             raise UserError(f'{root}: is there already; remove it, or choose another folder')
-        if root.exists():
+        if root.exists() and not self.finished:
+            remove_temporaries(root)
             if {entry.name for entry in root.iterdir()} - {'data.mdb', 'lock.mdb'}:
                 raise UserError(f'{root}: holds other things than an LMDB; choose another folder')
             shutil.rmtree(root)  # what a kill left behind
-        root.mkdir(parents=True)
+        root.mkdir(parents=True, exist_ok=True)
         self.env = lmdb.open(str(root), map_size=_FIRST_MAP_BYTES, metasync=False)
         self.lines: dict[str, str] = {}
+        if self.finished:
+            self.lines = {line.rpartition('.png (')[0]: line for line in meta.read_text().splitlines()}
 
     def holds(self, key: str, image: RGB) -> bool:
-        return key in self.lines
+        if not self.finished:
+            return key in self.lines
+        with self.env.begin() as transaction:
+            content = bytes(transaction.get(key.encode()) or b'')
+        if not content or image_digest(decode_rgb(content, key)) != image_digest(image):
+            raise UserError(f'{self.root}: is there already, of other images; remove it, or choose another folder')
+        return True
 
     def put(self, key: str, image: RGB) -> None:
         content = encode_png(image, 1)
@@ -180,11 +201,20 @@ class _LmdbFolder:
                 break
             except lmdb.MapFullError:
                 self.env.set_mapsize(2 * self.env.info()['map_size'])
+            except lmdb.Error as error:
+                raise UserError(
+                    f'{self.root}: cannot be written ({error}); check its rights and the free space'
+                ) from error
         height, width, channels = image.shape
         self.lines[key] = f'{key}.png ({height},{width},{channels}) 1'
 
     def finish(self) -> None:
-        self.env.sync(True)
+        if self.finished:
+            return
+        try:
+            self.env.sync(True)
+        except lmdb.Error as error:
+            raise UserError(f'{self.root}: cannot be written ({error}); check its rights and the free space') from error
         write_text(self.root / 'meta_info.txt', '\n'.join(self.lines[key] for key in sorted(self.lines)) + '\n')
 
     def close(self) -> None:

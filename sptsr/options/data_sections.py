@@ -31,7 +31,7 @@ def check_datasets(section: Mapping[str, Any], opt: Mapping[str, Any], is_train:
     names: dict[object, str] = {}
     for phase, data in section.items():
         name = data.get('name') if isinstance(data, Mapping) and phase.split('_')[0] != 'train' else None
-        if name is not None and name in names:
+        if isinstance(name, str) and name in names:
             message = f"datasets.{phase}.name: '{name}' is the name of datasets.{names[name]} too; rename one"
             problems.append((('datasets', phase, 'name'), message))
         elif isinstance(name, str):

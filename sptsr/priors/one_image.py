@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def make_prior(
     Raises:
         UserError: an unreadable image, another kind of array, or wrong parameters.
     """
-    if not 1 <= max_masks <= MAX_MASKS:
-        raise UserError(f'make_prior: max_masks {max_masks} is not in 1..{MAX_MASKS}')
+    if not isinstance(max_masks, Integral) or not 1 <= max_masks <= MAX_MASKS:
+        raise UserError(f'make_prior: max_masks {max_masks!r} is no whole number in 1..{MAX_MASKS}')
+    if not isinstance(source, str):
+        raise UserError(f'make_prior: source is a {type(source).__name__}; give the name of one')
     maker = make_source(source, parameters, 'make_prior')
     if isinstance(image, str | os.PathLike):
         key = Path(image).stem
@@ -45,7 +48,7 @@ def make_prior(
         pixels = decode_rgb(content, os.fspath(image), to_rgb=True)
     else:
         key, pixels = 'image', image
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
             got = f'{image.dtype} {list(image.shape)}' if isinstance(image, np.ndarray) else type(image).__name__
             raise UserError(f'make_prior: the image must be uint8 [H, W, 3] or a path, got {got}')
     maker.check([key])

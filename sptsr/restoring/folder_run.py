@@ -20,7 +20,7 @@ from sptsr.archs.backbone import kind_of
 from sptsr.archs.call import takes_sigma
 from sptsr.archs.precision import HALVES, keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, refusing
 from sptsr.core.files import check_writable, sha256_file
 from sptsr.core.free_memory import free_bytes
 from sptsr.core.progress import bar
@@ -155,7 +155,8 @@ def restore_all(
         if is_there and on_image is None:
             return None
         image = read_any(images[name], room)
-        prior = None if masks is None else masks(image.rgb8(), image_key(name))
+        with refusing(f'{name}: no masks of it can be made', 'see whether its source is for such images'):
+            prior = None if masks is None else masks(image.rgb8(), image_key(name))
         return _Ready(digest, image, prior, is_there)
 
     with ThreadPoolExecutor(1) as reader, bar(len(images), 'restore') as progress:
@@ -179,6 +180,10 @@ def restore_all(
                     on_image(name, result.image.rgb8(), result.prior, restored.rgb8(), frozen.rgb8())
             except UserError as error:
                 faults.append(str(error) if name in str(error) else f'{name}: {error}')
+            except OSError as error:
+                if error.filename is None:  # the disk is full, say: the others would fail as well
+                    raise
+                faults.append(f'{name}: {error.strerror}; check its name, its rights and the free space')
             except torch.OutOfMemoryError:
                 faults.append(f'{name}: {net.backbone.__class__.__name__} runs out of memory on it; say --tile 256')
             progress.update()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,8 @@ def check_prior(net: SPTNet, prior: Prior | None, size: tuple[int, int]) -> None
         return
     if prior is None:
         raise UserError('restore: the units use masks; give prior=sptsr.make_prior(image)')
+    if not isinstance(prior, Prior):
+        raise UserError(f'restore: prior is a {type(prior).__name__}; give what sptsr.make_prior(image) returns')
     if prior.size != size:
         raise UserError(
             f'restore: the prior is {prior.size[0]}x{prior.size[1]}, the image {size[0]}x{size[1]} (height x width); '
@@ -106,8 +109,8 @@ def restore_tensor(
     Returns:
         what `finish` makes of the restored image, [1, C', s h, s w], not clipped.
     """
-    if tile is not None and tile < 1:
-        raise UserError(f'restore: tile {tile} is not above 0')
+    if tile is not None and (not isinstance(tile, Integral) or tile < 1):
+        raise UserError(f'restore: tile {tile!r} is no whole number above 0')
     level = _level(net, sigma)
     prior = prior if net.uses_masks and net.enabled else None
     was_training = net.training

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,5 +103,12 @@ class Journal:
     def _append(self, name: str, digest: str, target: Path, settings: str) -> None:
         relative = str(target.relative_to(self.path.parent))
         record = {'image': name, 'sha256': digest, 'result': relative, 'settings': settings}
-        with open(self.path, 'a', encoding='utf-8') as journal:
-            journal.write(json.dumps(record, ensure_ascii=True) + '\n')
+        line = json.dumps(record, ensure_ascii=True) + '\n'
+        try:
+            with open(self.path, 'a+b') as journal:
+                if journal.tell():
+                    journal.seek(-1, os.SEEK_END)
+                    line = line if journal.read(1) == b'\n' else '\n' + line  # behind one that was cut off
+                journal.write(line.encode())
+        except OSError as error:
+            raise UserError(f'{self.path}: {error.strerror}; free space, and the same command goes on') from error

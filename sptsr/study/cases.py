@@ -231,6 +231,8 @@ def uses_masks(network: Any) -> bool:
 
     register_all()
     unit = network.get('unit')
+    if not isinstance(unit, Mapping | None):
+        return False  # the check names it
     try:
         return bool(lookup(UNIT_REGISTRY, str((unit or {}).get('type', 'ModulationUnit'))).uses_masks)
     except UserError:  # the check names it

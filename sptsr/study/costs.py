@@ -73,7 +73,7 @@ def _step_of(case: Case) -> dict[str, Any] | None:
     if case.train is None:
         return None
     data = case.train['datasets']['train']
-    side = int(data.get('gt_size', 0)) // int(case.train['scale'])
+    side = int(data.get('gt_size') or 0) // int(case.train['scale'])
     return {'train': case.train['train'], 'batch': int(data['batch_size_per_gpu']), 'side': side} if side else None
 
 

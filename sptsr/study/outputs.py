@@ -34,7 +34,9 @@ def check_folder(out: Path, study: Study) -> None:
         if name not in (study.path.name, _name(study)):  # the file's name alone was noted once
             raise UserError(f'{out}: holds the results of another study ({name}); choose another -o')
     elif out.exists():
-        here = next((path.name for path in out.iterdir()), None) if out.is_dir() else out.name
+        here = out.name
+        if out.is_dir():  # a kill while the first file was written leaves it under a name of its own
+            here = next((path.name for path in out.iterdir() if not path.name.startswith('.tmp-')), None)
         if here is not None:
             raise UserError(f'{out}: holds {here} and no runs.json, so no results of a study; choose another -o')
 

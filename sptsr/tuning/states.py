@@ -52,14 +52,15 @@ def read_state(path: Path) -> dict[str, Any]:
     return {'rules': 1, **state, 'path': str(path)}  # 0.1 wrote no rules
 
 
-def find_state(folder: Path, sha256: str, total: int, auto_resume: bool) -> dict[str, Any] | None:
+def find_state(folder: Path, sha256: str, total: int, auto_resume: bool, finished: bool) -> dict[str, Any] | None:
     """Returns the newest readable state if the run continues from it; None starts a new run.
 
     Args:
         folder: of the states.
         sha256: of the options; a state of others counts with `auto_resume` only.
-        total: iterations asked for; a state of a finished run counts with `auto_resume` only.
+        total: iterations asked for.
         auto_resume: continue also with other options or a finished run.
+        finished: whether the adapter that a run ends with is there; a kill may come between its last state and that.
     """
     for path in sorted(folder.glob('*.state'), key=_number, reverse=True):
         try:
@@ -67,7 +68,7 @@ def find_state(folder: Path, sha256: str, total: int, auto_resume: bool) -> dict
         except UserError as error:
             print(f'sptsr: passing over a damaged state: {error}', file=sys.stderr)
             continue
-        wanted = auto_resume or (state['options_sha256'] == sha256 and state['iter'] < total)
+        wanted = auto_resume or (state['options_sha256'] == sha256 and (state['iter'] < total or not finished))
         return state if wanted else None
     return None
 

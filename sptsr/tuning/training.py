@@ -18,6 +18,7 @@ from basicsr.utils import AvgTimer, MessageLogger, get_time_str
 
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks
+from sptsr.core.errors import UserError
 from sptsr.core.files import remove_temporaries, write_text
 from sptsr.core.progress import bar
 from sptsr.core.version import RULES
@@ -88,6 +89,8 @@ def train_pipeline(
         opt = options.opt
         home = Path(opt['path']['experiments_root'])
         state = None
+        if fresh and opt['path'].get('resume_state'):
+            raise UserError('--fresh: begins anew, and path.resume_state names a state to go on from; remove one')
         with ranks.together():
             if ranks.first and not fresh:
                 state = _found_state(opt, home, options.sha256, auto_resume)
@@ -244,10 +247,17 @@ def _save(options: Options, model: SPTModel, iteration: int) -> None:
 
 def _found_state(opt: dict[str, Any], home: Path, sha256: str, auto_resume: bool) -> dict[str, Any] | None:
     """Returns the state that a run goes on from; None starts anew."""
-    named = opt['path'].get('resume_state')
-    if named:
-        return read_state(Path(named))
-    return find_state(home / 'training_states', sha256, int(opt['train']['total_iter']), auto_resume)
+    named, total = opt['path'].get('resume_state'), int(opt['train']['total_iter'])
+    finished = latest_file(home / 'models').is_file()
+    state = (
+        read_state(Path(named)) if named else find_state(home / 'training_states', sha256, total, auto_resume, finished)
+    )
+    if state and state['iter'] > total:
+        raise UserError(
+            f'{state["path"]}: is of iteration {state["iter"]}, beyond train.total_iter, {total}; '
+            'raise that, or say --fresh to begin anew'
+        )
+    return state
 
 
 def _put_aside(*folders: Path) -> None:

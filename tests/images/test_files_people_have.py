@@ -3,15 +3,18 @@
 import io
 import os
 import socket
+import struct
 import unicodedata
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from sptsr.core.errors import UserError
+from sptsr.images.any_image import read_any
 from sptsr.images.decode import decode_rgb, encode_png, write_png
 from sptsr.images.folder import ImageFolder, image_key, list_lines, listed_name
 from sptsr.images.headers import read_header
@@ -256,3 +259,56 @@ def test_jpegs_and_pngs_that_skimage_ships_are_whole():
             seen += 1
     assert seen >= 5
     assert encode_png(np.asarray(PICTURE))[:4] == b'\x89PNG'
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('kind', ['PNG', 'TIFF'])
+@pytest.mark.parametrize('gray', [False, True])
+def test_sixteen_bits_are_turned_once(kind: str, orientation: int, gray: bool, tmp_path: Path):
+    """OpenCV, which reads them, turns a TIFF and no PNG."""
+    deep = np.asarray(PICTURE).astype(np.uint16) * 257
+    deep = deep[:, :, 0] if gray else deep
+    path = tmp_path / f'a.{kind.lower()}'
+    ok, content = cv2.imencode(f'.{kind.lower()}', deep if gray else deep[:, :, ::-1])
+    assert ok
+    content = content.tobytes()
+    if kind == 'PNG':
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        body = exif.tobytes().removeprefix(b'Exif\0\0')
+        chunk = b'eXIf' + body
+        content = (
+            content[:33] + struct.pack('>I', len(body)) + chunk + struct.pack('>I', zlib.crc32(chunk)) + content[33:]
+        )
+    else:
+        content = _with_tag(content, 274, orientation)
+    path.write_bytes(content)
+    plain = Image.fromarray(np.asarray(PICTURE)[:, :, 0] if gray else np.asarray(PICTURE))
+    exif = plain.getexif()
+    exif[0x0112] = orientation
+    turned = np.asarray(ImageOps.exif_transpose(plain))
+    read = read_any(path, 10**6)
+    assert read.colour.dtype == np.uint16
+    assert np.array_equal(read.colour.squeeze(), turned.astype(np.uint16) * 257)
+    assert ('turned upright' in read.notes) == (orientation > 1)
+
+
+def test_a_tiff_of_sixteen_bits_whose_white_is_0_is_no_negative(tmp_path: Path):
+    ok, content = cv2.imencode('.tiff', np.full((4, 6), 40000, np.uint16))
+    assert ok
+    (tmp_path / 'a.tiff').write_bytes(_with_tag(content.tobytes(), 262, 0))
+    assert (read_any(tmp_path / 'a.tiff', 10**6).colour == 65535 - 40000).all()
+
+
+def _with_tag(content: bytes, tag: int, value: int) -> bytes:
+    """Returns a little-endian TIFF of one page whose `tag` is a short of this value."""
+    (at,) = struct.unpack_from('<I', content, 4)
+    (count,) = struct.unpack_from('<H', content, at)
+    entries = {}
+    for number in range(count):
+        entry = content[at + 2 + 12 * number : at + 14 + 12 * number]
+        entries[struct.unpack_from('<H', entry)[0]] = entry
+    entries[tag] = struct.pack('<HHIHH', tag, 3, 1, value, 0)
+    directory = struct.pack('<H', len(entries)) + b''.join(entries[name] for name in sorted(entries)) + bytes(4)
+    content += b'\0' * (len(content) % 2)
+    return content[:4] + struct.pack('<I', len(content)) + content[8:] + directory

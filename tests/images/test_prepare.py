@@ -76,6 +76,21 @@ def test_an_unfinished_lmdb_is_known_and_made_again(raw: Path, tmp_path: Path):
         ImageFolder(broken)
     prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
     assert len(ImageFolder(broken)) == 2
+    whole = {name: (tmp_path / 'out' / name / 'meta_info.txt').read_bytes() for name in ('GTx2.lmdb', 'LRx2.lmdb')}
+    # killed between their ends, and while the second one's list was written
+    for leftover in ((), ('.tmp-x.txt',)):
+        unfinished = tmp_path / 'out' / 'LRx2.lmdb'
+        (unfinished / 'meta_info.txt').unlink()
+        for name in leftover:
+            (unfinished / name).write_text('half')
+        prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
+        assert whole == {name: (tmp_path / 'out' / name / 'meta_info.txt').read_bytes() for name in whole}
+        assert not list(unfinished.glob('.tmp*'))
+    (tmp_path / 'out' / 'LRx2.lmdb' / 'meta_info.txt').unlink()
+    write_png(raw / 'a.0.png', photograph('rocket.jpg', 96, 128))
+    with pytest.raises(UserError, match='is there already, of other images'):
+        prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
+    assert np.array_equal(ImageFolder(broken).read('a.0'), photograph('coffee.png', 96, 128))
     other = tmp_path / 'other' / 'GTx2.lmdb'
     other.mkdir(parents=True)
     (other / 'thesis.txt').write_text('')

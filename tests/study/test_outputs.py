@@ -191,6 +191,9 @@ def test_a_folder_of_another_study_is_refused(study, tmp_path):
     (tmp_path / 'mine' / 'thesis.tex').touch()
     with pytest.raises(UserError, match=r'mine: holds thesis.tex and no runs.json'):
         write_table(plan, tmp_path / 'mine')
+    (tmp_path / 'killed').mkdir()
+    (tmp_path / 'killed' / '.tmp-a.json').touch()  # by a kill while the first file was written
+    check_folder(tmp_path / 'killed', plan.study)
 
 
 HOSTILE = r'50 % & \input{x} _$^~#{}<>|"' + "'\u00e9\u00d7\u00b1\u6f22"

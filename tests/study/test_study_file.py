@@ -35,6 +35,7 @@ MISTAKES = [
     ('arms/SPT', {'prior': {'source': 'felsenszwalb'}}, r"study.yml:\d+.*did you mean 'felzenszwalb'"),
     ('arms/SPT', {'prior': {'source': 'felzenszwalb', 'scale': [50]}}, r"study.yml:\d+.*takes no 'scale'.*'scales'"),
     ('arms/SPT', {'network_g': {'unit': {'type': 'PlainUnt'}}}, r"study.yml:\d+: .*did you mean 'PlainUnit'"),
+    ('arms/SPT', {'network_g': {'unit': 'PlainUnit'}}, r'study.yml:\d+: .*unit'),
     ('arms/SPT', {'train': {'total_iters': 5}}, r"study.yml:\d+: unknown key 'train.total_iters'.*'total_iter'"),
     ('arms/SPT', {'datasets': {'tset': {}}}, r"study.yml:\d+: datasets: 'tset' must be"),
     ('arms/SPT', {'manual_seed': 3}, r'study.yml:\d+: arms.SPT.manual_seed: give seeds'),

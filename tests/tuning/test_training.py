@@ -116,9 +116,29 @@ def test_when_it_goes_on_and_when_it_starts_anew(options: dict, tmp_path: Path):
     assert (tmp_path / 'experiments' / 'tiny' / 'training_states' / '8.state').exists()
     assert read_adapter(tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.safetensors').iteration == 8
     assert longer.schedulers[0].last_epoch == 7
+    adapter = tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.safetensors'
+    before = adapter.read_bytes()
+    with pytest.raises(UserError, match=r'8\.state: is of iteration 8, beyond train\.total_iter, 6'):
+        train_pipeline(path, tmp_path, auto_resume=True)
+    with pytest.raises(UserError, match=r'--fresh: begins anew, and path\.resume_state names a state'):
+        train_pipeline(
+            path, tmp_path, fresh=True, force=[f'path:resume_state={adapter.parent}/../training_states/8.state']
+        )
+    assert adapter.read_bytes() == before
     other = ['network_g:unit:width=6', 'train:total_iter=9']
     with pytest.raises(UserError, match='tensors do not fit'):
         train_pipeline(path, tmp_path, auto_resume=True, force=other)
+
+
+def test_a_kill_behind_the_last_state_costs_nothing(options: dict, tmp_path: Path):
+    path = write_options(tmp_path / 'x.yml', options)
+    train_pipeline(path, tmp_path)
+    latest = tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_latest.safetensors'
+    whole = latest.read_bytes()
+    latest.unlink()
+    train_pipeline(path, tmp_path)
+    assert latest.read_bytes() == whole
+    assert not list((tmp_path / 'experiments').glob('*archived*'))
 
 
 @pytest.mark.parametrize('workers', [0, 1])

@@ -1,0 +1,67 @@
+"""One image, or one full disk, does not lose the others' work."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from sptsr.core.errors import UserError
+from sptsr.restoring.result_files import JOURNAL, Journal
+from tests.conftest import run_cli
+from tests.restoring.folders import ARGUMENTS, restore
+
+
+def test_a_source_that_fails_on_one_image_does_not_stop_the_others(photos: Path, tmp_path: Path):
+    (tmp_path / 'mine.py').write_text(
+        'import numpy as np\n'
+        'from sptsr.core.registry import SOURCE_REGISTRY, register\n'
+        'from sptsr.masks.prior import Prior\n'
+        'from sptsr.priors.sources.source import Source\n'
+        "@register(SOURCE_REGISTRY, 'mine')\n"
+        'class Mine(Source):\n'
+        "    name, params = 'mine', {}\n"
+        '    def __call__(self, image, key, max_masks):\n'
+        "        if key == 'gray':\n"
+        "            raise ValueError('not this one')\n"
+        '        return Prior.encode(np.ones((1, *image.shape[:2]), bool))\n'
+    )
+    out = photos.parent / 'mine'
+    done = run_cli('restore', '-i', photos, '-o', out, *ARGUMENTS[:4], '--source', f'{tmp_path / "mine.py"}:mine')
+    assert done.returncode == 1, done.stderr
+    assert '4 images restored' in done.stdout
+    assert 'gray.png: no masks of it can be made (not this one)' in done.stderr
+    assert (out / 'cat.png').is_file()
+
+
+def test_a_result_whose_name_is_too_long_is_named(photos: Path):
+    (photos / 'cat.png').rename(photos / f'{"c" * 250}.png')
+    done = restore(photos, '--suffix', '_restored')
+    assert done.returncode == 1, done.stderr
+    assert '4 images restored' in done.stdout
+    assert 'File name too long' in done.stderr
+
+
+def test_a_journal_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path):
+    target = tmp_path / 'a.png'
+    target.write_bytes(b'x')
+    (tmp_path / JOURNAL).write_text('{"image": "b.png", "sha')
+    journal = Journal(tmp_path, {})
+    journal.note('a.png', 'digest', target)
+    journal.note('c.png', 'digest', tmp_path / 'c.png')
+    again = Journal(tmp_path, {})
+    assert again.holds('a.png', 'digest', target)
+    assert len((tmp_path / JOURNAL).read_text().splitlines()) == 3
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    journal = Journal(tmp_path, {})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr('builtins.open', full)
+    with pytest.raises(UserError, match='No space left on device; free space, and the same command goes on'):
+        journal.note('a.png', 'digest', tmp_path / 'a.png')
