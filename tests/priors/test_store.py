@@ -196,7 +196,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path):
     images = tmp_path / 'in'
     images.mkdir()
     rng = np.random.default_rng(0)
-    count, side = 60, 160  # large enough to be met at work, on a machine that does other things as well
+    count, side = 60, 96  # large enough to be met at work, on a machine that does other things as well
     for n in range(count):
         shifted = np.roll(photograph('astronaut.png', side, side), int(rng.integers(side)), axis=1)
         (images / f'{n:03d}.png').write_bytes(encode_png(shifted))
