@@ -71,7 +71,8 @@ def shown_params(params: Mapping[str, Any]) -> str:
     if isinstance(through, Mapping):
         backbone = through.get('backbone')
         name = backbone.get('type') if isinstance(backbone, Mapping) else 'a network'
-        shown['through'] = f'{name} {str(through.get("weights_sha256"))[:12]} of {through.get("options")}'
+        told = f', told sigma {through["sigma"]:g}' if isinstance(through.get('sigma'), int | float) else ''
+        shown['through'] = f'{name} {str(through.get("weights_sha256"))[:12]} of {through.get("options")}{told}'
     return ', '.join(f'{key}={value}' for key, value in shown.items())
 
 

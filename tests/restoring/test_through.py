@@ -154,6 +154,7 @@ def test_a_denoiser_is_told_the_level_of_each_draw(here: Path):
     assert run_cli(*command, '-i', 'set/LRx4', '--sigma', '25').returncode == 0
     said, image = PriorStore('said'), clean.read('rocket')
     assert said.header.params['through']['sigma'] == 25
+    assert 'of ffdnet.yml, told sigma 25' in run_cli('prior', 'info', 'said').stdout
     assert _same(said.get('rocket', image), _by_hand(net, image, 1, 25))
     assert 'through: ' in run_cli(*command, '-i', 'set/LRx4', '--sigma', '26').stderr  # another store
 
