@@ -35,9 +35,8 @@ def main() -> None:
     for series, label, table, row, dataset, compared in options.points:
         gain, low, high = read_differences(Path(table), row, options.arm)[dataset]['psnr']
         points.append(Point(label, agreement(compared), gain, series, spread=(high - low) / 2))
-    drawn = side_by_side(points)
     write_scatter(
-        drawn,
+        side_by_side(points),
         options.out,
         'boundary F against human masks (1: they themselves, side by side)',
         'gain over masks of other images (dB)',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -168,9 +169,8 @@ class _LmdbFolder:
 
     def __init__(self, root: Path, partner: Path) -> None:
         self.root = root
-        meta, others = root / 'meta_info.txt', partner / 'meta_info.txt'
-        self.finished = meta.exists()
-        if self.finished and (others.exists() or not partner.exists()):
+        self.finished = (root / 'meta_info.txt').exists()
+        if self.finished and ((partner / 'meta_info.txt').exists() or not partner.exists()):
             raise UserError(f'{root}: is there already; remove it, or choose another folder')
         if root.exists() and not self.finished:
             remove_temporaries(root)
@@ -180,8 +180,6 @@ class _LmdbFolder:
         root.mkdir(parents=True, exist_ok=True)
         self.env = lmdb.open(str(root), map_size=_FIRST_MAP_BYTES, metasync=False)
         self.lines: dict[str, str] = {}
-        if self.finished:
-            self.lines = {line.rpartition('.png (')[0]: line for line in meta.read_text().splitlines()}
 
     def holds(self, key: str, image: RGB) -> bool:
         if not self.finished:
@@ -196,25 +194,28 @@ class _LmdbFolder:
         content = encode_png(image, 1)
         while True:
             try:
-                with self.env.begin(write=True) as transaction:
+                with self._writing(), self.env.begin(write=True) as transaction:
                     transaction.put(key.encode(), content)
                 break
             except lmdb.MapFullError:
                 self.env.set_mapsize(2 * self.env.info()['map_size'])
-            except lmdb.Error as error:
-                raise UserError(
-                    f'{self.root}: cannot be written ({error}); check its rights and the free space'
-                ) from error
         height, width, channels = image.shape
         self.lines[key] = f'{key}.png ({height},{width},{channels}) 1'
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except lmdb.MapFullError:
+            raise
+        except lmdb.Error as error:
+            raise UserError(f'{self.root}: cannot be written ({error}); check its rights and the free space') from error
 
     def finish(self) -> None:
         if self.finished:
             return
-        try:
+        with self._writing():
             self.env.sync(True)
-        except lmdb.Error as error:
-            raise UserError(f'{self.root}: cannot be written ({error}); check its rights and the free space') from error
         write_text(self.root / 'meta_info.txt', '\n'.join(self.lines[key] for key in sorted(self.lines)) + '\n')
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from sptsr.core.errors import UserError
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
-from sptsr.images.prepare import prepare
+from sptsr.images.prepare import _LmdbFolder, prepare
 from tests.conftest import photograph
 
 
@@ -66,6 +66,23 @@ def test_lmdbs_are_basicsrs_and_hold_the_same_pixels(raw: Path, tmp_path: Path, 
     assert [sample['key'] for sample in map(build_dataset(opt).__getitem__, range(2))] == ['a.0', 'sub/a.1']
     with pytest.raises(UserError, match='is there already'):
         prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path):
+    class Full:
+        def begin(self, write: bool) -> None:
+            raise lmdb.DiskError('No space left on device')
+
+        def sync(self, force: bool) -> None:
+            raise lmdb.DiskError('No space left on device')
+
+    folder = _LmdbFolder(tmp_path / 'a.lmdb', tmp_path / 'b.lmdb')
+    folder.close()
+    folder.env = Full()
+    for write in (lambda: folder.put('a', photograph('coffee.png', 8, 8)), folder.finish):
+        with pytest.raises(UserError, match=r'a\.lmdb: cannot be written \(.*No space left'):
+            write()
+    assert not (tmp_path / 'a.lmdb' / 'meta_info.txt').exists()
 
 
 def test_an_unfinished_lmdb_is_known_and_made_again(raw: Path, tmp_path: Path):
