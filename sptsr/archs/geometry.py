@@ -151,7 +151,9 @@ def _of_boundaries(masks: PriorBatch, reach: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest_around(values: Tensor) -> Tensor:
-    """Returns the largest of 3x3 values that are at least 0: `max_pool2d` in a quarter of its time on a CPU."""
+    """Returns the largest of 3x3 values that are at least 0: on a CPU `max_pool2d` in a quarter of its time."""
+    if values.device.type != 'cpu':  # where each operation waits for a launch, one is faster than five
+        return F.max_pool2d(values, 3, 1, 1)
     padded = F.pad(values, (1, 1, 1, 1))
     rows = torch.maximum(torch.maximum(padded[..., :-2], padded[..., 1:-1]), padded[..., 2:])
     return torch.maximum(torch.maximum(rows[..., :-2, :], rows[..., 1:-1, :]), rows[..., 2:, :])

@@ -23,7 +23,10 @@ def diagnose() -> tuple[list[str], bool]:
     well = sys.version_info[:2] >= _OLDEST_PYTHON
     if not well:
         lines.append('  ! sptsr needs Python 3.10 or later; make the environment with one')
-    for requirement in _requirements():
+    requirements = _requirements()
+    if not requirements:
+        lines.append('  ! sptsr is not installed, so versions are not checked; in its folder: pip install -e .')
+    for requirement in requirements:
         line, fits = _package(requirement)
         lines.append(line)
         well = well and fits
@@ -39,8 +42,11 @@ def diagnose() -> tuple[list[str], bool]:
 
 
 def _requirements() -> list[Requirement]:
-    """Returns what sptsr depends on, without the packages of extras."""
-    found = [Requirement(text) for text in requires('sptsr') or ()]
+    """Returns what sptsr depends on, without the packages of extras; nothing where sptsr is not installed."""
+    try:
+        found = [Requirement(text) for text in requires('sptsr') or ()]
+    except PackageNotFoundError:
+        return []
     return [requirement for requirement in found if requirement.marker is None]
 
 

@@ -1,4 +1,5 @@
 import shlex
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -34,6 +35,15 @@ def test_demo_runs_twice_and_leaves_what_it_says(tmp_path, capsys: pytest.Captur
     again = run_demo(tmp_path / 'demo', iterations=3)
     assert again == results
     assert not list((tmp_path / 'demo').rglob('*archived*'))
+
+
+def test_doctor_says_that_sptsr_is_not_installed(monkeypatch):
+    def absent(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr('sptsr.commands.doctor.requires', absent)
+    lines, _ = diagnose()
+    assert any('not installed' in line and 'pip install -e .' in line for line in lines)
 
 
 def test_the_shipped_weights_are_small():
