@@ -24,7 +24,7 @@ def test_half_widths():
     assert half_width([1.0, float('nan')]) is None
 
 
-@pytest.mark.parametrize('count', [2, 5, 14, 20])
+@pytest.mark.parametrize('count', [2, 5, 14, 16])
 def test_exact_sign_flips_are_scipys(count):
     values = _differences(count)
     expected = scipy.stats.permutation_test(
@@ -56,6 +56,8 @@ def test_random_sign_flips_come_near_scipys_and_are_the_same_every_time():
 def test_sign_flips_at_the_ends():
     assert sign_flip(np.zeros(7)) == (1.0, True)
     assert sign_flip(np.ones(5)) == (2 / 2**5, True)
+    assert sign_flip(np.ones(20)) == (2 / 2**20, True)
+    assert not sign_flip(np.ones(21))[1]
     # with no effect at all, a p of at most 0.05 comes up in at most 5 % of experiments
     small = [sign_flip(_differences(8, seed, shift=0))[0] <= 0.05 for seed in range(2000)]
     assert 0.03 < np.mean(small) < 0.06
