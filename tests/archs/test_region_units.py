@@ -4,15 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import nn
 
+import sptsr
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.commands.demo import NETWORK, WEIGHTS
+from sptsr.core.errors import UserError
 from sptsr.core.registry import UNIT_REGISTRY, import_plugins, lookup
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import Prior
 from sptsr.priors.extract import build_source
+from sptsr.restoring.tiling import restore_tiled
 from tests.conftest import photograph
 
 FILE = str(Path(__file__).parents[2] / 'examples' / 'region_units.py')
@@ -31,25 +35,21 @@ def prior() -> Prior:
     return found
 
 
-def _around(mask: Tensor) -> Tensor:
-    """Returns the share of a mask in the 5x5 pixels around each pixel, of those that are there."""
-    height, width = mask.shape
-    rows = [[mask[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].mean() for x in range(width)] for y in range(height)]
-    return torch.tensor(rows)
-
-
 def test_soft_regions_are_those_of_dense_soft_masks(prior: Prior):
     cut = prior.crop(3, 5, 12, 15)
-    dense = torch.from_numpy(cut.decode()).float()
+    hard = F.pad(torch.from_numpy(cut.decode()).double(), (2, 2, 2, 2))
     query = torch.rand(1, 6, 12, 15, generator=torch.Generator().manual_seed(0))
     got = unit('SoftRegionUnit')._pooled(query, SiteMasks.of(PriorBatch.of([cut]), 64))[0]
-    around = torch.stack([_around(plane) for plane in query[0]])
-    areas = dense.sum((1, 2)).clamp(min=1)
-    means = torch.einsum('nhw,chw->nc', dense, around) / areas[:, None]
-    weights = dense / areas[:, None, None]
-    weights = weights / weights.sum(0).clamp(min=1e-30)
-    painted = torch.einsum('nhw,nc->chw', weights, means)
-    torch.testing.assert_close(got, torch.stack([_around(plane) for plane in painted]))
+    shares = torch.stack([hard[:, y : y + 12, x : x + 15] for y in range(5) for x in range(5)]).mean(0)
+    areas = shares.sum((1, 2))
+    expected = torch.zeros(6, 12, 15, dtype=torch.float64)
+    for y in range(12):
+        for x in range(15):
+            weights = torch.where(areas > 0, shares[:, y, x] / areas, 0)
+            means = [(share * query[0]).sum((1, 2)) / area for share, area in zip(shares, areas, strict=True)]
+            told = sum(w * mean for w, mean in zip(weights, means, strict=True) if w > 0)
+            expected[:, y, x] = told / weights.sum() if weights.sum() > 0 else 0
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('size', [(12, 16), (9, 14)])
@@ -87,5 +87,20 @@ def test_networks_with_these_units_start_as_they_are_and_learn(prior: Prior, nam
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    if name == 'RegionAttentionUnit':
-        assert all(parameter.grad is not None for parameter in net.adapter_parameters().values())
+    assert all(parameter.grad.abs().max() > 0 for parameter in net.adapter_parameters().values())
+    with pytest.raises(UserError, match='knows no tiles'):
+        restore_tiled(net, lq, masks, net.sizes, net.scale, 16, 4)
+    with torch.autocast('cpu', torch.bfloat16), torch.no_grad():
+        half = net(lq, masks)
+    with torch.no_grad():
+        assert (half - net(lq, masks)).abs().max() < 0.05
+
+
+def test_their_options_are_checked():
+    import_plugins([FILE])
+    net = sptsr.attach(NETWORK, unit='RegionAttentionUnit', stem='geometry', nearest=3, width=8)
+    assert net.units[0].nearest == 3
+    with pytest.raises(UserError, match='nearest'):
+        sptsr.attach(NETWORK, unit='RegionAttentionUnit', stem='geometry', nearest=0)
+    with pytest.raises(UserError, match='nearest'):
+        sptsr.attach(NETWORK, unit='SoftRegionUnit', stem='geometry', nearest=3)
