@@ -26,6 +26,7 @@ def diagnose() -> tuple[list[str], bool]:
     requirements = _requirements()
     if not requirements:
         lines.append('  ! sptsr is not installed, so versions are not checked; in its folder: pip install -e .')
+        well = False
     for requirement in requirements:
         line, fits = _package(requirement)
         lines.append(line)

@@ -42,7 +42,8 @@ def test_doctor_says_that_sptsr_is_not_installed(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr('sptsr.commands.doctor.requires', absent)
-    lines, _ = diagnose()
+    lines, well = diagnose()
+    assert not well
     assert any('not installed' in line and 'pip install -e .' in line for line in lines)
 
 
