@@ -126,8 +126,10 @@ class PriorBatch:
 
     def owners(self) -> Tensor:
         """Returns which image of the batch each code belongs to, int64 [sum of K]."""
-        images = torch.arange(len(self.index), device=self.index.device).view(-1, 1, 1).expand_as(self.index)
         owner = torch.zeros(self.palette.shape[0], dtype=torch.int64, device=self.index.device)
+        if len(self.index) == 1:
+            return owner
+        images = torch.arange(len(self.index), device=self.index.device).view(-1, 1, 1).expand_as(self.index)
         return owner.scatter_(0, self.index.reshape(-1).long(), images.reshape(-1))
 
     def changes(self) -> Tensor:
