@@ -14,6 +14,12 @@ SHIPPED = sorted((ROOT / 'options' / 'studies').glob('*.yml'))
 STUDIES = [*SHIPPED, *sorted((ROOT / 'docs' / 'results').rglob('study.yml'))]  # those that results name, too
 
 
+@pytest.fixture(autouse=True)
+def examples(tmp_path: Path):
+    """The tests run in an empty folder; the files of units and networks that studies name are in every clone."""
+    (tmp_path / 'examples').symlink_to(ROOT / 'examples')
+
+
 def _paths(value: object, key: str = '') -> set[tuple[str, bool]]:
     """Files (False) and folders (True) that options name."""
     if isinstance(value, dict):
