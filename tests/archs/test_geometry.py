@@ -6,11 +6,10 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import sptsr
-from sptsr.archs.geometry import REACH, GeometryStem, _largest_around
+from sptsr.archs.geometry import REACH, GeometryStem
 from sptsr.archs.sizes import SizeRules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.commands.demo import NETWORK, WEIGHTS
@@ -85,21 +84,6 @@ def test_maps_are_what_dense_masks_say(scene):
     for masks in (small, holes):
         part = lq[..., 10:41, 20:60]
         assert torch.allclose(_maps(part, masks)[0], _plainly(part, masks), atol=2e-5)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize('fine', [1, 4])
-def test_a_gpu_makes_the_same_maps(scene, fine):  # what grows from boundaries is made otherwise there
-    lq, prior = scene
-    stem = GeometryStem(3, 64, 4, fine=fine)
-    batch = PriorBatch.of([prior])
-    got = stem.maps(lq.cuda(), batch.to('cuda')).cpu()
-    torch.testing.assert_close(got, stem.maps(lq, batch), rtol=1e-4, atol=1e-4)
-
-
-def test_what_grows_is_a_pooling():  # which a GPU does
-    values = torch.rand(2, 1, 13, 9)
-    assert torch.equal(_largest_around(values), F.max_pool2d(values, 3, 1, 1))
 
 
 def test_a_crop_has_the_maps_of_the_whole_image_but_near_its_border(scene):
