@@ -142,7 +142,7 @@ class BoundarySource(Source):
         their answers are averaged.
         """
         nets = self._nets_of(key)
-        batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+        batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
         return torch.stack([net(batch).sigmoid()[0, 0] for net in nets]).mean(0).numpy()
 
     def check(self, keys: Sequence[str]) -> None:

@@ -183,11 +183,19 @@ def _check_section(section: Mapping[str, Any], what: str) -> None:
 def _check_unit(section: Mapping[str, Any], what: str) -> None:
     name = str(section.get('type', 'ModulationUnit'))
     arguments = {key: value for key, value in section.items() if key != 'type'}
-    _refuse(argument_problems(parameters(lookup(UNIT_REGISTRY, name), ('channels',)), arguments, name), what)
+    _refuse(argument_problems(parameters(_own(UNIT_REGISTRY, name), ('channels',)), arguments, name), what)
     if 'stem' in section:
         name, arguments = stem_section(section['stem'])
         given = ('in_channels', 'num_masks', 'width')
-        _refuse(argument_problems(parameters(lookup(STEM_REGISTRY, name), given), arguments, f'stem {name}'), what)
+        _refuse(argument_problems(parameters(_own(STEM_REGISTRY, name), given), arguments, f'stem {name}'), what)
+
+
+def _own(registry: Any, name: str) -> Any:
+    """Returns a registered part that an adapter names; one of a plug-in file must have been imported."""
+    try:
+        return lookup(registry, name)
+    except UserError as error:
+        raise UserError(f'{error}; of your own? import its file first (--plugins FILE.py)') from error
 
 
 def _refuse(problems: Sequence[tuple[Any, str]], what: str) -> None:

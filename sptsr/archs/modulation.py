@@ -33,17 +33,16 @@ def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> 
 
 
 def sum_of_both(x: Tensor, of_x: Tensor, y: Tensor, of_y: Tensor, bias: Tensor) -> Tensor:
-    """Returns conv(x) + conv1x1(y) + bias.
+    """Returns conv1x1(x) + conv1x1(y) + bias.
 
     Args:
         x, y: [B, C, h, w] and [B, c, h, w].
-        of_x, of_y: weights, [D, C, k, k] and [D, c]; k is odd, and zeros lie around x.
+        of_x, of_y: weights, [D, C] and [D, c].
         bias: [D].
     """
-    side = of_x.shape[-1]
     if torch.is_grad_enabled() or not (_is_matrices(x) and _is_matrices(y)):
-        return F.conv2d(x, of_x, bias, padding=side // 2) + F.conv2d(y, of_y[..., None, None])
-    of_first = (_conv1x1(x, of_x, bias) if side == 1 else F.conv2d(x, of_x, bias, padding=side // 2)).flatten(2)
+        return F.conv2d(x, of_x[..., None, None], bias) + F.conv2d(y, of_y[..., None, None])
+    of_first = _conv1x1(x, of_x, bias).flatten(2)
     return torch.baddbmm(of_first, of_y.expand(len(y), -1, -1), y.flatten(2)).unflatten(2, y.shape[2:])
 
 

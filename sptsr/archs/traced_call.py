@@ -143,7 +143,7 @@ class FoldedUnit(nn.Module):
         (first_weight, first_bias), (query_weight, query_bias) = weight_and_bias(first), weight_and_bias(unit.query)
         of_query, of_prior = first_weight.detach().flatten(1).split(unit.width, dim=1)
         of_features = of_query @ query_weight.detach().flatten(1)
-        self.register_buffer('of_features', of_features.view_as(query_weight))
+        self.register_buffer('of_features', of_features[..., None, None])
         self.register_buffer('of_prior', of_prior[..., None, None].clone())
         self.register_buffer('bias', of_query @ query_bias.detach() + first_bias.detach())
         self.inline = unit.path == 'inline'
@@ -161,8 +161,7 @@ class FoldedUnit(nn.Module):
 
     def forward(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Refines F [B, C, h, w] with S [B, width, h, w]; returns F' and S' of the same shapes."""
-        of_features = F.conv2d(features, self.of_features, self.bias, padding=self.of_features.shape[-1] // 2)
-        mixed = of_features + F.conv2d(prior, self.of_prior)
+        mixed = F.conv2d(features, self.of_features, self.bias) + F.conv2d(prior, self.of_prior)
         prior = prior + self.last(self.act(mixed))
         if not self.inline:
             return features, prior

@@ -86,9 +86,9 @@ class ModulationUnit(SPTUnit):
         gamma, beta = split(o(LeakyReLU(S')))
         F' = F (1 + gamma) + beta
 
-    with q a 1x1 (`kernel: 3` makes it 3x3) convolution to `width` channels, g a 1x1 convolution,
-    LeakyReLU and a depthwise 3x3 convolution, and o a 1x1 convolution to 2C channels that starts at
-    zero, so that an untrained unit changes nothing, bit for bit.
+    with q a 1x1 convolution to `width` channels, g a 1x1 convolution, LeakyReLU and a depthwise
+    3x3 convolution, and o a 1x1 convolution to 2C channels that starts at zero, so that an
+    untrained unit changes nothing, bit for bit.
 
     The idea is that of "A Dive into SAM Prior in Image Restoration" (arXiv 2305.13620): a light,
     plug-in unit, the only trainable part, fed with the masks that SAM finds in the LQ image. Its
@@ -100,7 +100,6 @@ class ModulationUnit(SPTUnit):
         path: see `SPTUnit`; on a `ladder` there is no o, and F stays as it is.
         stem: what makes S of the LQ image and its masks: `geometry` (what they mean), `masks` (each as a channel), or
             a section `{type: NAME, ...}` of one.
-        kernel: side of q, in pixels of the site.
     """
 
     def __init__(
@@ -109,14 +108,13 @@ class ModulationUnit(SPTUnit):
         width: Annotated[int, Range(1, 4096)] = 16,
         path: Literal['inline', 'ladder'] = 'inline',
         stem: str | dict[str, Any] = 'geometry',
-        kernel: Literal[1, 3] = 1,
     ) -> None:
         super().__init__(channels, width)
         self.stem = stem
         if path not in ('inline', 'ladder'):
             raise ValueError(f"path must be inline or ladder, not '{path}'")
         self.path = path
-        self.query = nn.Conv2d(channels, width, kernel, padding=kernel // 2)
+        self.query = nn.Conv2d(channels, width, 1)
         self.mix = nn.Sequential(
             nn.Conv2d(2 * width, width, 1),
             nn.LeakyReLU(0.1, inplace=True),
@@ -145,7 +143,7 @@ class ModulationUnit(SPTUnit):
         first, act, last = self.mix
         (first_weight, first_bias), (query_weight, query_bias) = weight_and_bias(first), weight_and_bias(self.query)
         of_query, of_prior = first_weight.flatten(1).split(self.width, dim=1)
-        weight = (of_query @ query_weight.flatten(1)).view_as(query_weight)
+        weight = of_query @ query_weight.flatten(1)
         bias = of_query @ query_bias + first_bias
         return last(act(sum_of_both(features, weight, prior, of_prior, bias)))
 
@@ -166,7 +164,7 @@ class PlainUnit(ModulationUnit):
     masks of other images and on random regions (docs/training.md): they differ from it in the masks alone.
 
     Args:
-        channels, width, path, kernel: as in `ModulationUnit`.
+        channels, width, path: as in `ModulationUnit`.
         density: for a comparison with `stem: masks`: number of masks that a pixel is in on average, in the priors of
             that unit, above 0 and at most 64; `sptsr prior info STORE` prints it. Kept in the adapter, so that a test
             need not repeat it. Without it, the comparison is with `stem: geometry`.
@@ -181,10 +179,9 @@ class PlainUnit(ModulationUnit):
         width: Annotated[int, Range(1, 4096)] = 16,
         path: Literal['inline', 'ladder'] = 'inline',
         density: Annotated[float, Range(0.001, 64)] | None = None,
-        kernel: Literal[1, 3] = 1,
     ) -> None:
         stem: str | dict[str, Any] = 'grey' if density is None else {'type': 'plain', 'density': density}
-        super().__init__(channels, width, path, stem, kernel)
+        super().__init__(channels, width, path, stem)
 
 
 @register(UNIT_REGISTRY)
@@ -206,7 +203,7 @@ class RegionUnit(PlainUnit):
     `sptsr.restoring.tiling`).
 
     Args:
-        channels, width, path, kernel: as in `ModulationUnit`.
+        channels, width, path: as in `ModulationUnit`.
         density: as in `PlainUnit`, for its stem.
         stem: as in `ModulationUnit`, in place of `PlainUnit`'s; the unit is then told of the masks in two ways.
         spread: standard deviations of the regions beside their means; `width` parameters more.
@@ -223,9 +220,8 @@ class RegionUnit(PlainUnit):
         density: Annotated[float, Range(0.001, 64)] | None = None,
         stem: str | dict[str, Any] | None = None,
         spread: bool = False,
-        kernel: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(channels, width, path, density, kernel)
+        super().__init__(channels, width, path, density)
         if stem is not None:
             self.stem = stem
         self.spread = nn.Parameter(torch.zeros(width)) if spread else None

@@ -42,6 +42,9 @@ def add_restore(commands: Any) -> None:
         '-opt', metavar='X.yml', help='take network and adapter from an option file of a test, or a network alone'
     )
     command.add_argument('--weights', metavar='FILE', help="the backbone's weights, where they moved")
+    command.add_argument(
+        '--plugins', nargs='+', default=[], metavar='FILE', help="files of your own that register the adapter's parts"
+    )
     masks = command.add_mutually_exclusive_group()
     masks.add_argument('--source', metavar='NAME', help='make the masks on the way by this source')
     masks.add_argument('--prior', metavar='STORE', help='take the masks from a prior store of these images')
@@ -125,11 +128,14 @@ def _network(options: argparse.Namespace) -> SPTNet:
     """Returns the network with its units, or that of an option file without an SPTNet as it is."""
     from sptsr.archs.adapter import load_adapter
     from sptsr.archs.attach import load
+    from sptsr.core.registry import import_plugins, register_all
 
+    if options.plugins:
+        register_all()
+        import_plugins(options.plugins)
     if options.adapter:
         return load(options.adapter, weights=options.weights)
     from sptsr.archs.spt_arch import SPTNet
-    from sptsr.core.registry import register_all
     from sptsr.options.load import load_frozen, read_checked
 
     opt = expanded(read_checked(options.opt, False, files=False)[0])

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from sptsr.images.decode import RGB
     from sptsr.masks.prior import Prior
     from sptsr.priors.sources.source import Source
+    from sptsr.priors.store_header import StoreHeader
     from sptsr.restoring.folder_run import Masks
 
 # Sources that look something up for each image, so they know nothing of other images.
 _NEED_FILES = ('labels', 'random')
 # What an adapter says of the header of its store.
 _OF_HEADER = ('source', 'params', 'weights_sha256', 'max_masks', 'fine')
+# Parameters that say where masks of these images lie: others for each set.
+_PLACES = ('dir', 'like')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +52,13 @@ def masks_of(options: argparse.Namespace, net: SPTNet, names: list[str], sigma: 
         if options.source or options.prior:
             print('sptsr: this network uses no masks; --source and --prior play no part', file=sys.stderr)
         return MasksOf()
+    known = net.trained_with.get('prior') or {}
     if options.prior:
-        return _of_store(options.prior, names)
+        return _of_store(options.prior, names, known)
     from sptsr.core.yaml_io import read_settings
     from sptsr.priors.extract import make_source
 
     source = make_source(*_chosen_source(options, net.trained_with, read_settings(options.params, '--set')), '--set')
-    known = net.trained_with.get('prior') or {}
     params = known.get('params') or {}
     record = params.get('through')
     if options.through or (source.sees_image and record):
@@ -63,11 +66,7 @@ def masks_of(options: argparse.Namespace, net: SPTNet, names: list[str], sigma: 
         source = _through(options.through, record, source, net, sigma, fine if isinstance(fine, int) else 1)
     count = min(net.num_masks, known.get('max_masks') or net.num_masks)
     header = source.header(count)
-    trained = {key: value for key, value in known.items() if key in _OF_HEADER}
-    different = header.differences(dataclasses.replace(header, **trained))
-    if different:
-        said = '; '.join(different)
-        print(f'sptsr: the adapter was trained with masks made otherwise (here != there: {said})', file=sys.stderr)
+    _say_differences(header, known)
 
     def make(image: RGB, key: str) -> Prior:
         source.must_fit(image, key)
@@ -75,20 +74,37 @@ def masks_of(options: argparse.Namespace, net: SPTNet, names: list[str], sigma: 
 
     described = {
         'source': source.name,
-        'params': source.params,
+        'params': header.params,
         'weights': source.weights_sha256,
         'max_masks': count,
     }
     return MasksOf(make, described)
 
 
-def _of_store(path: str, names: list[str]) -> MasksOf:
+def _say_differences(header: StoreHeader, known: Mapping[str, Any]) -> None:
+    """Says in what masks differ from those of the training, of which the adapter says `known`."""
+    here = dataclasses.replace(header, params=_without_places(header.params))
+    trained = {key: value for key, value in known.items() if key in _OF_HEADER}
+    if 'params' in trained:
+        trained['params'] = _without_places(trained['params'])
+    different = here.differences(dataclasses.replace(here, **trained))
+    if different:
+        said = '; '.join(different)
+        print(f'sptsr: the adapter was trained with masks made otherwise (here != there: {said})', file=sys.stderr)
+
+
+def _without_places(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if key not in _PLACES}
+
+
+def _of_store(path: str, names: list[str], known: Mapping[str, Any]) -> MasksOf:
     from sptsr.data.checked import must_hold
     from sptsr.images.folder import image_key
     from sptsr.priors.store import PriorStore
 
     store = PriorStore(path)
     must_hold(store, map(image_key, names))
+    _say_differences(store.header, known)
     return MasksOf(
         lambda image, key: store.get(key, image),
         dataclasses.asdict(store.header),
@@ -141,16 +157,25 @@ def _chosen_source(
     # A file of code is named by the user, never by an adapter.
     if not isinstance(name, str) or not isinstance(params, dict) or name in _NEED_FILES or ':' in name:
         if options.source:
-            return options.source, dict(said)
+            return options.source, _grid(options.source, known) | dict(said)
         why = f'it was trained with masks of {name}' if isinstance(name, str) else 'it does not say of which source'
         raise UserError(f'restore: this adapter uses masks, and {why}; say --source NAME, or --prior STORE')
+    given = options.source or name  # or the file that registers it
+    taken = _parameters(given)
+    kept = {key: value for key, value in params.items() if key in taken and key != 'fine'}
+    return given, kept | _grid(given, known) | dict(said)
+
+
+def _grid(given: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how fine masks of a source are to be, as its parameter, where it has one."""
+    params = known.get('params') or {}
+    if 'fine' not in _parameters(given) or 'through' in params:  # else the grid is that of the network's output
+        return {}
+    return {'fine': known.get('fine') or params.get('fine', 1)}
+
+
+def _parameters(given: str) -> Mapping[str, Any]:
     from sptsr.core.registry import SOURCE_REGISTRY, import_named, lookup
     from sptsr.core.signatures import parameters
 
-    given = options.source or name  # or the file that registers it
-    import_named(given)
-    taken = parameters(lookup(SOURCE_REGISTRY, name))
-    kept = {key: value for key, value in params.items() if key in taken and key != 'fine'}
-    if 'fine' in taken and 'through' not in params:  # else the grid is that of the network's output
-        kept['fine'] = known.get('fine') or params.get('fine', 1)
-    return given, kept | dict(said)
+    return parameters(lookup(SOURCE_REGISTRY, import_named(given)[0]))

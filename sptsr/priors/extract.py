@@ -7,19 +7,20 @@ import runpy
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, refusing
 from sptsr.core.progress import bar
 from sptsr.core.registry import SOURCE_REGISTRY, import_named, lookup
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.core.yaml_io import read_settings
 from sptsr.images.decode import RGB
 from sptsr.images.folder import ImageFolder
+from sptsr.masks.prior import Prior
 from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore, PriorWriter, has_header
 from sptsr.priors.store_header import StoreHeader
@@ -80,7 +81,7 @@ def extract(
             keys = images.keys[rank::world]
             with bar(len(keys), 'priors', disable=world > 1) as shown:
                 made, kept = _fill(images, keys, writer, others, source, max_masks, on_prior or shown.update)
-        except UserError:
+        except BaseException:  # a source of one's own raises anything
             if created and writer.entries() == 0:
                 shutil.rmtree(target)  # it would stay without an entry
             raise
@@ -117,7 +118,7 @@ def _fill(
                 wanted = [key for key, _ in missing]
                 for key, image in missing:
                     source.must_fit(image, images.name(key))
-                priors = source.several([image for _, image in missing], wanted, max_masks) if missing else iter(())
+                priors = _several(source, [image for _, image in missing], wanted, max_masks)
                 for (key, image), prior in zip(missing, priors, strict=True):
                     written.append(packer.submit(writer.put, key, image, prior))
                     made += 1
@@ -136,6 +137,21 @@ def _fill(
 
 def _read(images: ImageFolder, keys: Sequence[str]) -> list[RGB]:
     return [images.read(key) for key in keys]
+
+
+def _several(source: Source, images: Sequence[RGB], keys: Sequence[str], max_masks: int) -> Iterator[Prior]:
+    """Yields the priors of several images; raises UserError for whatever a source of one's own does wrong."""
+    for image in images:
+        image.flags.writeable = False  # the store keeps a digest of it
+    what, remedy = 'its masks cannot be made', 'see whether its source is for such images; --debug shows where'
+    priors: Iterator[Prior] | None = None
+    for key in keys:
+        with refusing(f'{key}: {what}', remedy):
+            priors = iter(source.several(images, keys, max_masks)) if priors is None else priors
+            prior = next(priors, None)
+        if not isinstance(prior, Prior):
+            raise UserError(f'{key}: {what}: the source gave a {type(prior).__name__}; let it return a Prior')
+        yield prior
 
 
 def header_of(images: ImageFolder, source: Source, max_masks: int) -> StoreHeader:
@@ -199,7 +215,10 @@ def make_source(name: str, arguments: Mapping[str, Any], what: str) -> Source:
     problems = argument_problems(parameters(found), arguments, f'source {name}')
     if problems:
         raise UserError(f'{what}: {problems[0][1]}')
-    return found(**arguments)
+    with refusing(f'source {name}: cannot be made', 'see its arguments; --debug shows where'):
+        source = found(**arguments)
+    source.header(1)  # raises where it does not say what decides its masks
+    return source
 
 
 if __name__ == '__main__':  # job scripts of 0.1 say `-m sptsr.priors.extract`; today it is `-m sptsr prior extract`

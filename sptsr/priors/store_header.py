@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import lmdb
 
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, reason_of
 from sptsr.core.files import parse_json
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.core.values import Range
@@ -25,7 +25,7 @@ class StoreHeader:
 
     Attributes:
         source: registered name of the source.
-        params: all parameters of the source, resolved.
+        params: all parameters of the source, resolved, JSON values; a tuple becomes a list, as a store holds it.
         weights_sha256: of the source's checkpoint; None when it has none.
         max_masks: at most this many masks an image, 1..64.
         versions: of the packages that decide the masks.
@@ -34,6 +34,9 @@ class StoreHeader:
             the oracle did not, so their masks do not depend on its noise.
         degradation: how the images were degraded (see `Degradation.record`); None when that is not known.
         fine: the masks lie on a grid so many times as fine as the images', 1..4.
+
+    Raises:
+        UserError: parameters that are no dict of JSON values.
     """
 
     source: str
@@ -46,6 +49,15 @@ class StoreHeader:
     degradation: dict[str, Any] | None = None
     fine: Annotated[int, Range(1, 4)] = 1
 
+    def __post_init__(self) -> None:
+        wrong = f'source {self.source}: its params must be a dict of JSON values'
+        if not isinstance(self.params, dict):
+            raise UserError(f'{wrong}, not a {type(self.params).__name__}; set self.params in __init__')
+        try:
+            object.__setattr__(self, 'params', json.loads(json.dumps(self.params, allow_nan=False)))
+        except (TypeError, ValueError) as error:
+            raise UserError(f'{wrong} ({reason_of(error)}); turn them into such') from error
+
     def differences(self, other: StoreHeader) -> list[str]:
         """Lists what makes masks differ, as `name: ours != theirs`; versions are not compared."""
         mine, theirs = asdict(self), asdict(other)
@@ -55,7 +67,7 @@ class StoreHeader:
                 found.append(f'{key}: {mine[key]} != {theirs[key]}')
         for key in sorted(mine['params'].keys() | theirs['params'].keys()):
             left, right = (_decisive(key, header['params'].get(key)) for header in (mine, theirs))
-            if left != right:
+            if left != right and not (key == 'fine' and mine[key] != theirs[key]):  # said above
                 found.append(f'{key}: {left} != {right}')
         # A store of 0.1, or of images that `prior degrade` did not make, may grow: the digests tell images apart.
         if None not in (self.degradation, other.degradation) and self.degradation != other.degradation:

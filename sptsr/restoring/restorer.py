@@ -133,7 +133,7 @@ def _batch(image: npt.NDArray[np.generic], net: SPTNet) -> Tensor:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
         got = f'{image.dtype} {list(image.shape)}' if isinstance(image, np.ndarray) else type(image).__name__
         raise UserError(f'restore: the image must be uint8 [h, w, 3], got {got}')
-    planes = torch.from_numpy(np.ascontiguousarray(image)).reshape(*image.shape[:2], -1).permute(2, 0, 1)
+    planes = torch.from_numpy(np.require(image, requirements=['C', 'W'])).reshape(*image.shape[:2], -1).permute(2, 0, 1)
     if len(planes) != net.in_channels:
         raise UserError(
             f'restore: the network takes {net.in_channels} channels, and the image has {len(planes)}; convert it'

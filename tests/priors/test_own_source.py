@@ -52,6 +52,61 @@ def test_a_network_of_torchvision_becomes_a_source(tmp_path: Path):
         assert len(np.unique(classes[mask])) == 1
 
 
+WRONG = {
+    'tuples': 'self.params = {"levels": (1, 2)}\n',
+    'no_params': 'pass\n',
+    'not_json': 'self.params = {"level": np.float32(1)}\n',
+}
+MASKS = {
+    'writes': 'image[:] = 0',
+    'raises': 'raise TypeError("wrong")',
+    'array': 'return np.ones((1, *image.shape[:2]), bool)',
+}
+
+
+def _source(folder: Path, name: str, made: str = 'self.params = {}\n', masks: str = 'pass') -> str:
+    file = folder / f'{name}.py'
+    file.write_text(
+        'import numpy as np\n'
+        'from sptsr.core.registry import SOURCE_REGISTRY, register\n'
+        'from sptsr.masks.prior import Prior\n'
+        'from sptsr.priors.sources.source import Source\n'
+        f'@register(SOURCE_REGISTRY, {name!r})\n'
+        'class Own(Source):\n'
+        f'    name = {name!r}\n'
+        f'    def __init__(self, level: int = 1):\n        {made}'
+        f'    def __call__(self, image, key, max_masks):\n        {masks}\n'
+        '        return Prior.encode(np.ones((1, *image.shape[:2]), bool))\n'
+    )
+    return f'{file}:{name}'
+
+
+def _extract(folder: Path, source: str, *more: str) -> tuple[int, str]:
+    done = run_cli('prior', 'extract', '-i', folder / 'lq', '-o', folder / 'store', '--source', source, *more)
+    return done.returncode, done.stderr
+
+
+def test_an_extraction_goes_on_where_parameters_are_tuples(tmp_path: Path):
+    _photographs(tmp_path / 'lq')
+    source = _source(tmp_path, 'tuples', WRONG['tuples'])
+    assert _extract(tmp_path, source)[0] == 0
+    assert _extract(tmp_path, source)[0] == 0
+    assert PriorStore(tmp_path / 'store').header.params == {'levels': [1, 2]}
+
+
+@pytest.mark.parametrize('name', ['no_params', 'not_json', *MASKS])
+def test_a_mistake_in_a_source_is_one_line_and_leaves_no_store(tmp_path: Path, name: str):
+    _photographs(tmp_path / 'lq')
+    made = WRONG.get(name, 'self.params = {}\n')
+    status, said = _extract(tmp_path, _source(tmp_path, name, made, MASKS.get(name, 'pass')))
+    line = said.splitlines()[-1]
+    assert status == 2, said
+    assert (f'source {name}' if name in WRONG else 'masks cannot be made') in line
+    assert 'Traceback' not in said
+    assert 'fault of sptsr' not in said
+    assert not (tmp_path / 'store').exists()
+
+
 @torch.no_grad()
 def _classes(net: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     mean, deviation = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))

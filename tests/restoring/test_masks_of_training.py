@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,8 +69,8 @@ def test_as_many_masks_are_made_as_in_training(denoiser: SPTNet):
         assert run_cli(*extract, '--max-masks', str(count)).returncode == 0
     _save(denoiser, 'at_most_2')
     assert 'made otherwise' not in _restore('own')
-    _restore('stored', '--prior', 'at_most_2')
-    _restore('other', '--prior', 'at_most_64')
+    assert 'made otherwise' not in _restore('stored', '--prior', 'at_most_2')
+    assert 'made otherwise (here != there: max_masks: 64 != 2)' in _restore('other', '--prior', 'at_most_64')
     assert _results('own') == _results('stored')
     assert _results('own') != _results('other')
 
@@ -98,6 +99,36 @@ def test_an_image_whose_stored_masks_changed_is_restored_again(denoiser: SPTNet)
     after = _results('out')
     assert after[:3] == before[:3]
     assert after[3] != before[3]
+
+
+def test_masks_of_labels_are_as_fine_as_in_training(denoiser: SPTNet):
+    for key in NAMES:
+        image = ImageFolder('set/LRx4').read(key)
+        rows, columns = np.ogrid[: 2 * image.shape[0], : 2 * image.shape[1]]
+        Path('labels').mkdir(exist_ok=True)
+        np.save(f'labels/{key}.npy', (rows + columns) // 9 + 1)
+    Path('labels').rename('labels_of_these')
+    labels = ['--source', 'labels', '--set', 'dir=labels_of_these']
+    for name, more in {'fine': ['--fine', '2'], 'coarse': []}.items():
+        done = run_cli('prior', 'extract', '-i', 'set/LRx4', '-o', name, *labels, *more)
+        assert done.returncode == 0, done.stderr
+    assert run_cli('prior', 'shuffle', 'fine', '-o', 'shuffled').returncode == 0
+    finer = SPTNet(
+        denoiser.options['backbone'],
+        backbone_weights='ffdnet.pth',
+        sites=['model.2', 'model.4'],
+        unit={'stem': {'type': 'geometry', 'fine': 2}},
+    )
+    for parameter in finer.adapter_parameters().values():
+        torch.nn.init.normal_(parameter, std=0.1)
+    _save(finer, 'fine')
+    Path('labels_of_these').rename('elsewhere')  # where labels lie decides nothing
+    assert 'made otherwise' not in _restore('own', '--source', 'labels', '--set', 'dir=elsewhere')
+    assert 'made otherwise' not in _restore('stored', '--prior', 'fine')
+    assert 'made otherwise (here != there: fine: 1 != 2)' in _restore('other', '--prior', 'coarse')
+    assert 'made otherwise (here != there: shuffled: 0 != None)' in _restore('wrong', '--prior', 'shuffled')
+    assert _results('own') == _results('stored')
+    assert _results('own') != _results('other')
 
 
 def test_training_writes_what_decides_the_masks_into_the_adapter(here: Path):

@@ -34,7 +34,7 @@ class Source(ABC):
 
     Attributes:
         name: what users call it.
-        params: what decides the masks, resolved, JSON values; no machine paths.
+        params: what decides the masks, resolved: a dict of JSON values; no machine paths.
         weights_sha256: digest of the checkpoint; None when there is none.
         group: number of images to give to `several` at a time.
         fine: the masks lie on a grid so many times as fine as the image's (see `Prior.fine`).
@@ -54,6 +54,8 @@ class Source(ABC):
     @abstractmethod
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
         """Returns at most `max_masks` masks of uint8 RGB [H, W, 3], ordered by area, largest first.
+
+        The pixels may not be written to: change a copy.
 
         Args:
             image: the LQ image.
@@ -85,10 +87,10 @@ class Source(ABC):
         return {}
 
     def header(self, max_masks: int) -> StoreHeader:
-        """Returns the header of a store that this source fills."""
+        """Returns the header of a store that this source fills; raises UserError where `params` are not JSON values."""
         versions = {'sptsr': __version__, **self.versions()}
         return StoreHeader(
-            *(self.name, self.params, self.weights_sha256, max_masks, versions),
+            *(self.name, getattr(self, 'params', None), self.weights_sha256, max_masks, versions),
             saw_image=self.sees_image,
             fine=self.fine,
         )
