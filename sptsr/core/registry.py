@@ -132,9 +132,11 @@ def import_named(name: str) -> tuple[str, list[str]]:
     """Imports our parts, and the file of `path/to/file.py:NAME`; returns NAME and the files, one or none.
 
     Raises:
-        UserError: no such file, or it fails to import.
+        UserError: no such file, or it fails to import, or NAME is missing.
     """
     register_all()
+    if name.endswith('.py'):
+        raise UserError(f'{name}: is a file; say what of it, {name}:NAME')
     file, _, registered = name.rpartition(':')
     plugins = [file] if file else []
     import_plugins(plugins)
