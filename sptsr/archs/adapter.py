@@ -257,7 +257,7 @@ def load_params(net: SPTNet, params: Mapping[str, Tensor], path: str | os.PathLi
     different = sorted(own.keys() ^ params.keys())
     different += sorted(n for n in own.keys() & params.keys() if own[n].shape != params[n].shape)
     if different:
-        keys = 'sites and rank' if net.tune == 'lora' else 'sites, unit and num_masks'
+        keys = 'sites and rank' if not net.units else 'sites, unit, num_masks and rank'
         raise UserError(
             f"{path}: the adapter's tensors do not fit ({len(different)} differ, such as '{different[0]}'); "
             f'set {keys} to those it was trained with'

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sptsr.archs.call import call_network
 from sptsr.archs.sites import Site
 from sptsr.core.errors import UserError
-from sptsr.options.tune import Tune
+from sptsr.options.tune import WITH_LORA, Tune
 
 _ADAPTER = 'default'  # peft's name for the only adapter of a layer
 _NUDGE = 1.01
@@ -23,8 +23,9 @@ _NUDGE = 1.01
 class Learned:
     """The tensors of a backbone that learn, and what they were.
 
-    `all`: every parameter. `bias`: every bias, and all parameters of normalisation layers. `lora`: two matrices for
-    each layer of `lora_layers`. The backbone stays in eval mode: running statistics and dropout play no part.
+    `all`: every parameter. `bias`: every bias, and all parameters of normalisation layers. `lora`, `adapter+lora`: two
+    matrices for each layer of `lora_layers`. The backbone stays in eval mode: running statistics and dropout play no
+    part.
 
     Args:
         backbone: the pretrained network, frozen. With `lora` its layers are wrapped in place.
@@ -41,8 +42,8 @@ class Learned:
 
     def __init__(self, backbone: nn.Module, tune: Tune, rank: int, sites: Sequence[Site]) -> None:
         self.backbone = backbone
-        self.layers = _add_lora(backbone, rank, sites) if tune == 'lora' else []
-        self._paths = _lora_paths(self.layers) if tune == 'lora' else _paths(backbone, tune)
+        self.layers = _add_lora(backbone, rank, sites) if tune in WITH_LORA else []
+        self._paths = _lora_paths(self.layers) if tune in WITH_LORA else _paths(backbone, tune)
         if not self._paths:
             what = 'biases or normalisation layers' if tune == 'bias' else 'parameters'
             raise UserError(f'tune: {type(backbone).__name__} has no {what}; tune it in another way')
@@ -177,7 +178,7 @@ def _add_lora(net: nn.Module, rank: int, sites: Sequence[Site]) -> list[str]:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UserError("tune: lora needs peft; pip install 'sptsr[lora]'") from error
+        raise UserError("tune: LoRA needs peft; pip install 'sptsr[lora]'") from error
     layers = lora_layers(net, sites)
     if not layers:
         raise UserError(f'tune: the sites of {type(net).__name__} have no layer that takes LoRA; choose other sites')

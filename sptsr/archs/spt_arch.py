@@ -27,7 +27,7 @@ from sptsr.core.values import Range
 from sptsr.core.version import RULES
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import MAX_MASKS
-from sptsr.options.tune import RANK, tune_problems, tuned_as
+from sptsr.options.tune import RANK, WITH_UNITS, tune_problems, tuned_as
 
 # Images that go through a backbone together while a ladder is tuned on a CPU: fewer take longer, more take more memory.
 _LADDER_BATCH = 2
@@ -40,8 +40,8 @@ class SPTNet(nn.Module):
     The backbone is not edited: its module keeps its own state-dict keys (below `backbone.`), and
     called alone it gives its own results. Until they are trained, the units change nothing, bit for bit.
 
-    Other ways to tune, to compare units with, change the backbone itself and have neither units nor masks. Then
-    "adapter" means what was tuned of it (see `Learned`).
+    Other ways to tune change the backbone itself. Then "adapter" means what was tuned of it (see `Learned`), with
+    `adapter+lora` beside the units, and else without units or masks.
 
     Args:
         backbone: a module, or a section `{type: NAME, ...}` of a network in `ARCH_REGISTRY`.
@@ -51,7 +51,8 @@ class SPTNet(nn.Module):
         unit: section `{type: NAME, width: 16, ...}` of a unit in `UNIT_REGISTRY`.
         num_masks: masks that the network is given, 1..64.
         tune: what learns: `adapter` (the units), `all` (every weight of the backbone), `bias` (its biases and
-            normalisation layers) or `lora` (LoRA in the layers of the blocks that `sites` name, by peft).
+            normalisation layers), `lora` (LoRA in the layers of the blocks that `sites` name, by peft) or both units
+            and LoRA (`adapter+lora`).
         rank: of LoRA, 1..256; 4 where nothing is said.
         rules: which rules the units follow (see `RULES` in sptsr/core/version.py); older ones go on with what an older
             sptsr began.
@@ -83,7 +84,7 @@ class SPTNet(nn.Module):
         sites: str | Sequence[str] = 'auto',
         unit: Mapping[str, Any] | None = None,
         num_masks: Annotated[int, Range(1, 64)] = MAX_MASKS,
-        tune: Literal['adapter', 'all', 'lora', 'bias'] = 'adapter',
+        tune: Literal['adapter', 'adapter+lora', 'all', 'lora', 'bias'] = 'adapter',
         rank: int | None = None,
         rules: Annotated[int, Range(1, 3)] = RULES,
     ) -> None:
@@ -118,7 +119,7 @@ class SPTNet(nn.Module):
         self.digest = StateDigest(self.backbone)
         described = backbone if isinstance(backbone, Mapping) else None
         known = find_recipe(described['type'] if described else '') is not None
-        placement = place(self.backbone, described, sites if known or tune in ('adapter', 'lora') else None)
+        placement = place(self.backbone, described, sites if known or tune not in ('all', 'bias') else None)
         self.sites, self.scale, self.sizes = placement.sites, placement.scale, placement.sizes
         self.in_channels = placement.in_channels
         self.num_masks = num_masks
@@ -129,12 +130,12 @@ class SPTNet(nn.Module):
         self.token = Token()
         self.hooks = [self.backbone.register_load_state_dict_post_hook(self.digest)]
         self.learned: Learned | None = None
-        if tune == 'adapter':
-            self._add_units(placement)
-            return
+        if tune != 'adapter':
+            self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, self.sites)
         self.units = nn.ModuleList()
         self.uses_masks = self.uses_regions = self.ladder = False
-        self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, self.sites)
+        if tune in WITH_UNITS:
+            self._add_units(placement)
 
     def _add_units(self, placement: Placement) -> None:
         """Makes stem and units, and the hooks that run them."""
@@ -143,6 +144,8 @@ class SPTNet(nn.Module):
         self.units = nn.ModuleList(unit_class(site.channels, **arguments) for site in self.sites)
         self.stem = self._make_stem()
         self.ladder = self._unit(0).path == 'ladder'
+        if self.ladder and self.learned:
+            raise UserError('unit.path: ladder: no gradient reaches LoRA in the backbone; set path: inline')
         if self.ladder:
             last = self.sites[-1].grid
             plain = last.border == 0 and last.stride >= 1 and last.stride == int(last.stride)
@@ -175,7 +178,7 @@ class SPTNet(nn.Module):
         Raises:
             ValueError: masks of another size or number.
         """
-        if self.learned or not self.enabled:
+        if not self.enabled or not self.units:
             return call_network(self.backbone, lq, sigma)
         codes = codes_of(lq, masks, self.num_masks) if self.uses_masks else None
         if not (self.ladder and torch.is_grad_enabled() and lq.device.type == 'cpu'):
@@ -248,30 +251,28 @@ class SPTNet(nn.Module):
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """Returns the trainable tensors by name: `stem.…`, `units.…`, `join.…` of a ladder; else `backbone.…`."""
-        if self.learned:
-            return self.learned.parameters()
-        return {name: p for name, p in self.named_parameters() if not name.startswith('backbone.')}
+        own = {name: p for name, p in self.named_parameters() if not name.startswith('backbone.')}
+        return own | (self.learned.parameters() if self.learned else {})
 
     def adapter_state(self) -> dict[str, Tensor]:
         """Returns tensors and buffers of the adapter by name."""
-        if self.learned:
-            return {name: value.detach() for name, value in self.learned.parameters().items()}
-        return {name: value for name, value in self.state_dict().items() if not name.startswith('backbone.')}
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith('backbone.')}
+        return own | {n: p.detach() for n, p in (self.learned.parameters() if self.learned else {}).items()}
 
     @property
     def uses_statistics(self) -> bool:
         """Whether masks of a crop should come with the statistics of the whole image."""
-        return self.learned is None and getattr(self.stem, 'uses_statistics', False)
+        return bool(self.units) and getattr(self.stem, 'uses_statistics', False)
 
     @property
     def fine(self) -> int:
         """How many times as fine as the image's the grid of masks is that the stem reads."""
-        return 1 if self.learned is not None else getattr(self.stem, 'fine', 1)
+        return getattr(self.stem, 'fine', 1) if self.units else 1
 
     def use_rules(self, rules: int) -> None:
         """Makes the units follow the rules that an adapter was trained by; a stem of another kind starts untrained."""
         self.rules = rules
-        if self.learned is None:
+        if self.units:
             stem = self._make_stem()
             if type(stem) is not type(self.stem):
                 self.stem = stem.to(**kind_of(self.backbone))

@@ -114,7 +114,8 @@ def _text(
 
 
 def _way(net: SPTNet) -> str:
-    return net.options['unit']['type'] if net.learned is None else f'tune: {net.tune}'
+    words = [net.options['unit']['type']] * bool(net.units) + [f'tune: {net.tune}'] * (net.learned is not None)
+    return ', '.join(words)
 
 
 def _milliseconds(spread: Spread) -> str:

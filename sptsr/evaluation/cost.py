@@ -111,9 +111,9 @@ def count_parameters(net: SPTNet) -> Parameters:
     """Returns the numbers of parameters of a network."""
     trainable = _number(net.adapter_parameters().values())
     whole = _number(net.backbone.parameters())
-    if net.learned is None:
-        return Parameters(whole, trainable, trainable)
-    return Parameters(whole - (trainable if net.learned.layers else 0), trainable, 0)  # LoRA stands in the backbone
+    learned = _number(net.learned.parameters().values()) if net.learned else 0
+    beside = learned if net.learned and net.learned.layers else 0  # LoRA stands in the backbone
+    return Parameters(whole - beside, trainable, trainable - learned)
 
 
 def count_macs(net: SPTNet, size: tuple[int, int]) -> Macs:

@@ -7,20 +7,23 @@ from typing import Any, Literal
 
 from sptsr.core.errors import one_of
 
-# adapter: units between the blocks of the frozen backbone. all: every weight of the backbone. lora: LoRA in its blocks.
-# bias: its biases and normalisation layers.
-Tune = Literal['adapter', 'all', 'lora', 'bias']
-WAYS: tuple[Tune, ...] = ('adapter', 'all', 'lora', 'bias')
+# adapter: units between the blocks of the frozen backbone. lora: LoRA in its blocks. adapter+lora: both.
+# all: every weight of the backbone. bias: its biases and normalisation layers.
+Tune = Literal['adapter', 'adapter+lora', 'all', 'lora', 'bias']
+WAYS: tuple[Tune, ...] = ('adapter', 'adapter+lora', 'all', 'lora', 'bias')
+WITH_UNITS: tuple[Tune, ...] = ('adapter', 'adapter+lora')
+WITH_LORA: tuple[Tune, ...] = ('lora', 'adapter+lora')
 RANK = 4
 RANKS = (1, 256)
 # Keys of `network_g` that play no part in a way.
 _UNUSED = {
     'adapter': ('rank',),
+    'adapter+lora': (),
     'all': ('sites', 'unit', 'num_masks', 'rank'),
     'lora': ('unit', 'num_masks'),
     'bias': ('sites', 'unit', 'num_masks', 'rank'),
 }
-_WHY = {'rank': 'only tune: lora has a rank', 'sites': 'tune: {} has no sites'}
+_WHY = {'rank': 'only tune: lora and adapter+lora have a rank', 'sites': 'tune: {} has no sites'}
 
 
 def tune_problems(section: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -45,7 +48,7 @@ def tune_problems(section: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     rank = section.get('rank', RANK)
     low, high = RANKS
-    if tune == 'lora' and isinstance(rank, int) and not low <= rank <= high:
+    if tune in WITH_LORA and isinstance(rank, int) and not low <= rank <= high:
         problems.append(('rank', f'rank: {rank} is not in {low}..{high}'))
     return problems
 

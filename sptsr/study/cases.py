@@ -15,7 +15,7 @@ from sptsr.core.yaml_io import Lines
 from sptsr.options.load import import_plugins_of, merge, read_unchecked, report
 from sptsr.options.problems import Problem
 from sptsr.options.schema import check
-from sptsr.options.tune import Tune, tuned_as
+from sptsr.options.tune import WITH_UNITS, Tune, tuned_as
 from sptsr.study.drafts import Draft, kind_of, leave_out, name_and_arguments, note_lacking, sets_of
 from sptsr.study.study_file import CONTROLS, Part, Study
 
@@ -225,7 +225,7 @@ def uses_masks(network: Any) -> bool:
     """Returns whether a network must be given masks."""
     if not isinstance(network, Mapping) or network.get('type') != 'SPTNet':
         return False
-    if network.get('tune', 'adapter') != 'adapter':
+    if network.get('tune', 'adapter') not in WITH_UNITS:
         return False
     from sptsr.core.registry import UNIT_REGISTRY, lookup, register_all  # seconds
 

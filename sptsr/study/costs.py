@@ -116,4 +116,5 @@ def _measured(
 def _title(section: Mapping[str, Any]) -> str:
     backbone = section.get('backbone', section)
     unit = (section.get('unit') or {}).get('type', 'ModulationUnit')
-    return f'{backbone["type"]} with {unit if section.get("tune", "adapter") == "adapter" else section["tune"]}'
+    tune = section.get('tune', 'adapter')
+    return f'{backbone["type"]} with {tune.replace("adapter", unit)}'

@@ -14,7 +14,7 @@ from sptsr.core.values import is_of, misfit
 from sptsr.core.yaml_io import KeyPath, Lines, read_yaml
 from sptsr.options.keys import TOP
 from sptsr.options.load import report
-from sptsr.options.tune import WAYS
+from sptsr.options.tune import WAYS, WITH_LORA
 
 Problem = tuple[KeyPath, str]
 
@@ -241,8 +241,8 @@ def _part_problems(kind: str, name: str, part: Any, folder: Path) -> list[Proble
         problems += _base(part['base'], (*here, 'base'), folder)
     if 'tune' in part and 'tune' in own and part['tune'] not in TUNES:
         problems.append(((*here, 'tune'), f'{kind}.{name}.tune: {part["tune"]!r}{one_of(str(part["tune"]), TUNES)}'))
-    if 'rank' in part and 'rank' in own and not (part.get('tune') == 'lora' and is_of(part['rank'], (int,))):
-        problems.append(((*here, 'rank'), f'{kind}.{name}.rank: a whole number, for tune: lora only'))
+    if 'rank' in part and 'rank' in own and not (part.get('tune') in WITH_LORA and is_of(part['rank'], (int,))):
+        problems.append(((*here, 'rank'), f'{kind}.{name}.rank: a whole number, for tune: lora and adapter+lora only'))
     if part.get('tune') == 'none' and own == _ARM:
         told = {'prior': 'sees no masks', 'train': 'is not trained'}
         problems += [

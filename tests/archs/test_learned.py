@@ -25,12 +25,17 @@ TUNES = ('all', 'bias', 'lora')
 # Plain blocks; tokens and LayerNorm; sites that are activations; grouped convolutions and shared blocks; BatchNorm.
 NETWORKS = ('IMDN', 'SwinIR pixelshuffledirect', 'FFDNet', 'CARN_M', 'DnCNN BR')
 PAIRS = [(case, tune) for case in NETWORKS for tune in TUNES]
+ALL = (*TUNES, 'adapter+lora')
 
 
 def tuned(case: str, tune: str, seed: int = 0, **options) -> SPTNet:
     torch.manual_seed(seed)
     arch, arguments = CASES[case]
-    return SPTNet({'type': arch, **arguments}, tune=tune, **options)
+    return SPTNet({'type': arch, **arguments}, tune=tune, **without_masks(tune), **options)
+
+
+def without_masks(tune: str) -> dict:
+    return {'unit': {'type': 'PlainUnit'}} if tune == 'adapter+lora' else {}
 
 
 def steps(net: SPTNet, count: int = 2) -> SPTNet:
@@ -116,13 +121,13 @@ def test_merged_lora_gives_the_same_images_and_comes_apart_exactly(case: str):
         assert all(torch.equal(v, state[k]) for k, v in net.adapter_state().items())
 
 
-@pytest.mark.parametrize('tune', TUNES)
+@pytest.mark.parametrize('tune', ALL)
 def test_a_file_gives_the_same_images(tune: str, tmp_path: Path):
     weights = tmp_path / 'weights.pth'
     torch.manual_seed(7)
     section = {'type': 'IMDN', **CASES['IMDN'][1]}
     torch.save(build_network(section).state_dict(), weights)
-    net = steps(SPTNet(section, str(weights), tune=tune)).eval()
+    net = steps(SPTNet(section, str(weights), tune=tune, **without_masks(tune))).eval()
     image = photograph('coffee.png', 24, 28)
     restored = sptsr.restore(net, image)
     sptsr.save(net, 'a.safetensors')
@@ -150,7 +155,7 @@ def test_a_file_gives_the_same_images(tune: str, tmp_path: Path):
     assert all(p.requires_grad for p in alone.parameters())
 
 
-@pytest.mark.parametrize('tune', TUNES)
+@pytest.mark.parametrize('tune', ALL)
 def test_it_follows_copies_and_types(tune: str):
     net = steps(tuned('IMDN', tune))
     lq, _ = inputs(16, 24)
@@ -178,7 +183,14 @@ def test_counts_on_the_official_network(real_data: Path):
     lora += sum(4 * (a + b) for a, b in ((64, 64), (64, 4), (4, 64)))
     # 5 convolutions and 2 of the attention in each block; behind them 1x1 and 3x3 to 64, and the upsampler's 48
     bias = 64 + 6 * (64 * 3 + 16 + 64 + 4 + 64) + 64 + 64 + 48
-    assert counts == {'adapter': counts['adapter'], 'all': 715_176, 'lora': 6 * lora, 'bias': bias}
+    both = counts['adapter'] + 6 * lora
+    assert counts == {
+        'adapter': counts['adapter'],
+        'adapter+lora': both,
+        'all': 715_176,
+        'lora': 6 * lora,
+        'bias': bias,
+    }
     assert counts['adapter'] < 0.2 * counts['all']
 
 
@@ -188,10 +200,12 @@ REFUSED = [
     ({'tune': 'all', 'unit': {'type': 'PlainUnit'}}, 'unit: tune: all has no units and uses no masks; remove it'),
     ({'tune': 'all', 'sites': ['IMDB1']}, 'sites: tune: all has no sites; remove it'),
     ({'tune': 'bias', 'num_masks': 3}, 'num_masks: tune: bias has no units and uses no masks; remove it'),
-    ({'tune': 'bias', 'rank': 3}, 'rank: only tune: lora has a rank; remove it'),
-    ({'rank': 3}, 'rank: only tune: lora has a rank; remove it'),
+    ({'tune': 'bias', 'rank': 3}, r'rank: only tune: lora and adapter\+lora have a rank; remove it'),
+    ({'rank': 3}, r'rank: only tune: lora and adapter\+lora have a rank; remove it'),
     ({'tune': 'lora', 'rank': 0}, r'rank: 0 is not in 1\.\.256'),
     ({'tune': 'lora', 'rank': 257}, r'rank: 257 is not in 1\.\.256'),
+    ({'tune': 'adapter+lora', 'rank': 0}, r'rank: 0 is not in 1\.\.256'),
+    ({'tune': 'adapter+lora', 'unit': {'path': 'ladder'}}, 'no gradient reaches LoRA in the backbone'),
 ]
 
 
@@ -210,11 +224,15 @@ def test_a_file_of_another_way_is_refused():
     save_adapter('b.safetensors', net, net.options, 1)
     with pytest.raises(UserError, match='set sites and rank to those it was trained with'):
         load_adapter(tuned('IMDN', 'lora', rank=3), 'b.safetensors')
+    net = tuned('IMDN', 'adapter+lora', rank=2)
+    save_adapter('c.safetensors', net, net.options, 1)
+    with pytest.raises(UserError, match='set sites, unit, num_masks and rank to those it was trained with'):
+        load_adapter(tuned('IMDN', 'adapter+lora', rank=3), 'c.safetensors')
 
 
 def test_without_peft_the_others_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, 'peft', None)
-    with pytest.raises(UserError, match=r"tune: lora needs peft; pip install 'sptsr\[lora\]'"):
+    with pytest.raises(UserError, match=r"tune: LoRA needs peft; pip install 'sptsr\[lora\]'"):
         tuned('IMDN', 'lora')
     tuned('IMDN', 'all')
     tuned('IMDN', 'bias')
@@ -273,7 +291,7 @@ def test_networks_without_a_recipe_need_sites_for_lora_only():
     assert SPTNet({'type': 'Odd'}, tune='lora', sites=['body']).learned.layers == ['body.first', 'body.second']
 
 
-@pytest.mark.parametrize('tune', TUNES)
+@pytest.mark.parametrize('tune', ALL)
 def test_what_is_done_in_inference_mode_keeps_it_trainable(tune: str):
     net = tuned('IMDN', tune)
     lq, _ = inputs(16, 24)

@@ -30,7 +30,7 @@ MISTAKES = [
     ('arm', {}, r"study.yml:\d+: unknown key 'arm'; did you mean 'arms'"),
     ('arms/SPT', {'tuna': 'none'}, r"study.yml:\d+: unknown key 'arms.SPT.tuna'; did you mean 'tune'"),
     ('arms/SPT', {'tune': 'lore', 'rank': 4}, r"study.yml:\d+: arms.SPT.tune: 'lore'; did you mean 'lora'"),
-    ('arms/SPT', {'rank': 4}, r'study.yml:\d+: arms.SPT.rank: .* for tune: lora only'),
+    ('arms/SPT', {'rank': 4}, r'study.yml:\d+: arms.SPT.rank: .* for tune: lora and adapter\+lora only'),
     ('arms/SPT', {'prior': 'shufle'}, r"study.yml:\d+.*shufle: no such store; did you mean 'shuffle'"),
     ('arms/SPT', {'prior': {'source': 'felsenszwalb'}}, r"study.yml:\d+.*did you mean 'felzenszwalb'"),
     ('arms/SPT', {'prior': {'source': 'felzenszwalb', 'scale': [50]}}, r"study.yml:\d+.*takes no 'scale'.*'scales'"),
