@@ -89,8 +89,9 @@ class Source(ABC):
     def header(self, max_masks: int) -> StoreHeader:
         """Returns the header of a store that this source fills; raises UserError where `params` are not JSON values."""
         versions = {'sptsr': __version__, **self.versions()}
+        params: Any = getattr(self, 'params', None)  # a subclass may have forgotten it
         return StoreHeader(
-            *(self.name, getattr(self, 'params', None), self.weights_sha256, max_masks, versions),
+            *(self.name, params, self.weights_sha256, max_masks, versions),
             saw_image=self.sees_image,
             fine=self.fine,
         )
