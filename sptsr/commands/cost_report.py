@@ -114,8 +114,8 @@ def _text(
 
 
 def _way(net: SPTNet) -> str:
-    words = [net.options['unit']['type']] * bool(net.units) + [f'tune: {net.tune}'] * (net.learned is not None)
-    return ', '.join(words)
+    unit = [net.options['unit']['type']] if net.units else []
+    return ', '.join(unit + ([f'tune: {net.tune}'] if net.learned else []))
 
 
 def _milliseconds(spread: Spread) -> str:
