@@ -21,7 +21,7 @@ from sptsr.evaluation.cost import (
     peak_bytes,
 )
 from sptsr.options.keys import TRAIN_DEFAULTS
-from sptsr.options.tune import WAYS
+from sptsr.options.tune import WAYS, WITH_UNITS
 from sptsr.tuning.step_memory import step_memory
 from tests.archs.cases import CASES, make_net
 from tests.conftest import run_cli
@@ -119,9 +119,14 @@ def test_parameters_and_the_merged_network(tune: str):
     found = count_parameters(net)
     assert found.backbone == whole
     assert found.trainable == sum(p.numel() for p in net.parameters() if p.requires_grad)
-    assert found.added == (found.trainable if tune == 'adapter' else 0)
+    assert found.added == sum(p.numel() for p in net.parameters() if p.requires_grad) - (
+        sum(p.numel() for p in net.learned.parameters().values()) if net.learned else 0
+    )
+    assert (found.added > 0) == (tune in WITH_UNITS)
     macs = count_macs(net, (24, 24))
-    assert (macs.tuned == macs.backbone) == (tune != 'adapter')  # LoRA is part of the weights
+    assert (macs.tuned == macs.backbone) == (tune not in WITH_UNITS)  # LoRA is part of the weights
+    if tune == 'adapter+lora':
+        assert macs == count_macs(SPTNet({'type': 'IMDN', **CASES['IMDN'][1]}), (24, 24))
     assert net.learned is None or not net.learned.merged  # the network itself is left as it is
 
 
