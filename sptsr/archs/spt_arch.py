@@ -51,7 +51,7 @@ class SPTNet(nn.Module):
         unit: section `{type: NAME, width: 16, ...}` of a unit in `UNIT_REGISTRY`.
         num_masks: masks that the network is given, 1..64.
         tune: what learns: `adapter` (the units), `all` (every weight of the backbone), `bias` (its biases and
-            normalisation layers), `lora` (LoRA in the layers of the blocks that `sites` name, by peft) or `adapter+lora`.
+            normalisation layers), `lora` (LoRA in the layers of the blocks that `sites` name) or `adapter+lora`.
         rank: of LoRA, 1..256; 4 where nothing is said.
         rules: which rules the units follow (see `RULES` in sptsr/core/version.py); older ones go on with what an older
             sptsr began.
