@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from sptsr.commands.adapter_arguments import add_adapter_arguments, import_parts
+
 _EXAMPLES = """\
 examples:
   sptsr export adapter.safetensors -o model.onnx
@@ -23,10 +25,7 @@ def add_export(commands: Any) -> None:
     )
     command.add_argument('adapter', metavar='ADAPTER', help='the adapter; it says which network it is for')
     command.add_argument('-o', '--out', required=True, metavar='FILE', help='model.onnx, or model.pt2 for torch.export')
-    command.add_argument('--weights', metavar='FILE', help="the backbone's weights, where they moved")
-    command.add_argument(
-        '--plugins', nargs='+', default=[], metavar='FILE', help="files of your own that register the adapter's parts"
-    )
+    add_adapter_arguments(command)
     command.set_defaults(run=_export)
 
 
@@ -35,14 +34,12 @@ def _export(options: argparse.Namespace) -> int:
 
     from sptsr.archs.attach import load
     from sptsr.core.files import sha256_file
-    from sptsr.core.registry import import_plugins, register_all
     from sptsr.restoring.export import check_path, export
 
     out = Path(options.out).expanduser()
     check_path(out)
     adapter = Path(options.adapter).expanduser()
-    register_all()
-    import_plugins(options.plugins)
+    import_parts(options.plugins)
     made = export(load(adapter, weights=options.weights), out, sha256_file(adapter))
     sizes = ', '.join(f'{height}x{width}' for height, width in made.differences)
     print(f'{out}: {out.stat().st_size / 1e6:.1f} MB, inputs {", ".join(made.record["inputs"])}')

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sptsr.commands.adapter_arguments import add_adapter_arguments, import_parts
 from sptsr.commands.restore_masks import masks_of
 from sptsr.core.errors import UserError
 from sptsr.core.homes import expanded
@@ -41,10 +42,7 @@ def add_restore(commands: Any) -> None:
     network.add_argument(
         '-opt', metavar='X.yml', help='take network and adapter from an option file of a test, or a network alone'
     )
-    command.add_argument('--weights', metavar='FILE', help="the backbone's weights, where they moved")
-    command.add_argument(
-        '--plugins', nargs='+', default=[], metavar='FILE', help="files of your own that register the adapter's parts"
-    )
+    add_adapter_arguments(command)
     masks = command.add_mutually_exclusive_group()
     masks.add_argument('--source', metavar='NAME', help='make the masks on the way by this source')
     masks.add_argument('--prior', metavar='STORE', help='take the masks from a prior store of these images')
@@ -128,11 +126,8 @@ def _network(options: argparse.Namespace) -> SPTNet:
     """Returns the network with its units, or that of an option file without an SPTNet as it is."""
     from sptsr.archs.adapter import load_adapter
     from sptsr.archs.attach import load
-    from sptsr.core.registry import import_plugins, register_all
 
-    if options.plugins:
-        register_all()
-        import_plugins(options.plugins)
+    import_parts(options.plugins)
     if options.adapter:
         return load(options.adapter, weights=options.weights)
     from sptsr.archs.spt_arch import SPTNet
@@ -143,7 +138,6 @@ def _network(options: argparse.Namespace) -> SPTNet:
     if section['type'] != 'SPTNet':
         if options.report:
             raise UserError(f'--report: shows what an adapter changes, and {options.opt} has none; remove it')
-        register_all()
         return SPTNet(*load_frozen(options.opt, options.weights), tune='all').eval()
     if not adapter:
         raise UserError(f'{options.opt}: needs path.pretrain_network_g; or name the adapter with -a')

@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sptsr.archs.frozen import remember_less
+from sptsr.archs.spt_arch import SPTNet
+from tests.archs.cases import CASES, inputs
 from tests.conftest import photograph
 
 
@@ -82,3 +84,26 @@ def test_other_weights_are_turned_anew(change: str):
         net.load_state_dict(other.state_dict())
     assert torch.equal(_run(net, image, seed)[0], _run(other, image, seed)[0])
     assert not torch.equal(_run(net, image, seed)[0], before)
+
+
+def test_merged_weights_are_seen_in_half_precision():
+    net = SPTNet({'type': 'IMDN', **CASES['IMDN'][1]}, tune='lora').eval()
+    for value in net.adapter_parameters().values():
+        nn.init.normal_(value, std=0.1)
+    remember_less(net.backbone)
+    lq, _ = inputs(16, 24)
+
+    @torch.no_grad()
+    def half() -> torch.Tensor:
+        with torch.autocast('cpu', torch.bfloat16):  # within one context torch keeps casts of weights that learn
+            return net(lq)
+
+    apart = half()
+    net.merge()
+    together = half()
+    with net.units_off():
+        frozen = half()
+    net.train()
+    assert torch.equal(half(), apart)
+    assert (apart - frozen).norm() > 0
+    assert (together - apart).norm() < 0.5 * (apart - frozen).norm()

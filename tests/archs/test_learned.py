@@ -12,7 +12,6 @@ from torch import nn
 import sptsr
 from sptsr.archs.adapter import load_adapter, read_adapter, save_adapter
 from sptsr.archs.backbone import build_network
-from sptsr.archs.frozen import remember_less
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
@@ -298,26 +297,3 @@ def test_what_is_done_in_inference_mode_keeps_it_trainable(tune: str):
     before = {name: value.clone() for name, value in net.adapter_state().items()}
     steps(net.train())
     assert any(not torch.equal(value, before[name]) for name, value in net.adapter_state().items())
-
-
-def test_merged_weights_are_seen_in_half_precision():
-    net = tuned('IMDN', 'lora').eval()
-    for value in net.adapter_parameters().values():
-        nn.init.normal_(value, std=0.1)
-    remember_less(net.backbone)
-    lq, _ = inputs(16, 24)
-
-    @torch.no_grad()
-    def half() -> torch.Tensor:
-        with torch.autocast('cpu', torch.bfloat16):  # within one context torch keeps casts of weights that learn
-            return net(lq)
-
-    apart = half()
-    net.merge()
-    together = half()
-    with net.units_off():
-        frozen = half()
-    net.train()
-    assert torch.equal(half(), apart)
-    assert (apart - frozen).norm() > 0
-    assert (together - apart).norm() < 0.5 * (apart - frozen).norm()

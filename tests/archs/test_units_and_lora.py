@@ -18,8 +18,8 @@ from tests.archs.cases import CASES, inputs, make_net, trained
 NETWORKS = ('IMDN', 'SwinIR denoising', 'FFDNet', 'CARN_M')
 
 
-def _both(case: str, **options) -> SPTNet:
-    return make_net(case, tune='adapter+lora', rank=2, **options)
+def _both(case: str) -> SPTNet:
+    return make_net(case, tune='adapter+lora', rank=2)
 
 
 def _filled(net: SPTNet) -> SPTNet:
@@ -50,7 +50,7 @@ def test_each_alone_is_what_it_is_without_the_other(case: str):
     lq, masks = inputs(12, 16)
     state = {name: value.clone() for name, value in net.adapter_state().items()}
     whole = net(lq, masks)
-    units, lora = make_net(case), make_net(case, tune='adapter+lora', rank=2)
+    units, lora = make_net(case), _both(case)
     for other, kept in ((units, ('units.', 'stem.')), (lora, ('backbone.',))):
         for name, value in other.adapter_state().items():
             value.copy_(state[name] if name.startswith(kept) else torch.zeros(()))

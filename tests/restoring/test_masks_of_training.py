@@ -102,12 +102,11 @@ def test_an_image_whose_stored_masks_changed_is_restored_again(denoiser: SPTNet)
 
 
 def test_masks_of_labels_are_as_fine_as_in_training(denoiser: SPTNet):
+    Path('labels_of_these').mkdir()
     for key in NAMES:
         image = ImageFolder('set/LRx4').read(key)
         rows, columns = np.ogrid[: 2 * image.shape[0], : 2 * image.shape[1]]
-        Path('labels').mkdir(exist_ok=True)
-        np.save(f'labels/{key}.npy', (rows + columns) // 9 + 1)
-    Path('labels').rename('labels_of_these')
+        np.save(f'labels_of_these/{key}.npy', (rows + columns) // 9 + 1)
     labels = ['--source', 'labels', '--set', 'dir=labels_of_these']
     for name, more in {'fine': ['--fine', '2'], 'coarse': []}.items():
         done = run_cli('prior', 'extract', '-i', 'set/LRx4', '-o', name, *labels, *more)
