@@ -1,5 +1,6 @@
 """The public API: its names, the page that shows it, and its refusals."""
 
+import copy
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import sptsr
 from sptsr.masks.batch import PriorBatch
 from sptsr.restoring.restorer import OVERLAP
 from sptsr.restoring.tiling import cuts
+from tests.archs.cases import make_net
 from tests.conftest import photograph
 
 SMALL = photograph('coffee.png', 20, 24)
@@ -210,3 +212,33 @@ def test_mistakes_are_named(call, expected, tmp_path, monkeypatch):
         call()
     assert '\n' not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_leaves_the_users_network_as_it_was(tmp_path):
+    def state(net):
+        hooks = [
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._load_state_dict_post_hooks)
+            for m in net.modules()
+        ]
+        return (
+            [m.training for m in net.modules()],
+            [p.requires_grad for p in net.parameters()],
+            hooks,
+            [*net.state_dict()],
+        )
+
+    backbone = Net()
+    backbone.head.weight.requires_grad_(False)
+    before = state(backbone)
+    with pytest.raises(sptsr.UserError):
+        sptsr.attach(backbone, sites=['bod.*'])
+    assert state(backbone) == before
+    net = make_net('IMDN', tune='adapter+lora', rank=2)
+    sptsr.save(net, tmp_path / 'a.safetensors')
+    other = copy.deepcopy(sptsr.detach(net))
+    before = state(other)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    with pytest.raises(sptsr.UserError, match='holds others'):
+        sptsr.load(tmp_path / 'a.safetensors', backbone=other)
+    assert state(other) == before

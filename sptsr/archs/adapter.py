@@ -35,7 +35,8 @@ _MORE: dict[str, Any] = {
     'sha256': str,
     'trained_with': dict,
 }
-_TRAINED_WITH = {'dataset': str, 'seed': int, 'sigma': float | list[float], 'prior': dict}
+SIGMA = float | list[float]  # a level or a range
+_TRAINED_WITH = {'dataset': str, 'seed': int, 'sigma': SIGMA | None, 'prior': dict}
 _PRIOR = {
     'source': str,
     'params': dict,

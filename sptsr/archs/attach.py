@@ -15,6 +15,7 @@ from sptsr.archs.backbone import Found, build_network, probe_of, size_rules
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
+from sptsr.archs.undo import undone_on_error
 from sptsr.archs.units import stem_section
 from sptsr.core.errors import UserError
 from sptsr.core.homes import expanded
@@ -73,7 +74,8 @@ def attach(
     name = backbone['type'] if isinstance(backbone, Mapping) else type(net).__name__
     if sites == 'auto' and find_recipe(name) is None:
         sites = _proposed_sites(net)
-    return SPTNet(backbone if isinstance(backbone, Mapping) else net, sites=sites, unit=section, num_masks=num_masks)
+    with undone_on_error(backbone):
+        return SPTNet(backbone, sites=sites, unit=section, num_masks=num_masks)
 
 
 def _proposed_sites(net: nn.Module) -> list[str]:
@@ -171,8 +173,9 @@ def load(
     _refuse(argument_problems(parameters(SPTNet, ('backbone',)), rest, 'the adapter'), str(path))
     _refuse(tune_problems(rest), str(path))
     _check_unit(rest.get('unit') or {}, str(path))
-    net = SPTNet(section['backbone'], **rest)
-    apply_adapter(net, adapter, path)
+    with undone_on_error(backbone):
+        net = SPTNet(section['backbone'], **rest)
+        apply_adapter(net, adapter, path)
     return net.eval()
 
 

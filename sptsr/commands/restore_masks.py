@@ -49,8 +49,9 @@ def masks_of(options: argparse.Namespace, net: SPTNet, names: list[str], sigma: 
         UserError: a source that cannot be built, or a store that lacks an image.
     """
     if not net.uses_masks:
-        if options.source or options.prior:
-            print('sptsr: this network uses no masks; --source and --prior play no part', file=sys.stderr)
+        if options.source or options.prior or options.params or options.through:
+            text = 'sptsr: this network uses no masks; --source, --set, --prior and --through play no part'
+            print(text, file=sys.stderr)
         return MasksOf()
     known = net.trained_with.get('prior') or {}
     if options.prior:
@@ -78,7 +79,7 @@ def masks_of(options: argparse.Namespace, net: SPTNet, names: list[str], sigma: 
         'weights': source.weights_sha256,
         'max_masks': count,
     }
-    return MasksOf(make, described)
+    return MasksOf(make, described, source.digest)
 
 
 def _say_differences(header: StoreHeader, known: Mapping[str, Any]) -> None:

@@ -24,6 +24,9 @@ examples:
 """
 
 
+_BY_NAME = ('GPU-', 'MIG-')  # as `nvidia-smi -L` prints them
+
+
 def add_table(commands: argparse._SubParsersAction) -> None:
     """Adds `table` to the command line."""
     command = commands.add_parser(
@@ -115,7 +118,8 @@ def _gpus(options: argparse.Namespace) -> list[str]:
 
     count = torch.cuda.device_count()
     known = 'CUDA_VISIBLE_DEVICES' in os.environ  # then they have the numbers that it gives
-    absent = [gpu for gpu in gpus if count == 0 or (gpu.isdecimal() and int(gpu) >= count and not known)]
+    here = [(gpu.isdecimal() and (int(gpu) < count or known)) or gpu.startswith(_BY_NAME) for gpu in gpus]
+    absent = [gpu for gpu, is_here in zip(gpus, here, strict=True) if count == 0 or not is_here]
     if absent:
         raise UserError(f'--gpus {options.gpus}: no GPU {absent[0]} here, of {count} that CUDA finds; see nvidia-smi')
     return gpus

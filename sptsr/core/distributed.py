@@ -47,7 +47,7 @@ class Ranks:
         passed in is exchanged: the backbone is frozen and the same everywhere.
 
         Args:
-            parameters: with their gradients. None is a gradient of zeros, and stays None.
+            parameters: with their gradients. None is a gradient of zeros; it stays None where it is None on all ranks.
             failed: one number, 1 where this rank's gradients must not be used (they may be missing), else 0.
 
         Returns:
@@ -57,13 +57,18 @@ class Ranks:
             return failed
         parameters = list(parameters)
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([*(part.reshape(-1) for part in parts), failed.reshape(1).to(parts[0].dtype)])
+        there = torch.tensor([p.grad is not None for p in parameters]).to(parts[0])
+        flat = torch.cat([*(part.reshape(-1) for part in parts), there, failed.reshape(1).to(there.dtype)])
         dist.all_reduce(flat)
         flat /= self.world
         start = 0
         for part in parts:
             part.copy_(flat[start : start + part.numel()].view_as(part))
             start += part.numel()
+        if any(p.grad is None for p in parameters):  # a unit may have taken another way on another rank
+            for parameter, part, is_there in zip(parameters, parts, (flat[start:-1] > 0).tolist(), strict=True):
+                if is_there:
+                    parameter.grad = part
         return flat[-1]
 
     def raise_together(self, error: Exception | None) -> None:
@@ -131,16 +136,17 @@ def _text(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
 
 
-def enter_group(backend: str, timeout: timedelta) -> None:
+def enter_group(backend: str, timeout: timedelta, patience: timedelta | None = None) -> None:
     """Joins the group of processes that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
 
     Args:
         backend: `gloo`, or `cpu:gloo,cuda:nccl`.
         timeout: how long to wait for the others, here and in every exchange.
+        patience: the latter, where it is another. A process that ends is noticed at once in any case.
     """
     store, rank, world = next(rendezvous('env://', timeout=timeout))
     store.set_timeout(timeout)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience or timeout)
     _stores.append(store)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,15 @@ class Run:
         path: the file.
         seed: of the training; None where nothing was trained or nothing is known.
         datasets: records by dataset and metric.
-        images: {dataset: {key: digest}}; empty in files of 0.1.
+        images: {dataset: {key: digest}} of GT images; empty in files of 0.1.
+        inputs: the same of LQ images; empty in older files.
     """
 
     path: str
     seed: int | None
     datasets: dict[str, dict[str, Record]]
     images: dict[str, dict[str, str]]
+    inputs: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Comparison:
         same_seeds: the runs are paired by training seed.
         rows: by dataset and metric.
         left_out: datasets and metrics that not all files have.
+        other_inputs: numbers of images by dataset whose LQ images are not the same in all files.
     """
 
     a: tuple[Run, ...]
@@ -86,6 +89,7 @@ class Comparison:
     same_seeds: bool
     rows: tuple[Row, ...]
     left_out: tuple[str, ...]
+    other_inputs: Mapping[str, int]
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -108,17 +112,18 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             datasets[dataset][metric] = Record(
                 {key: _value(v, f'{where}, {key}') for key, v in values.items()}, options
             )
-    seed, images = content.get('seed'), content.get('images', {})
+    seed, images, inputs = content.get('seed'), content.get('images', {}), content.get('inputs', {})
     if isinstance(seed, bool) or not isinstance(seed, int | None):
         raise UserError(f"{problem} ('seed' is no whole number); {_HOW}")
-    if not isinstance(images, dict) or not all(isinstance(digests, dict) for digests in images.values()):
-        raise UserError(f"{problem} ('images' holds no digests); {_HOW}")
+    for name, table in (('images', images), ('inputs', inputs)):
+        if not isinstance(table, dict) or not all(isinstance(digests, dict) for digests in table.values()):
+            raise UserError(f"{problem} ('{name}' holds no digests); {_HOW}")
     names = [*datasets, *(name for metrics in datasets.values() for name in metrics)]
     names += [key for metrics in datasets.values() for record in metrics.values() for key in record.values]
     unprintable = next((name for name in names if not name.isprintable()), None)
     if unprintable is not None:
         raise UserError(f'{path}: a name that cannot be printed ({_shown(unprintable)}); rename it in the file')
-    return Run(str(path), seed, datasets, images)
+    return Run(str(path), seed, datasets, images, inputs)
 
 
 def compare_runs(a: Sequence[Run], b: Sequence[Run], common: bool = False) -> Comparison:
@@ -154,7 +159,8 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], common: bool = False) -> Co
         rows += [_row(a, b, dataset, metric, same_seeds, common) for metric in _in_all(metrics)]
     if not rows:
         raise UserError(f'compare: {_paths(runs)} have no metric in common; test both arms with the same val.metrics')
-    return Comparison(tuple(a), tuple(b), same_seeds, tuple(rows), tuple(left_out))
+    inputs = {dataset: count for dataset in datasets if (count := other_inputs(runs, dataset))}
+    return Comparison(tuple(a), tuple(b), same_seeds, tuple(rows), tuple(left_out), inputs)
 
 
 def _row(a: Sequence[Run], b: Sequence[Run], dataset: str, metric: str, same_seeds: bool, common: bool) -> Row:
@@ -179,6 +185,12 @@ def _row(a: Sequence[Run], b: Sequence[Run], dataset: str, metric: str, same_see
     ]
     figures = compare_paired(values[0], values[1], same_seeds, higher)
     return Row(dataset, metric, higher, figures, tuple(bad), len(missing))
+
+
+def other_inputs(runs: Sequence[Run], dataset: str) -> int:
+    """Returns for how many images of a set two files had different LQ images, by what the files know of them."""
+    known = [run.inputs.get(dataset, {}) for run in runs]
+    return sum(len({str(table[key]) for table in known if key in table}) > 1 for key in {k for t in known for k in t})
 
 
 def paired_by_seed(a: Sequence[Run], b: Sequence[Run]) -> tuple[bool, Sequence[Run]]:
@@ -222,7 +234,7 @@ def _check_images(runs: Sequence[Run], dataset: str, keys: Sequence[str]) -> Non
 
 def _value(value: Any, where: str) -> float:
     try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 1e30 < abs(value) < math.inf:
             return float(value)
     except OverflowError:
         pass

@@ -83,7 +83,9 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Returns the spread of at least one value."""
-        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+        low, middle, high = (
+            statistics.quantiles(values, n=4, method='inclusive') if len(values) > 1 else [values[0]] * 3
+        )
         return cls(middle, low, high)
 
 

@@ -74,9 +74,13 @@ def evaluate(
     results.left_out = left_out
     if left_out:
         logs.get().info('%s: has no GT; left out: %s', name, ', '.join(left_out))
+    keys: set[str] = set()
     with ranks.together(), bar(len(loader), name, disable=not (progress and ranks.first)) as shown:
         for number, batch in enumerate(loader):
             key = batch['key'][0] if 'key' in batch else Path(batch['lq_path'][0]).stem
+            if key in keys:
+                raise UserError(f'{name}: two images are called {key}; rename one, or put it into another set')
+            keys.add(key)
             if number == 0:
                 _check_first(batch, loader.dataset, measures)
             output = restore(batch)
@@ -85,15 +89,15 @@ def evaluate(
             if save_dir is not None:
                 write_png(Path(save_dir) / f'{key}{suffix}.png', rgb_of(image))
             if measures or left_out:
-                if key in results.images:
-                    raise UserError(f'{name}: two images are called {key}; rename one, or put it into another set')
                 reference: Any = tensor2img(batch['gt']) if 'gt' in batch else None
                 if number == 0 and reference is not None and reference.shape != image.shape:
                     raise UserError(
                         f'{key}: the network gives {image.shape[0]}x{image.shape[1]} for a GT of '
                         f'{reference.shape[0]}x{reference.shape[1]}; make scale and network_g agree'
                     )
-                results.images[key] = _digest(batch, reference)
+                lq: Any = tensor2img(batch['lq'])
+                results.images[key] = _digest(lq if reference is None else reference)
+                results.inputs[key] = _digest(lq)
                 places = {} if bands is None else places_of(bands, key, image.shape[:2])
                 _measure(results, measures, key, image, reference, places)
             if on_image is not None:
@@ -165,9 +169,8 @@ def _measure(
             record['excluded'][key] = str(error)
 
 
-def _digest(batch: Mapping[str, Any], reference: Any) -> str:
-    """Returns what tells an image from another of its name: the sha256, cut to 16 digits, of GT, else of LQ."""
-    pixels: Any = tensor2img(batch['lq']) if reference is None else reference
+def _digest(pixels: Any) -> str:
+    """Returns what tells an image from another of its name: the sha256 of shape and pixels, cut to 16 digits."""
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
 
 
@@ -179,6 +182,7 @@ def _gather(results: Results, ranks: Ranks) -> None:
     if results or results.left_out:
         parts = ranks.gather(results.images)
         results.images = _interleave(parts)
+        results.inputs = _interleave(ranks.gather(results.inputs))
         if len(results.images) < sum(map(len, parts)):
             twice = sorted(key for key in results.images if sum(key in part for part in parts) > 1)
             raise UserError(f'two images are called {twice[0]}; rename one, or put it into another set')

@@ -27,12 +27,14 @@ class Results(dict[str, dict[str, Any]]):
 
     Attributes:
         images: {key: digest of its GT (of the LQ image where there is no GT)}; empty without metrics.
+        inputs: {key: digest of its LQ image}; empty without metrics.
         left_out: names of metrics that need GT, where the set has none.
     """
 
     def __init__(self, records: Mapping[str, dict[str, Any]]) -> None:
         super().__init__(records)
         self.images: dict[str, str] = {}
+        self.inputs: dict[str, str] = {}
         self.left_out: list[str] = []
 
 
@@ -76,6 +78,7 @@ def metrics_json(
         'seed': None if adapter is None else adapter['seed'],
         'datasets': {dataset: _to_json(records) for dataset, records in results.items()},
         'images': {dataset: records.images for dataset, records in results.items()},
+        'inputs': {dataset: records.inputs for dataset, records in results.items()},
         'params': dict(params),
         'adapter': adapter,
     }

@@ -23,6 +23,8 @@ from sptsr.images.decode import in_8_bits, upright
 Pixels = npt.NDArray[np.unsignedinteger]  # uint8 or uint16
 
 FORMATS = ('png', 'jpg', 'webp', 'tif')
+# What a file may be, whatever its suffix says. Others of Pillow do more than decode: PostScript starts Ghostscript.
+_READ = ('PNG', 'JPEG', 'MPO', 'BMP', 'DIB', 'TIFF', 'WEBP', 'PPM', 'GIF', 'AVIF', 'JPEG2000', 'TGA')
 _ORIENTATION = 0x0112  # EXIF tag
 _PHOTOMETRIC = 262  # TIFF tag; 0: white is 0
 
@@ -142,7 +144,8 @@ def _opened(content: bytes, path: str | os.PathLike[str], most_pixels: int) -> I
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # `most_pixels` is the bound here
-            image = Image.open(io.BytesIO(content))
+            Image.init()
+            image = Image.open(io.BytesIO(content), formats=[name for name in _READ if name in Image.OPEN])
     except Image.DecompressionBombError as error:
         pixels = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UserError(f'{path}: more than {pixels} pixels, which are not read; cut it into parts') from error

@@ -56,10 +56,15 @@ def read_header(content: bytes) -> Header:
     return Header()
 
 
+def pixel_bound() -> int:
+    """Returns how many pixels an image may have."""
+    text = os.environ.get(_VARIABLE, '')
+    return int(text) if text.isdecimal() else _DEFAULT_MAX_PIXELS
+
+
 def check_pixels(header: Header, name: object) -> None:
     """Raises UserError for an image of more pixels than the bound, before memory is taken for them."""
-    text = os.environ.get(_VARIABLE, '')
-    bound = int(text) if text.isdecimal() else _DEFAULT_MAX_PIXELS
+    bound = pixel_bound()
     if header.width * header.height > bound:
         raise UserError(
             f'{name}: {header.height}x{header.width} (height x width) are more than {bound} pixels; make it smaller, '

@@ -86,6 +86,10 @@ def shuffle(store: PriorStore, out: str | os.PathLike[str], seed: int = 0) -> in
     if len(images) < 2:
         raise UserError(f'{store.path}: holds priors of {len(images)} images; shuffling needs two')
     order = np.random.default_rng([seed, len(images)]).permutation(len(images))
+    every = [key for image in images for key in (store.degradation.keys(image) if store.degradation else [image])]
+    lacking = next((key for key in every if key not in store), None)
+    if lacking is not None:
+        raise UserError(f'{store.path}: has no prior of {lacking}; make it with sptsr prior extract first')
     # A single cycle through all images, so that none gets its own prior.
     donors = {images[a]: images[b] for a, b in zip(order, np.roll(order, 1), strict=True)}
     header = replace(store.header, params={**store.header.params, 'shuffled': seed})

@@ -151,6 +151,16 @@ def _several(source: Source, images: Sequence[RGB], keys: Sequence[str], max_mas
             prior = next(priors, None)
         if not isinstance(prior, Prior):
             raise UserError(f'{key}: {what}: the source gave a {type(prior).__name__}; let it return a Prior')
+        if prior.fine != source.fine:
+            raise UserError(
+                f'{key}: source {source.name} gave masks {prior.fine} times as fine as the image, and its `fine` is '
+                f'{source.fine}; let both agree'
+            )
+        if prior.count > max_masks:
+            raise UserError(
+                f'{key}: source {source.name} gave {prior.count} masks, and at most {max_masks} were asked for; let it '
+                'heed max_masks'
+            )
         yield prior
 
 

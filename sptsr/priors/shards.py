@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import lmdb
@@ -19,6 +21,8 @@ from sptsr.priors.extract import ExtractReport, extract, header_of, shard_path, 
 from sptsr.priors.sources.source import Source
 from sptsr.priors.store import PriorStore, PriorWriter, has_header
 from sptsr.priors.store_header import StoreHeader
+
+_PATIENCE = timedelta(days=30)
 
 
 def merge(path: str | os.PathLike[str], header: StoreHeader) -> int:
@@ -59,20 +63,33 @@ def extract_distributed(
         if any(map(has_header, shards_of(path))):  # left by an interrupted run of several ranks
             merge(path, header_of(images, source, max_masks))
         return extract(images, path, source, max_masks)
-    enter_group('gloo', timedelta(minutes=30))  # for barriers and small reports only
+    # For barriers and small reports only. A rank may have much more to do than another.
+    enter_group('gloo', timedelta(minutes=30), _PATIENCE)
     try:
         with _Watch(path, len(images), rank, world) as watch:
             mine = extract(images, path, source, max_masks, rank, world, watch.count)
-            dist.barrier()
+            with _others_may_end():
+                dist.barrier()
         reports: list[ExtractReport | None] = [None] * world
-        dist.all_gather_object(reports, mine)
+        with _others_may_end():
+            dist.all_gather_object(reports, mine)
         if rank == 0:
             merge(path, header_of(images, source, max_masks))
-        dist.barrier()
+        with _others_may_end():
+            dist.barrier()
         done = [report for report in reports if report is not None]
         return ExtractReport(sum(r.made for r in done), sum(r.kept for r in done)) if rank == 0 else None
     finally:
         leave_group()
+
+
+@contextmanager
+def _others_may_end() -> Iterator[None]:
+    """Turns the loss of another process in an exchange into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError('extract: another process ended early, and has said why; the same command goes on') from error
 
 
 class _Watch:

@@ -29,6 +29,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         'paired_by_seed': found.same_seeds,
         'rows': [asdict(row) for row in found.rows],
         'left_out': found.left_out,
+        'other_inputs': dict(found.other_inputs),
     }
 
 
@@ -79,4 +80,8 @@ def _notes(found: Comparison) -> list[str]:
             named = ', '.join(row.not_finite[:_NAMED]) + ('...' if len(row.not_finite) > _NAMED else '')
             notes.append(f'{row.dataset}, {row.metric}: {len(row.not_finite)} images without a finite value: {named}.')
     notes += [f'Not in all files: {name}.' for name in found.left_out]
+    notes += [
+        f'{dataset}: {count} LQ images are not the same in all files, so B - A is of them, too.'
+        for dataset, count in found.other_inputs.items()
+    ]
     return notes

@@ -20,6 +20,7 @@ from sptsr.report.pictures import mask_colours, outlines, smallest_masks
 Change = npt.NDArray[np.uint8]
 
 _SMALLEST_SIDE = 32
+_LONGEST_SIDE = 16383  # of WebP
 _MARGIN = 4  # LQ pixels around a window that the bicubic kernel of an enlargement reaches
 _FILL, _OUTLINE = 115, 190  # opacity of masks, of 255
 _TRIES = 6
@@ -49,17 +50,18 @@ def difference(images: Sequence[RGB]) -> Change:
 
 
 def window_of(change: Change, area: int, scale: int) -> Window:
-    """Returns the window of at most about `area` pixels that holds most of a change, squared.
+    """Returns the window of at most about `area` pixels that holds most of a change, squared; no side is above 16,383.
 
     Args:
         change: from `difference`, [H, W].
         area: pixels; from (32 x 32) up.
         scale: the window begins and ends on pixels of the LQ image.
     """
-    height, width = change.shape
+    height, width = (min(side, _in_steps(_LONGEST_SIDE, scale)) for side in change.shape)
     rows = min(height, _in_steps(area**0.5, scale))
     columns = min(width, _in_steps(area / rows, scale))
     rows = min(height, _in_steps(area / columns, scale))  # what a narrow image leaves
+    height, width = change.shape
     squares = np.square(change, dtype=np.float32)
     blocks = np.add.reduceat(squares, range(0, height, scale), axis=0, dtype=np.float64)
     blocks = np.add.reduceat(blocks, range(0, width, scale), axis=1)

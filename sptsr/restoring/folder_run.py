@@ -31,7 +31,7 @@ from sptsr.images.folder import IMAGE_SUFFIXES, image_key
 from sptsr.masks.prior import Prior
 from sptsr.restoring.memory import bytes_a_pixel, fitting_tile, most_pixels
 from sptsr.restoring.restorer import arrays_of, check_prior, pixels_of, restore_tensor
-from sptsr.restoring.result_files import Journal, results_in, targets_of
+from sptsr.restoring.result_files import JOURNAL, Journal, results_in, targets_of
 
 # What is looked for in a folder; sets for training have no animations.
 SUFFIXES = (*IMAGE_SUFFIXES, '.pgm', '.gif', '.jfif', '.avif')
@@ -82,7 +82,8 @@ class Outcome:
 def find_images(given: Path, out: Path) -> dict[str, Path]:
     """Lists the images of a file or folder by their path relative to it.
 
-    What lies below `out` is left out. Where `out` is the folder itself, its results are, by the journal.
+    What lies below `out` is left out, and what a journal below the folder names as a result, of whatever command. Where
+    `out` is the folder itself, its own results are left out.
 
     Raises:
         UserError: nothing there, or no image in it.
@@ -92,9 +93,11 @@ def find_images(given: Path, out: Path) -> dict[str, Path]:
     if not given.is_dir():
         raise UserError(f'{given}: no such file or folder; check the path')
     found = {}
-    results = {(out / name).resolve() for name in results_in(out)}
+    results: set[Path] = set()
     for folder, subfolders, names in os.walk(given):
         here = Path(folder)
+        if JOURNAL in names and (here != given or given.resolve() == out.resolve()):
+            results |= {(here / name).resolve() for name in results_in(here)}
         subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != out.resolve())
         for name in sorted(names):
             if not name.lower().endswith(SUFFIXES) or name.startswith('.'):
@@ -150,7 +153,8 @@ def restore_all(
             raise UserError(f'{images[name]}: not a regular file; remove it')
         digest = sha256_file(images[name])
         if mask_digest is not None:
-            digest = f'{digest} {mask_digest(image_key(name))}'
+            of_masks = mask_digest(image_key(name))
+            digest = f'{digest} {of_masks}' if of_masks else digest
         is_there = journal.holds(name, digest, targets[name])
         if is_there and on_image is None:
             return None
@@ -179,13 +183,14 @@ def restore_all(
                         frozen, _ = _restored(net, result, how, cost)
                     on_image(name, result.image.rgb8(), result.prior, restored.rgb8(), frozen.rgb8())
             except UserError as error:
-                faults.append(str(error) if name in str(error) else f'{name}: {error}')
+                if isinstance(error.__cause__, torch.OutOfMemoryError):
+                    faults.append(f'{name}: {net.backbone.__class__.__name__} runs out of memory on it; say --tile 256')
+                else:
+                    faults.append(str(error) if name in str(error) else f'{name}: {error}')
             except OSError as error:
                 if error.filename is None:  # the disk is full, say: the others would fail as well
                     raise
                 faults.append(f'{name}: {error.strerror}; check its name, its rights and the free space')
-            except torch.OutOfMemoryError:
-                faults.append(f'{name}: {net.backbone.__class__.__name__} runs out of memory on it; say --tile 256')
             progress.update()
     return Outcome(made, kept, faults, notes)
 

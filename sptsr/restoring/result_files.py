@@ -74,7 +74,12 @@ class Journal:
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.path = out / JOURNAL
         self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        records = list(_records(out))
+        self.ours: set[str] = set()
+        self.last: dict[str, tuple[str, str, str]] = {}
+        self._read()
+
+    def _read(self) -> None:
+        records = list(_records(self.path.parent))
         self.ours = {record['result'] for record in records}
         # The last line of a result tells what its file is.
         self.last = {record['result']: (record['image'], record['sha256'], record['settings']) for record in records}
@@ -88,6 +93,8 @@ class Journal:
         relative = str(target.relative_to(self.path.parent))
         if not target.exists():
             return False
+        if relative not in self.ours:
+            self._read()  # another process may work on this folder
         if relative not in self.ours:
             raise UserError(f'{target}: is there, and not made by this command; choose another folder with -o')
         return self.last.get(relative) == (name, digest, self.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sptsr.archs.attach import detach
 from sptsr.archs.backbone import build_network, kind_of, probe_of, size_rules
 from sptsr.archs.call import call_network, takes_sigma
 from sptsr.archs.sites import trace
@@ -84,11 +86,15 @@ class Frozen:
 
     @classmethod
     def of_adapter(cls, net: SPTNet, record: object) -> Frozen | None:
-        """Returns the backbone of a network with units, where it is the one that `record` names; else None."""
+        """Returns the backbone of a network with units, where it is the one that `record` names; else None.
+
+        Where it was tuned beside the units, that is a copy of what it was before.
+        """
         if not isinstance(record, Mapping) or record.get('weights_sha256') != net.backbone_digest():
             return None
-        cost = bytes_a_pixel(net.backbone, net.sizes, net.in_channels)
-        return cls(net.backbone, net.scale, net.sizes, net.in_channels, dict(record), cost)
+        backbone = detach(copy.deepcopy(net)).requires_grad_(False).eval() if net.learned else net.backbone
+        cost = bytes_a_pixel(backbone, net.sizes, net.in_channels)
+        return cls(backbone, net.scale, net.sizes, net.in_channels, dict(record), cost)
 
     def told(self, sigma: float) -> Frozen:
         """Returns the network with the noise level, of 255, that it is told for every image in its record.

@@ -85,6 +85,7 @@ def make_cases(study: Study) -> Cases:
         raise UserError('\n  '.join([f'{study.path}: nothing is left to run; datasets/README.md says more', *left_out]))
     cases = [_case(draft) for draft in drafts]
     _check_published(study, cases)
+    _check_metrics(study, cases)
     return Cases(tuple(cases), tuple(left_out))
 
 
@@ -257,6 +258,20 @@ def _check_published(study: Study, cases: Sequence[Case]) -> None:
                             f"{published.line}: published: {row}, {arm}, {dataset}: no metric '{metric}'"
                             f'{one_of(metric, metrics)}'
                         )
+
+
+def _check_metrics(study: Study, cases: Sequence[Case]) -> None:
+    """Raises UserError where two arms of a row measure one metric in different ways: they could not be compared."""
+    lines = {arm.name: arm.line for arm in study.arms}
+    first: dict[tuple[str, str], tuple[str, Any]] = {}
+    for case in cases:
+        for metric, options in ((case.test.get('val') or {}).get('metrics') or {}).items():
+            arm, own = first.setdefault((case.row, metric), (case.arm, options))
+            if own != options:
+                raise UserError(
+                    f"{lines[case.arm]}: '{case.row}': val.metrics.{metric} is another one for '{case.arm}' than for "
+                    f"'{arm}'; measure all arms of a row alike"
+                )
 
 
 def _is_left_out(study: Study, row: str, dataset: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,11 +66,11 @@ def _pair(study: Study, cases: Cases) -> tuple[str, str | None]:
 
 
 def _images(study: Study, runs: Sequence[Run]) -> dict[tuple[str, str], Path]:
-    """Returns the folders of restored images by row and arm, of the first seed."""
+    """Returns the folders of restored images by row and arm, of the first seed and of tests that ended."""
     found = {}
     for run in runs:
         for use, test in run.uses:
-            if use.seed in (None, study.seeds[0]):
+            if use.seed in (None, study.seeds[0]) and run.metrics(test).is_file():
                 found[use.row, use.arm] = run.metrics(test).parent / 'visualization'
     return found
 
@@ -100,8 +98,8 @@ def _figures(values: Sequence[Value], wanted: set[tuple[str, str, str]]) -> dict
             of_runs.setdefault((use.row, value.dataset, value.key, value.metric, use.arm), []).append(value.value)
     found: dict[tuple[str, str, str], Any] = {}
     for (row, dataset, key, metric, arm), several in of_runs.items():
-        mean = statistics.fmean(several) if all(map(math.isfinite, several)) else several[0]
-        found.setdefault((row, dataset, key), {}).setdefault(metric, {})[arm] = mean
+        # `fmean` refuses to add up inf and -inf.
+        found.setdefault((row, dataset, key), {}).setdefault(metric, {})[arm] = sum(several) / len(several)
     return found
 
 

@@ -7,7 +7,8 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from sptsr.study.results import PARTS, Block, Cell, Column
+from sptsr.study.cells import Cell, Column
+from sptsr.study.results import PARTS, Block
 from sptsr.study.study_file import Study
 from sptsr.study.texts import (
     PARTS_LEGEND,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sptsr.report.tables import markdown_table
-from sptsr.study.results import PARTS, Block, Cell
+from sptsr.study.cells import Cell
+from sptsr.study.results import PARTS, Block
 from sptsr.study.study_file import Study
 from sptsr.study.texts import (
     PARTS_LEGEND,

@@ -8,38 +8,17 @@ import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from sptsr.evaluation.bands import BANDS
-from sptsr.evaluation.comparison import Row, compare_runs, paired_by_seed, read_run
+from sptsr.evaluation.comparison import Row, compare_runs, other_inputs, read_run
 from sptsr.evaluation.comparison import Run as Measured
-from sptsr.evaluation.statistics import holm, paired_interval
+from sptsr.evaluation.statistics import holm
 from sptsr.study.cases import Cases
+from sptsr.study.cells import Cell, Column, cells_of, gain, of_common_seeds
 from sptsr.study.runs import Run, Use
 from sptsr.study.study_file import Study
 
-Column = tuple[str, str]  # dataset, metric
 THIRDS = ('hard', 'middling', 'easy')
 PARTS = (*BANDS, *THIRDS)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure of the table.
-
-    Attributes:
-        means: of each run over the images.
-        mean: over the runs; None where there is none.
-        sd: standard deviation over the runs; None for fewer than two.
-        mark: `best`, `second`, or nothing.
-        published: figure that was published for it; None where the study names none.
-    """
-
-    means: tuple[float, ...]
-    mean: float | None
-    sd: float | None
-    mark: str
-    published: float | None
 
 
 @dataclass(frozen=True)
@@ -156,6 +135,9 @@ def _block(study: Study, name: str, cases: Cases, measured: Mapping[Use, Measure
         for dataset, metric in measured_by_any
         if (dataset, metric) not in measured_by_all
     ]
+    for dataset in dict.fromkeys(dataset for dataset, _ in measured_by_all):
+        if count := other_inputs(some, dataset):
+            notes.append(f'{name}: {dataset}: {count} LQ images are not the same for all arms')
     banded = {(dataset, metric): _band(some[0], dataset, metric) for dataset, metric in measured_by_all}
     columns = [column for column in measured_by_all if banded[column] is None]
     oracles = [case.arm for case in cases.of(name) if case.prior == 'oracle']
@@ -163,22 +145,20 @@ def _block(study: Study, name: str, cases: Cases, measured: Mapping[Use, Measure
     higher = {column: _is_higher(some, column) for column in columns}
     lines: dict[str, dict[Column, Cell]] = {arm: {} for arm in arms}
     for column in columns:
-        means = {arm: tuple(_mean(one, column) for one in found) for arm, found in arms.items()}
-        ranked = {arm: found for arm, found in arms.items() if found and arm not in oracles}
-        marks = _marks(ranked, means, column, higher[column])
-        for arm, values in means.items():
-            published = study.published.get(name, {}).get(arm)
-            lines[arm][column] = Cell(
-                values,
-                statistics.fmean(values) if values else None,
-                statistics.stdev(values) if len(values) > 1 else None,
-                marks.get(arm, ''),
-                published.figures.get(column[0], {}).get(column[1]) if published else None,
-            )
+        cells, said = cells_of(arms, column, higher[column], oracles, _published(study, name, column))
+        notes += [f'{name}: {one}' for one in said]
+        for arm, cell in cells.items():
+            lines[arm][column] = cell
     against = _against(study.control, arms, columns)
     frozen = next((case.arm for case in cases.of(name) if case.train is None and arms[case.arm]), study.control)
     parts = _parts(study.control, frozen, arms, {column: band for column, band in banded.items() if band is not None})
     return Block(name, tuple(columns), higher, lines, against, tuple(parts), tuple(notes))
+
+
+def _published(study: Study, row: str, column: Column) -> dict[str, float | None]:
+    """Returns the published figures of a column by arm."""
+    dataset, metric = column
+    return {arm: one.figures.get(dataset, {}).get(metric) for arm, one in study.published.get(row, {}).items()}
 
 
 def _band(one: Measured, dataset: str, metric: str) -> tuple[str, str] | None:
@@ -215,26 +195,10 @@ def _part(
     names: tuple[str, str, str],
     keys: Collection[str] | None = None,
 ) -> Iterator[Part]:
-    found = _gain(a, b, column, keys)
+    found = gain(a, b, column, keys)
     if found is not None:
         metric, arm, part = names
         yield Part(column[0], metric, arm, part, *found)
-
-
-def _gain(
-    a: Sequence[Measured], b: Sequence[Measured], column: Column, keys: Collection[str] | None = None
-) -> tuple[int, float, tuple[float, float] | None] | None:
-    """Returns number of images, mean of B - A and its 95 % interval; None where no image has a value in all runs."""
-    a, b = _same_seeds(a, b)
-    same_seeds, b = paired_by_seed(a, b)
-    tables = [[one.datasets[column[0]][column[1]].values for one in arm] for arm in (a, b)]
-    every = [table for arm in tables for table in arm]
-    wanted = every[0] if keys is None else keys
-    common = [key for key in wanted if all(math.isfinite(table.get(key, math.nan)) for table in every)]
-    if not common:
-        return None
-    first, second = (np.array([[table[key] for key in common] for table in arm]) for arm in tables)
-    return len(common), *paired_interval(first, second, same_seeds)
 
 
 def _thirds(runs: Sequence[Measured], column: Column) -> dict[str, list[str]]:
@@ -246,52 +210,21 @@ def _thirds(runs: Sequence[Measured], column: Column) -> dict[str, list[str]]:
     return {name: order[cuts[n] : cuts[n + 1]] for n, name in enumerate(THIRDS)}
 
 
-def _mean(one: Measured, column: Column) -> float:
-    values = [v for v in one.datasets[column[0]][column[1]].values.values() if math.isfinite(v)]
-    return statistics.fmean(values) if values else math.nan
-
-
 def _is_higher(some: Sequence[Measured], column: Column) -> bool:
     options = some[0].datasets[column[0]][column[1]].options or {}
     return options.get('better') != 'lower'
 
 
-def _marks(
-    arms: Mapping[str, Sequence[Measured]], means: Mapping[str, Sequence[float]], column: Column, higher: bool
-) -> dict[str, str]:
-    """Returns which arm is the best and which the second.
-
-    There is no best where the 95 % interval of the difference between the first two holds 0; both are then `second`.
-    """
-    finite = [arm for arm in arms if all(map(math.isfinite, means[arm]))]
-    order = sorted(finite, key=lambda arm: statistics.fmean(means[arm]), reverse=higher)
-    if len(order) < 2:
-        return {}
-    first, second = order[:2]
-    found = _gain(arms[second], arms[first], column)
-    interval = None if found is None else found[2]
-    apart = interval is not None and (interval[0] > 0 or interval[1] < 0)
-    return {first: 'best' if apart else 'second', second: 'second'}
-
-
 def _compared(a: Sequence[Measured], b: Sequence[Measured], column: Column) -> Row | None:
     """Returns the comparison of two arms in one column; None where no image has a value in both."""
     dataset, metric = column
-    if _gain(a, b, column) is None:
+    if gain(a, b, column) is None:
         return None
     both = [
         [Measured(one.path, one.seed, {dataset: {metric: one.datasets[dataset][metric]}}, one.images) for one in arm]
-        for arm in _same_seeds(a, b)
+        for arm in of_common_seeds(a, b)
     ]
     return compare_runs(both[0], both[1]).rows[0]
-
-
-def _same_seeds(a: Sequence[Measured], b: Sequence[Measured]) -> tuple[Sequence[Measured], Sequence[Measured]]:
-    """Returns the runs of the seeds that both arms have; all runs where they have none in common."""
-    common = {one.seed for one in a} & {one.seed for one in b} - {None}
-    if not common:
-        return a, b
-    return [one for one in a if one.seed in common], [one for one in b if one.seed in common]
 
 
 def _against(

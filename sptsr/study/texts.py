@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sptsr.study.results import PARTS, Against, Block, Cell, Part
+from sptsr.study.cells import Cell
+from sptsr.study.results import PARTS, Against, Block, Part
 from sptsr.study.study_file import Study
 
 PARTS_LEGEND = (

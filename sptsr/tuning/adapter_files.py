@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sptsr.archs.adapter import SIGMA
 from sptsr.core.files import write_bytes
+from sptsr.core.values import misfit
 from sptsr.priors.store import PriorStore
 
 
@@ -44,8 +46,8 @@ def adopt_best(models: Path, records: Mapping[str, Mapping[str, Mapping[str, Any
 def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what an adapter says of its training (see `Adapter.trained_with`)."""
     data = opt['datasets']['train']
-    record: dict[str, Any] = {'dataset': data['name'], 'seed': opt['manual_seed']}
-    if 'sigma' in data:
+    record: dict[str, Any] = {'dataset': str(data['name']), 'seed': opt['manual_seed']}
+    if misfit(data.get('sigma'), SIGMA) is None:  # a set of one's own may call something else so
         record['sigma'] = data['sigma']
     if data.get('dataroot_prior'):
         header = PriorStore(data['dataroot_prior']).header

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from basicsr.utils import get_time_str
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import must_be_regular, write_bytes
@@ -73,10 +74,31 @@ def find_state(folder: Path, sha256: str, total: int, auto_resume: bool, finishe
     return None
 
 
-def prune(states: Path, models: Path, keep_last: int) -> None:
-    """Removes all but the newest `keep_last` states and adapters. The latest and the best, without a number, stay."""
+def put_aside_later(states: Path, models: Path, iteration: int) -> None:
+    """Puts aside states and adapters of later iterations than the one that a run goes back to.
+
+    They are none of its own: it would go on from them after a kill, and keep them as the newest. They go into a folder
+    beside theirs, `training_states_archived_TIME` and `models_archived_TIME`.
+    """
+    for folder, pattern in ((states, '*.state'), (models, 'net_g_*.safetensors')):
+        later = [path for path in folder.glob(pattern) if _number(path) > iteration]
+        aside = folder.with_name(f'{folder.name}_archived_{get_time_str()}')
+        for path in later:
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / path.name)
+
+
+def prune(states: Path, models: Path, keep_last: int, resumed: str | None = None) -> None:
+    """Removes all but the newest `keep_last` states and adapters. The latest and the best, without a number, stay.
+
+    Args:
+        states, models: their folders.
+        keep_last: from 1 on.
+        resumed: state that the option file names to go on from; it stays, so that the same command can be said again.
+    """
     for path in sorted(states.glob('*.state'), key=_number)[:-keep_last]:
-        path.unlink(missing_ok=True)
+        if resumed is None or path.resolve() != Path(resumed).resolve():
+            path.unlink(missing_ok=True)
     numbered = [path for path in models.glob('net_g_*.safetensors') if _number(path) >= 0]
     for path in sorted(numbered, key=_number)[:-keep_last]:
         path.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ from sptsr.report.boards import Boards
 from sptsr.tuning.adapter_files import latest_file
 from sptsr.tuning.model import UNTRAINED, SPTModel
 from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
-from sptsr.tuning.states import find_state, prune, read_state, write_state
+from sptsr.tuning.states import find_state, prune, put_aside_later, read_state, write_state
 
 
 class _Stop:
@@ -110,6 +110,8 @@ def train_pipeline(
             if ranks.first:
                 if state is None and any((home / 'models').glob('*.safetensors')):
                     _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
+                if state and opt['path'].get('resume_state'):
+                    put_aside_later(home / 'training_states', home / 'models', state['iter'])
                 _prepare_folders(options, home)
         _log_start(start_log(opt, ranks, not progress, quiet), opt, model, loaders, state)
         with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:
@@ -242,7 +244,7 @@ def _save(options: Options, model: SPTModel, iteration: int) -> None:
         write_state(Path(path['training_states']) / f'{iteration}.state', state)
         keep_last = options.opt['logger']['keep_last']
         if keep_last:
-            prune(Path(path['training_states']), Path(path['models']), keep_last)
+            prune(Path(path['training_states']), Path(path['models']), keep_last, path.get('resume_state'))
 
 
 def _found_state(opt: dict[str, Any], home: Path, sha256: str, auto_resume: bool) -> dict[str, Any] | None:

@@ -171,6 +171,8 @@ BAD: dict[str, tuple[Any, str]] = {
     'true': (_per_image(True), 'True is no value'),
     'a list of values': (_per_image([1.0]), '[1.0] is no value'),
     'too great': (_per_image(10**400), 'is no value'),
+    'greater than any metric': (_per_image(1e308), 'is no value'),
+    'inputs': (_other(lambda r: r.update(inputs=[1])), "'inputs' holds no digests"),
     'a name of control characters': (_other(lambda r: r['datasets'].update({'a\x1b[2J': {}})), 'cannot be printed'),
     'a surrogate': (_other(lambda r: r['datasets'].update({'a\ud800': {}})), 'cannot be printed'),
     'seed': (_other(lambda r: r.update(seed='one')), "'seed' is no whole number"),
@@ -231,3 +233,11 @@ def test_it_needs_no_torch(write):
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_other_lq_images_are_said(write):
+    records = [{**content(draw=n), 'inputs': {'Set5': {key: f'{n}{key}' for key in KEYS[:3]}}} for n in range(2)]
+    found = figures(write('a.json', records[0]), write('b.json', records[1]))
+    assert found['other_inputs'] == {'Set5': 3}
+    assert 'Set5: 3 LQ images are not the same in all files, so B - A is of them, too.' in found['text']
+    assert 'LQ images' not in figures('a.json', write('old.json', content(draw=1)))['text']

@@ -206,3 +206,9 @@ def test_the_command(here: Path):
     assert "'optim_g'" in done.stderr
     with pytest.raises(UserError):
         SPTNet({'type': 'IMDN', 'upscale': 4}, tune='al')
+
+
+@pytest.mark.parametrize('values', [[5.0], [1.0, 10.0], [3.0, 1.0, 2.0]])
+def test_quartiles_lie_among_what_was_measured(values: list[float]):
+    spread = Spread.of(values)
+    assert min(values) <= spread.low <= spread.median <= spread.high <= max(values)

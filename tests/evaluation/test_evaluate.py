@@ -115,6 +115,25 @@ def test_two_images_of_one_name_are_refused():
         run(twice, PSNR)
 
 
+def test_nor_is_the_result_of_the_first_replaced_without_metrics(tmp_path: Path):
+    twice = Set()
+    twice.items[2]['key'] = 'coffee'
+    with pytest.raises(UserError, match='holdout: two images are called coffee; rename'):
+        evaluate(lambda batch: batch['lq'], eval_loader(twice), None, save_dir=tmp_path, progress=False)
+    alone = Set()
+    evaluate(lambda batch: batch['lq'], eval_loader(alone), None, save_dir=tmp_path / 'alone', progress=False)
+    assert (tmp_path / 'coffee.png').read_bytes() == (tmp_path / 'alone' / 'coffee.png').read_bytes()
+
+
+def test_lq_images_have_digests_of_their_own():
+    one, other = Set(), Set()
+    for item in other.items[:1]:
+        item['lq'] = item['lq'] * 0.5
+    one, other = run(one, PSNR), run(other, PSNR)
+    assert one.images == other.images
+    assert [one.inputs[key] == other.inputs[key] for key in one.inputs] == [False, True, True, True]
+
+
 def test_a_metric_that_fails_on_one_image_goes_on():
     results = run(Set(coffee=flat, rocket=small), {**NIQE, **PSNR})
     record = results['niqe']

@@ -140,3 +140,14 @@ def test_a_format_that_keeps_less_says_so(tmp_path):
     assert write_any(tmp_path / 'a.jpg', deep) == ['16 bits', 'alpha']
     assert write_any(tmp_path / 'a.webp', deep) == ['16 bits']
     assert Image.open(io.BytesIO((tmp_path / 'a.webp').read_bytes())).mode == 'RGBA'
+
+
+@pytest.mark.parametrize('kind', ['EPS', 'PCX', 'ICNS'])
+def test_files_of_other_kinds_are_not_given_to_their_readers(tmp_path, monkeypatch, kind):
+    """PostScript called photo.png would start Ghostscript."""
+    photo = tmp_path / 'photo.png'
+    Image.fromarray(RGB).save(photo, kind)
+    Image.init()
+    monkeypatch.setitem(Image.OPEN, kind, (pytest.fail, None))
+    with pytest.raises(UserError, match=r'photo\.png: not an image that can be read; convert it to PNG'):
+        read_any(photo, ROOM)

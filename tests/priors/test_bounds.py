@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import scipy.io
 
 from sptsr.core.errors import UserError
 from sptsr.priors.extract import build_source
@@ -128,3 +129,25 @@ def test_the_grid_of_sam_is_bounded(wrong: dict):
     (name,) = wrong
     with pytest.raises(UserError, match=rf'{name}=.* must be a number in'):
         _settings(wrong)
+
+
+def _mat(path: Path, segmentation: np.ndarray) -> None:
+    entry = np.zeros((1, 1), [('Segmentation', object)])
+    entry[0, 0] = (segmentation,)
+    cell = np.empty((1, 1), object)
+    cell[0, 0] = entry
+    scipy.io.savemat(path, {'groundTruth': cell}, do_compression=True)
+
+
+def test_a_matlab_file_is_bounded_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    image = photograph('astronaut.png', 24, 30)
+    _mat(tmp_path / 'a.mat', np.arange(24 * 30, dtype=np.uint16).reshape(24, 30) // 90 + 1)
+    assert _labels(tmp_path, 'a', image).count == 8
+    monkeypatch.setenv('SPTSR_MAX_PIXELS', '700')
+    with pytest.raises(UserError, match=r'a\.mat: 24x30 \(height x width\) are more than 700 pixels'):
+        _labels(tmp_path, 'a', image)
+    _mat(tmp_path / 'b.mat', np.zeros((6000, 6000), np.uint16))
+    assert (tmp_path / 'b.mat').stat().st_size < 100_000
+    monkeypatch.setattr(scipy.io, 'loadmat', pytest.fail)
+    with pytest.raises(UserError, match=r'b\.mat: unpacks to more than 67108864 bytes'):
+        _labels(tmp_path, 'b', image)

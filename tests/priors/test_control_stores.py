@@ -10,7 +10,7 @@ from sptsr.images.draws import Degradation
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.controls import oracle_like, random_like, shuffle
 from sptsr.priors.extract import build_source, extract
-from sptsr.priors.store import PriorStore
+from sptsr.priors.store import PriorStore, PriorWriter
 
 
 @pytest.fixture
@@ -57,3 +57,12 @@ def test_the_oracle_finds_the_gt_of_an_lq_image_of_another_name(photographs, tmp
         oracle_like(store, tmp_path / 'crossed', source, gt, names)
     oracle_like(store, tmp_path / 'oracle', source, gt, {key: key for key in gt.keys})
     assert PriorStore(tmp_path / 'oracle').header.params['oracle'] is True
+
+
+def test_a_store_that_lacks_a_draw_is_not_shuffled(noisy, tmp_path):
+    with PriorWriter(tmp_path / 'part', noisy.header) as writer:
+        for key in list(noisy.keys())[:-1]:
+            writer.put_raw(key, *noisy.raw(key))
+    with pytest.raises(UserError, match=r'part: has no prior of rocket@1; make it with sptsr prior extract first'):
+        shuffle(PriorStore(tmp_path / 'part'), tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()

@@ -61,12 +61,16 @@ MASKS = {
     'writes': 'image[:] = 0',
     'raises': 'raise TypeError("wrong")',
     'array': 'return np.ones((1, *image.shape[:2]), bool)',
+    'fine': 'return replace(Prior.encode(np.ones((1, *(2 * side for side in image.shape[:2])), bool)), fine=2)',
+    'many': 'return Prior.encode(np.eye(image.shape[1], dtype=bool)[:65, None].repeat(image.shape[0], 1)[:10])',
 }
+SAID = {'fine': 'gave masks 2 times as fine as the image, and its `fine` is 1', 'many': 'gave 10 masks, and at most 3'}
 
 
 def _source(folder: Path, name: str, made: str = 'self.params = {}\n', masks: str = 'pass') -> str:
     file = folder / f'{name}.py'
     file.write_text(
+        'from dataclasses import replace\n'
         'import numpy as np\n'
         'from sptsr.core.registry import SOURCE_REGISTRY, register\n'
         'from sptsr.masks.prior import Prior\n'
@@ -98,10 +102,11 @@ def test_an_extraction_goes_on_where_parameters_are_tuples(tmp_path: Path):
 def test_a_mistake_in_a_source_is_one_line_and_leaves_no_store(tmp_path: Path, name: str):
     _photographs(tmp_path / 'lq')
     made = WRONG.get(name, 'self.params = {}\n')
-    status, said = _extract(tmp_path, _source(tmp_path, name, made, MASKS.get(name, 'pass')))
+    source = _source(tmp_path, name, made, MASKS.get(name, 'pass'))
+    status, said = _extract(tmp_path, source, '--max-masks', '3')
     line = said.splitlines()[-1]
     assert status == 2, said
-    assert (f'source {name}' if name in WRONG else 'masks cannot be made') in line
+    assert SAID.get(name, f'source {name}' if name in WRONG else 'masks cannot be made') in line
     assert 'Traceback' not in said
     assert 'fault of sptsr' not in said
     assert not (tmp_path / 'store').exists()

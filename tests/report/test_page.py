@@ -259,3 +259,17 @@ def test_arms_of_other_sizes_are_a_fault_and_a_gt_of_another_size_is_left_out(tm
 def test_a_page_without_pictures_is_a_page(tmp_path):
     Page('t', 'SPT').write(tmp_path / 'page.html')
     assert data_of(tmp_path / 'page.html')['pictures'] == []
+
+
+@pytest.mark.parametrize('size', [(4, 20_000), (20_000, 4)])
+def test_a_long_image_is_shown_as_far_as_webp_reaches(tmp_path, size):
+    change = np.zeros(size, np.uint8)
+    change[-1, -1] = 255
+    window = window_of(change, size[0] * size[1], 4)
+    assert max(window.height, window.width) == 16_380
+    assert (window.top + window.height, window.left + window.width) == size
+    image = np.zeros((*size, 3), np.uint8)
+    page = Page('long', 'SPT', 'frozen', sets={'': 1})
+    page.add(Picture('a', {'frozen': image, 'SPT': image + 1}, None))
+    page.write(tmp_path / 'page.html')
+    assert (tmp_path / 'page.html').stat().st_size > 0

@@ -276,6 +276,16 @@ def test_a_file_that_differs_is_not_kept(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('number', range(len(SIZES)))
+def test_a_file_that_gives_no_number_is_not_kept(monkeypatch, tmp_path, number):
+    net = changed(make_net('SRVGGNetCompact'))
+    factors = iter([float('nan') if n == number else 1 for n in range(len(SIZES))])
+    monkeypatch.setattr(exporting, 'expected', lambda *given: expected(*given) * next(factors))
+    with pytest.raises(UserError, match=r'differs by nan from PyTorch'):
+        export(net, tmp_path / 'model.pt2')
+    assert not list(tmp_path.iterdir())
+
+
 def test_mistakes_are_one_line(demo, monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('')
     expected_lines = {

@@ -10,7 +10,9 @@ from PIL import Image
 import sptsr
 from sptsr.archs.adapter import save_adapter
 from sptsr.archs.attach import load
+from sptsr.core.errors import UserError
 from sptsr.images.any_image import AnyImage, read_any, write_any
+from sptsr.restoring.result_files import Journal
 from tests.conftest import photograph, run_cli, write_options
 from tests.restoring.folders import ARGUMENTS, restore
 
@@ -139,3 +141,23 @@ def test_sides_that_a_format_does_not_hold(suffix: str, tmp_path: Path):
     with pytest.raises(sptsr.UserError, match=f'cannot be written as {suffix}'):
         write_any(tmp_path / f'a.{suffix}', wide)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_made_meanwhile_is_there(tmp_path: Path):
+    one, two = (Journal(tmp_path, {}) for _ in range(2))
+    target = tmp_path / 'a.png'
+    assert not two.holds('a.png', 'digest', target)
+    one.begin('a.png', 'digest', target)
+    target.touch()
+    one.note('a.png', 'digest', target)
+    assert two.holds('a.png', 'digest', target)
+    (tmp_path / 'b.png').touch()
+    with pytest.raises(UserError, match=r'b\.png: is there, and not made by this command'):
+        two.holds('b.png', 'digest', tmp_path / 'b.png')
+
+
+def test_results_of_another_command_below_the_folder_are_no_images(photos: Path):
+    assert '5 images restored' in restore(photos, out=f'{photos.name}/x4').stdout
+    assert '5 images restored' in restore(photos, out=f'{photos.name}/again').stdout
+    again = run_cli('restore', '-i', photos / 'x4', '-o', photos.parent / 'twice', *ARGUMENTS)
+    assert '5 images restored' in again.stdout, again.stderr  # to restore results is one's own choice

@@ -14,6 +14,7 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
 from sptsr.priors.store import PriorStore, PriorWriter, close_reader
+from sptsr.restoring.through import Frozen
 from tests.conftest import run_cli, write_options
 
 SOURCE = ['--source', 'felzenszwalb', '--set', 'min_size=4']
@@ -137,3 +138,51 @@ def test_training_writes_what_decides_the_masks_into_the_adapter(here: Path):
     prior = sptsr.load(adapter).trained_with['prior']
     assert prior['max_masks'] == header.max_masks
     assert prior['fine'] == header.fine
+
+
+def test_masks_of_a_network_that_is_tuned_too_are_of_what_it_was(denoiser: SPTNet):
+    """`adapter+lora`: the masks of the training were those of the frozen network."""
+    extract = ['prior', 'extract', '-i', 'set/LRx4', *SOURCE, '--through', 'ffdnet.yml', '--sigma', '25']
+    assert run_cli(*extract, '-o', 'through').returncode == 0
+    both = SPTNet(
+        denoiser.options['backbone'],
+        backbone_weights='ffdnet.pth',
+        sites=['model.2', 'model.4'],
+        tune='adapter+lora',
+        rank=2,
+    )
+    for parameter in both.adapter_parameters().values():
+        torch.nn.init.normal_(parameter, std=0.2)
+    _save(both, 'through')
+    assert 'made otherwise' not in _restore('own', '--report')
+    _restore('stored', '--prior', 'through')
+    assert _results('own') == _results('stored')
+    frozen = Frozen.of_adapter(both.eval().merge(), {'weights_sha256': both.backbone_digest()})
+    assert frozen is not None
+    lq, sigma = torch.rand(1, 3, 16, 16), torch.tensor([0.1])
+    assert not torch.equal(both.backbone(lq, sigma), frozen.net(lq, sigma))
+    with both.units_off():
+        assert torch.equal(both(lq, sigma=sigma), frozen.net(lq, sigma))
+
+
+@pytest.mark.parametrize('source', ['labels', 'random'])
+def test_an_image_whose_labels_changed_is_restored_again(denoiser: SPTNet, source: str):
+    for folder in ('one', 'two'):
+        Path(folder, 'labels').mkdir(parents=True)
+        for number, key in enumerate(NAMES):
+            height, width = ImageFolder('set/LRx4').read(key).shape[:2]
+            step = 5 if (folder, number) == ('two', 3) else 9
+            np.save(f'{folder}/labels/{key}.npy', np.add.outer(np.arange(height), np.arange(width)) // step + 1)
+        labels = ['--source', 'labels', '--set', f'dir={folder}/labels']
+        assert run_cli('prior', 'extract', '-i', 'set/LRx4', '-o', f'{folder}/store', *labels).returncode == 0
+    _save(denoiser, 'one/store')
+
+    def restore(folder: str) -> str:
+        given = f'dir={folder}/labels' if source == 'labels' else f'like={folder}/store'
+        return _restore('out', '--source', source, '--set', given)
+
+    assert '4 images restored' in restore('one')
+    before = _results('out')
+    assert '1 images restored, 3 were there' in restore('two')
+    assert _results('out')[:3] == before[:3]
+    assert _results('out')[3] != before[3]

@@ -227,6 +227,20 @@ def test_a_page_without_the_masks_that_are_not_there(study, tmp_path):
     assert all(picture.prior is None for picture in pictures)
 
 
+def test_a_page_shows_no_test_that_failed(study, tmp_path):
+    """Its images end where an image could not be read, which is no reason to write no page."""
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    _measure(plan, GAINS)
+    run = next(run for run in plan.runs if run.uses[0][0].arm == 'frozen')
+    metrics = run.metrics(run.uses[0][1])
+    shutil.copytree(
+        plan.cases.cases[0].test['datasets']['test']['dataroot_gt'], metrics.parent / 'visualization' / 'photographs'
+    )
+    assert len(list(Gallery(plan.study, plan.cases, plan.runs, [], []).pictures('IMDN'))) == 4
+    metrics.unlink()
+    assert not list(Gallery(plan.study, plan.cases, plan.runs, [], []).pictures('IMDN'))
+
+
 def test_the_page_is_about_the_arm_that_sees_masks_and_its_control(study, tmp_path):
     study['arms'] = {'plain': study['arms'].pop('plain'), **study['arms']}
     study['control'] = 'masks of other images'
@@ -307,3 +321,22 @@ def test_figures_are_drawn(study, tmp_path):
     write_table(plan, tmp_path / 'out', figures=True)
     names = {path.name for path in (tmp_path / 'out' / 'figures').iterdir()}
     assert names == {f'IMDN_{cost}_K.{kind}' for cost in ('params', 'trained') for kind in ('pdf', 'svg')}
+
+
+def test_a_run_without_a_finite_value_leaves_a_table(study, tmp_path):
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    _measure(plan, GAINS)
+    for run in plan.runs:
+        metrics = run.metrics(run.uses[0][1])
+        content = json.loads(metrics.read_text())
+        if run.uses[0][0].arm == 'SPT':
+            content['datasets']['photographs']['ssim']['per_image'] = dict.fromkeys(
+                content['datasets']['photographs']['ssim']['per_image'], 'nan'
+            )
+        content['inputs'] = {'photographs': {'image_0': run.uses[0][0].arm}}
+        write_json(metrics, content)
+    (block,) = write_table(plan, tmp_path / 'out')
+    text = (tmp_path / 'out' / 'table.md').read_text()
+    assert block.lines['SPT']['photographs', 'ssim'].mean is None
+    assert 'photographs, ssim: SPT has no mean' in text
+    assert 'photographs: 1 LQ images are not the same for all arms' in text

@@ -9,6 +9,7 @@ import pytest
 from sptsr.core.errors import UserError
 from sptsr.study.cases import make_cases
 from sptsr.study.study_file import read_study
+from sptsr.study.table import make_plan
 from tests.conftest import run_cli
 from tests.study.conftest import write_study
 
@@ -192,3 +193,10 @@ def test_a_set_can_be_taken_out(study, tmp_path):
     study['rows'] = {'IMDN': {'datasets': {'test_2': {**_test_set(tmp_path), 'name': 'again'}, 'test': None}}}
     cases = make_cases(read_study(write_study(tmp_path, study)))
     assert all(list(case.test['datasets']) == ['test_2'] for case in cases.cases)
+
+
+def test_arms_of_a_row_are_measured_alike(study, tmp_path):
+    """It was said after all trainings, and there was no table then."""
+    study['arms']['SPT'] = {'val': {'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}}
+    with pytest.raises(UserError, match=r"study.yml:\d+: 'IMDN': val.metrics.psnr is another one for 'SPT' than for"):
+        make_plan(write_study(tmp_path, study), tmp_path / 'runs')

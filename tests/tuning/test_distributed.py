@@ -62,6 +62,25 @@ def test_the_gradient_of_two_ranks_is_that_of_the_double_batch(tmp_path: Path):
     assert compared == len(net.adapter_state()) == 20
 
 
+def _lacking(out: Path) -> None:
+    ranks = start_ranks('pytorch')
+    of_one, of_none, of_all = (torch.zeros(2, requires_grad=True) for _ in range(3))
+    (of_all.sum() + (of_one.sum() if ranks.rank else 0)).backward()
+    ranks.average_gradients([of_one, of_none, of_all], torch.zeros(()))
+    assert of_none.grad is None
+    torch.save([of_one.grad, of_all.grad], out / f'{ranks.rank}.pt')
+    ranks.close()
+
+
+def test_a_parameter_that_one_rank_did_not_use_has_the_mean_on_all(tmp_path: Path):
+    """As where a unit goes its ways by chance; ranks would drift apart."""
+    assert finish(start(_lacking, tmp_path, world=2)) == [0, 0]
+    for rank in (0, 1):
+        of_one, of_all = torch.load(tmp_path / f'{rank}.pt', weights_only=True)
+        assert of_one.tolist() == [0.5, 0.5]
+        assert of_all.tolist() == [1, 1]
+
+
 @pytest.fixture
 def options(photographs: Path, tiny_weights: Path) -> dict:
     options = base_options(photographs, trains=True)

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sptsr.archs.adapter import read_adapter
+from sptsr.archs.adapter import read_adapter, save_adapter
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
+from sptsr.tuning.adapter_files import trained_with
 from sptsr.tuning.testing import test_pipeline as run_test
 from sptsr.tuning.training import train_pipeline
 from tests.conftest import base_options, run_cli, write_options
@@ -283,3 +284,28 @@ def test_published_figures_of_imdn(real_data: Path, tmp_path: Path):
         assert len(got['psnr']['per_image']) == 5
         assert got['psnr']['mean'] == pytest.approx(psnr, abs=0.002)
         assert got['ssim']['mean'] == pytest.approx(ssim, abs=0.0001)
+
+
+def test_going_back_to_a_state_leaves_no_later_ones_beside_it(options: dict, tmp_path: Path):
+    options['logger'] |= {'save_checkpoint_freq': 2, 'keep_last': 2}
+    path = write_options(tmp_path / 'x.yml', options)
+    train_pipeline(path, tmp_path)
+    states = tmp_path / 'experiments' / 'tiny' / 'training_states'
+    assert sorted(state.name for state in states.iterdir()) == ['4.state', '6.state']
+    back = [f'path:resume_state={states}/4.state']
+    for _ in range(2):  # the same command can be said again
+        train_pipeline(path, tmp_path, force=back)
+        assert sorted(state.name for state in states.iterdir()) == ['4.state', '6.state']
+    assert list(tmp_path.glob('experiments/tiny/training_states_archived_*/6.state'))
+
+
+@pytest.mark.parametrize(('sigma', 'said'), [(25, 25), ([0, 50], [0, 50]), (None, None), ('blind', None)])
+def test_an_adapter_says_no_noise_level_that_is_none(options: dict, tmp_path: Path, sigma: object, said: object):
+    """`sigma: ~` takes the key out of a base file; a set of one's own may call something else so."""
+    data = options['datasets']['train'] | {'name': 291, 'sigma': sigma}
+    record = trained_with({**options, 'datasets': {'train': data}, 'manual_seed': 0})
+    assert (record.get('sigma'), record['dataset']) == (said, '291')
+    net = _net(options)
+    for kept in (record, {**record, 'sigma': None}):  # as those of before say it
+        save_adapter(tmp_path / 'a.safetensors', net, net.options, 0, trained_with=kept)
+        assert read_adapter(tmp_path / 'a.safetensors').trained_with.get('sigma') == kept.get('sigma')

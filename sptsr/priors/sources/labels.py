@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import scipy.io
 
 from sptsr.core.errors import UserError, nearest
-from sptsr.core.files import must_be_regular, read_json
+from sptsr.core.files import must_be_regular, read_json, sha256_file
 from sptsr.core.free_memory import must_fit
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.core.values import Range
@@ -24,6 +24,7 @@ from sptsr.images.headers import Header, check_pixels, read_header
 from sptsr.masks.prior import MAX_FINE, Prior
 from sptsr.masks.regions import BoolArray, Regions, to_size
 from sptsr.masks.rle import decode_rle
+from sptsr.priors.sources.bsds import read_bsds
 from sptsr.priors.sources.source import Source, must_lie_in
 
 LABEL_SUFFIXES = ('.mat', '.npy', '.png', '.json')
@@ -112,6 +113,10 @@ class LabelsSource(Source):
         regions = Regions.from_masks(masks).select(max_masks, 1, self.params['max_iou'])
         return replace(Prior.from_regions(regions), fine=self.fine)
 
+    def digest(self, key: str) -> str:
+        digests = [sha256_file(path) for path in self._paths(key)]
+        return hashlib.sha256(' '.join(digests).encode()).hexdigest()
+
     def check(self, keys: Sequence[str]) -> None:
         for key in keys:
             self._paths(key)
@@ -161,10 +166,12 @@ def _read_names(path: str) -> dict[str, str]:
 def _read_label_maps(path: Path) -> list[LabelMap]:
     suffix = path.suffix.lower()
     if suffix == '.mat':
-        content: dict[str, Any] = scipy.io.loadmat(str(path))
-        if 'groundTruth' not in content:
-            raise UserError(f"{path}: no 'groundTruth' inside, so not a BSDS segmentation; use .npy or .png")
-        return [entry['Segmentation'][0, 0].astype(np.int64) for entry in content['groundTruth'][0]]
+        maps = read_bsds(path)
+        for layer in maps:
+            check_pixels(Header(layer.shape[1], layer.shape[0]), path)
+        if maps:
+            _check_memory(maps[0].shape[0], maps[0].shape[1], path)
+        return [layer.astype(np.int64) for layer in maps]
     if suffix == '.npy':
         array = np.load(path, mmap_mode='r', allow_pickle=False)  # its size is known before it is read
         if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):

@@ -45,9 +45,8 @@ class RandomSource(Source):
         self.params = {'like': Path(like).name, 'seed': int(seed)}
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
-        rng = np.random.default_rng([self.params['seed'], *hashlib.sha256(key.encode()).digest()])
-        pattern = key if key in self.like else self.keys[int(rng.integers(len(self.keys)))]
-        model = self.like.get(pattern)
+        rng = self._rng(key)
+        model = self.like.get(self._pattern(key, rng))
         height, width = (side * self.fine for side in image.shape[:2])
         shares = model.areas()[:max_masks] / model.index.size
         cells = min(_CELLS, height * width)
@@ -61,6 +60,16 @@ class RandomSource(Source):
             filled = np.cumsum(sizes[nearest])
             members[nearest[: 1 + int(np.abs(filled - share * height * width).argmin())], number] = True
         return replace(Prior.from_regions(Regions(owner, members).select(max_masks)), fine=self.fine)
+
+    def digest(self, key: str) -> str:
+        return hashlib.sha256(self.like.raw(self._pattern(key, self._rng(key)))[1]).hexdigest()
+
+    def _rng(self, key: str) -> np.random.Generator:
+        return np.random.default_rng([self.params['seed'], *hashlib.sha256(key.encode()).digest()])
+
+    def _pattern(self, key: str, rng: np.random.Generator) -> str:
+        """Returns the key of the entry whose counts and areas an image gets."""
+        return key if key in self.like else self.keys[int(rng.integers(len(self.keys)))]
 
 
 def _voronoi(seeds: np.ndarray, height: int, width: int) -> np.ndarray:

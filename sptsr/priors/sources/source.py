@@ -74,6 +74,10 @@ class Source(ABC):
     def check(self, keys: Sequence[str]) -> None:  # noqa: B027 (most have nothing to check)
         """Raises UserError when the source is certain to fail for one of these keys; called before any work."""
 
+    def digest(self, key: str) -> str:
+        """Returns a digest of what decides the masks of an image beside `params` and its pixels; '' for nothing."""
+        return ''
+
     def must_fit(self, image: RGB, name: str) -> None:
         """Raises UserError when an image, called `name`, needs more memory than is free."""
         if not self.bytes_a_pixel:
