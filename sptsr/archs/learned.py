@@ -17,6 +17,7 @@ from sptsr.core.errors import UserError
 from sptsr.options.tune import WITH_LORA, Tune
 
 _ADAPTER = 'default'  # peft's name for the only adapter of a layer
+_PEFT_NOTE = 'peft_config'  # which it leaves in the network
 _NUDGE = 1.01
 
 
@@ -86,6 +87,7 @@ class Learned:
         self._fill(self.start)
         for path in self.layers:
             self.backbone.set_submodule(path, cast(nn.Module, self.backbone.get_submodule(path).base_layer))
+        vars(self.backbone).pop(_PEFT_NOTE, None)
 
     @torch.no_grad()
     def merge(self) -> None:

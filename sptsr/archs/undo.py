@@ -24,6 +24,7 @@ def undone_on_error(net: object) -> Iterator[None]:
         return
     found = Found.of(net)
     before = [(module, _tables(module)) for module in net.modules()]
+    names = set(vars(net))
     try:
         yield
     except BaseException:
@@ -32,6 +33,8 @@ def undone_on_error(net: object) -> Iterator[None]:
                 own = getattr(module, name)
                 own.clear()
                 own.update(table)
+        for name in vars(net).keys() - names:  # peft notes there what it did
+            delattr(net, name)
         found.put_back(net)
         raise
 

@@ -82,6 +82,10 @@ def _pair() -> str:
     return 'torch and torchvision fit together'
 
 
+def _opencv() -> str:
+    return f'OpenCV {importlib.import_module("cv2").__version__} loads'
+
+
 def _upstream() -> str:
     importlib.import_module('basicsr.archs')
     importlib.import_module('basicsr.models')
@@ -121,6 +125,7 @@ def _writable() -> str:
 _PROBES: dict[str, Callable[[], str]] = {
     'devices': _devices,
     'torch pair': _pair,
+    'opencv': _opencv,
     'basicsr': _upstream,
     'registries': _registries,
     'tensorboard': _tensorboard,
@@ -133,6 +138,7 @@ _INSTALL = {'basicsr': _BASICSR, 'torch': _PAIR, 'torchvision': _PAIR}
 _REMEDIES = {
     'devices': 'install the NVIDIA driver, or set num_gpu: 0',
     'torch pair': _PAIR,
+    'opencv': 'install libGL and GLib, e.g. apt install libgl1 libglib2.0-0',
     'basicsr': _BASICSR,
     'registries': 'make install',
     'tensorboard': "pip uninstall -y tb-nightly tensorboard && pip install 'tensorboard>=2.21'",

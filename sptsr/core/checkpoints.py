@@ -86,6 +86,8 @@ def _content(path: str | os.PathLike[str]) -> Any:
             f'{path}: holds a program (TorchScript), which is not run here; where you trust it, save its weights: '
             'torch.save(torch.jit.load(FILE).state_dict(), NEW)'
         )
+    if _unpacks_to_more(path):
+        raise UserError(f'{path}: is compressed, as torch writes no weights, and may unpack to any size; save it again')
     try:
         if str(path).endswith('.safetensors'):
             from safetensors.torch import load_file
@@ -101,6 +103,17 @@ def _content(path: str | os.PathLike[str]) -> Any:
                 'alone in the program that wrote it, torch.save(net.state_dict(), NEW), or ask its author for them'
             ) from error
         raise UserError(f'{path}: not readable as weights ({type(error).__name__}); download it again') from error
+
+
+def _unpacks_to_more(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file is an archive whose entries are larger than it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path)
+    except (zipfile.BadZipFile, ValueError, OSError):
+        return False  # torch says what is wrong with it
 
 
 def _is_program(path: str | os.PathLike[str]) -> bool:

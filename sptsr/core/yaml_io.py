@@ -129,9 +129,22 @@ class _Reader:
         self.loader, self.name = loader, name
         self.lines: Lines = {}
         self.open: set[int] = set()
+        self.flat: set[int] = set()  # sections whose `<<` are resolved; an alias leads to one again
         self.count = 0
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        if id(node) not in self.flat:
+            self.flat.add(id(node))
+            self._check_keys(node)
+            self.loader.flatten_mapping(node)  # `<<: *anchor`
+        result = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            self.lines[(*path, key)] = f'{self.name}:{key_node.start_mark.line + 1}'
+            result[key] = self.value(value_node, (*path, key))
+        return result
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
         seen: dict[str, int] = {}
         for key_node, _ in node.value:
             line = key_node.start_mark.line + 1
@@ -143,13 +156,6 @@ class _Reader:
                     f'(first in line {seen[key_node.value]}); remove one'
                 )
             seen[key_node.value] = line
-        self.loader.flatten_mapping(node)  # `<<: *anchor`
-        result = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            self.lines[(*path, key)] = f'{self.name}:{key_node.start_mark.line + 1}'
-            result[key] = self.value(value_node, (*path, key))
-        return result
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         self.count += 1

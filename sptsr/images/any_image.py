@@ -18,7 +18,8 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
-from sptsr.images.decode import in_8_bits, upright
+from sptsr.images.decode import as_meant, in_8_bits, upright
+from sptsr.images.headers import read_header
 
 Pixels = npt.NDArray[np.unsignedinteger]  # uint8 or uint16
 
@@ -26,7 +27,6 @@ FORMATS = ('png', 'jpg', 'webp', 'tif')
 # What a file may be, whatever its suffix says. Others of Pillow do more than decode: PostScript starts Ghostscript.
 _READ = ('PNG', 'JPEG', 'MPO', 'BMP', 'DIB', 'TIFF', 'WEBP', 'PPM', 'GIF', 'AVIF', 'JPEG2000', 'TGA')
 _ORIENTATION = 0x0112  # EXIF tag
-_PHOTOMETRIC = 262  # TIFF tag; 0: white is 0
 
 
 @dataclass(frozen=True)
@@ -158,14 +158,16 @@ def _opened(content: bytes, path: str | os.PathLike[str], most_pixels: int) -> I
 
 def _deep_pixels(image: Image.Image, content: bytes) -> tuple[Pixels, Pixels | None] | None:
     """Returns the pixels of a 16-bit file, which Pillow would cut to 8 bits; None for others."""
+    if image.mode.startswith('I;16') and image.format not in ('PNG', 'TIFF', 'PPM'):  # JPEG 2000
+        return np.asarray(image).astype(np.uint16)[:, :, None], None
     if image.format not in ('PNG', 'TIFF', 'PPM'):
         return None
     planes: Any = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if planes is None or planes.dtype != np.uint16:
         return None
+    planes = as_meant(planes, read_header(content))
     if planes.ndim == 2:
-        whites_are_0 = image.format == 'TIFF' and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
-        return (65535 - planes if whites_are_0 else planes)[:, :, None], None
+        return planes[:, :, None], None
     if planes.shape[2] == 2:
         return planes[:, :, :1], planes[:, :, 1]
     alpha = planes[:, :, 3] if planes.shape[2] == 4 else None

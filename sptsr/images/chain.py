@@ -74,8 +74,8 @@ class Step:
 class DegradationChain(Drawn):
     """A degradation of several steps: all that is needed to make degraded images again from the clean ones.
 
-    Between steps the image has real numbers; they are rounded to 0..255 by JPEG and at the end, so that the network and
-    the source of masks get the very same image.
+    Between steps the image has real numbers; they are rounded to 0..255 by JPEG, by `downsample` (before and behind it)
+    and at the end, so that the network and the source of masks get the very same image.
 
     Attributes:
         steps: in the order in which they are applied.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
-from sptsr.images.headers import check_pixels, read_header
+from sptsr.images.headers import Header, check_pixels, read_header
 
 RGB = npt.NDArray[np.uint8]
 
@@ -51,6 +51,7 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
         raise UserError(f'{name}: not a readable image (corrupt); copy or make it again')
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
+    image = as_meant(image, header)
     image = upright(image, header.orientation)
     if not to_rgb:
         kind = _unusual_kind(image)
@@ -72,6 +73,21 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
 def in_8_bits(image: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
     """Returns uint16 pixels as uint8: round(value / 257)."""
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def as_meant(image: Any, header: Header) -> Any:
+    """Returns pixels as OpenCV decodes them, uint8 or uint16, with the white that the file means.
+
+    OpenCV leaves values of a PNM as they are whatever its largest one, and makes a negative of 16-bit TIFFs whose white
+    is 0. Other types are returned as they are.
+    """
+    if image.dtype not in (np.uint8, np.uint16):
+        return image
+    white = int(np.iinfo(image.dtype).max)
+    if header.white not in (0, white):
+        values = np.minimum(image, header.white).astype(np.int64)
+        image = ((values * white + header.white // 2) // header.white).astype(image.dtype)
+    return white - image if header.is_negative and image.dtype == np.uint16 and image.ndim == 2 else image
 
 
 def upright(image: Any, orientation: int) -> Any:

@@ -172,9 +172,11 @@ def _images_below(folder: str, prefix: str, seen: set[str]) -> Iterator[str]:
     except OSError as error:
         raise UserError(f'{folder}: cannot read it ({error.strerror}); check the folder') from error
     for entry in entries:
+        if entry.name.startswith('.'):  # notebooks keep copies in hidden folders
+            continue
         if entry.is_dir():
             yield from _images_below(entry.path, f'{prefix}{entry.name}/', seen)
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith('.'):
+        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
             if not entry.is_file():  # not asked of the others: the folder's entry tells, a path costs a system call
                 must_be_regular(entry.path)
             try:

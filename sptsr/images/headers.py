@@ -12,7 +12,10 @@ from sptsr.core.errors import UserError
 _DEFAULT_MAX_PIXELS = 1 << 27
 _VARIABLE = 'SPTSR_MAX_PIXELS'
 _PNG = b'\x89PNG\r\n\x1a\n'
-_PPM = re.compile(rb'P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s')
+_BETWEEN = rb'(?:\s|#[^\n]*\n)+'
+_PPM = re.compile(rb'P([1-6])' + _BETWEEN + rb'(\d{1,9})' + _BETWEEN + rb'(\d{1,9})(?=\s)')
+_PPM_WHITE = re.compile(_BETWEEN + rb'(\d{1,5})\s')
+_PHOTOMETRIC = 262  # TIFF tag; 0: white is 0
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Header:
         is_jpeg: whether it is a JPEG.
         is_whole: whether the end of a PNG or JPEG is there; what follows it (motion photos) does not matter.
             True for other formats, whose decoder notices.
+        white: value of white of a PNM that OpenCV does not bring to its type's; 0 where it does.
+        is_negative: whether white is 0, in a TIFF.
     """
 
     width: int = 0
@@ -32,6 +37,8 @@ class Header:
     orientation: int = 1
     is_jpeg: bool = False
     is_whole: bool = True
+    white: int = 0
+    is_negative: bool = False
 
 
 def read_header(content: bytes) -> Header:
@@ -45,12 +52,15 @@ def read_header(content: bytes) -> Header:
             return _webp(content)
         if content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
             tags = _tiff_tags(content)
-            return Header(tags.get(256, 0), tags.get(257, 0))
+            return Header(tags.get(256, 0), tags.get(257, 0), is_negative=tags.get(_PHOTOMETRIC) == 0)
         if content[:2] == b'BM' and struct.unpack_from('<I', content, 14)[0] >= 40:
             width, height = struct.unpack_from('<ii', content, 18)
             return Header(abs(width), abs(height))
         if match := _PPM.match(content):
-            return Header(int(match[1]), int(match[2]))
+            found = _PPM_WHITE.match(content, match.end()) if match[1] in b'2356' else None
+            white = int(found[1]) if found else 0
+            is_known = match[1] in b'23' and white <= 255  # of text with small values OpenCV knows what is white
+            return Header(int(match[2]), int(match[3]), white=0 if is_known else white)
     except struct.error:
         return Header(is_jpeg=content[:2] == b'\xff\xd8', is_whole=False)
     return Header()
@@ -90,8 +100,11 @@ def _jpeg(content: bytes) -> Header:
     orientation, at = 1, 2
     while at + 4 <= len(content):
         mark, marker, length = struct.unpack_from('>BBH', content, at)
-        if mark != 0xFF:  # not where a segment begins: damaged
-            break
+        if mark != 0xFF:  # filling between segments, which decoders pass over
+            at = content.find(b'\xff', at)
+            if at < 0:
+                break
+            continue
         if marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # padding, and markers without content
             at += 1 if marker == 0xFF else 2
             continue

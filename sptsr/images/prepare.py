@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +10,16 @@ from pathlib import Path
 import lmdb
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import remove_temporaries, write_text
+from sptsr.core.files import read_json, remove_temporaries, write_json, write_text
+from sptsr.core.locks import try_lock
 from sptsr.core.progress import bar
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB, decode_rgb, encode_png, image_digest, write_png
 from sptsr.images.folder import ImageFolder
 
 _FIRST_MAP_BYTES = 1 << 26
+_UNFINISHED = '.unfinished'  # in an LMDB of ours until it is whole; locked by the process that writes it
+_NOTE = '.prepared.json'  # in the folder of LR images: how they were cut
 _MAX_KEY_BYTES = 511  # what LMDB is built with
 
 
@@ -48,8 +50,11 @@ def prepare(
 
     Raises:
         UserError: an image whose size is not a multiple of the scale (before anything is written), or is
-            smaller than a sub-image; `out` below the images.
+            smaller than a sub-image; `out` below the images; a folder of images that were cut otherwise; an LMDB that
+            is not ours.
     """
+    if step and not sub_image:
+        raise UserError(f'data prepare: step {step} plays no part without sub-images; say --sub-image, or remove it')
     step = step or sub_image
     if scale < 1 or sub_image < 0 or step < 0 or sub_image % scale or step % scale:
         raise UserError(
@@ -65,12 +70,16 @@ def prepare(
         in_place = folder.resolve() == images.root.resolve() and not sub_image
         if not (in_place and all(images.name(key).endswith('.png') for key in images.keys)):  # which stay as they are
             images.refuse_within(folder)
+    cut = {'sub_image': sub_image, 'step': step}
+    if not as_lmdb:
+        _check_cut(folders[1], cut)
     gt: DiskFolder | _LmdbFolder
     lr: DiskFolder | _LmdbFolder
     if as_lmdb:
         gt, lr = _LmdbFolder(*folders), _LmdbFolder(*folders[::-1])
     else:
         gt, lr = map(DiskFolder, folders)
+        write_json(folders[1] / _NOTE, cut)
     count = 0
     try:
         with bar(len(images), 'prepare') as progress:
@@ -101,6 +110,16 @@ def _check_sizes(images: ImageFolder, scale: int, mod_crop: bool, sub_image: int
             )
         if min(height, width) < max(scale, sub_image):
             raise UserError(f'{images.name(key)}: {height}x{width} is smaller than {max(scale, sub_image)}; remove it')
+
+
+def _check_cut(folder: Path, cut: dict[str, int]) -> None:
+    """Raises UserError where a folder's images were cut otherwise: a training would see each region twice."""
+    note = folder / _NOTE
+    if note.is_file() and read_json(note, 'remove the folder') != cut:
+        raise UserError(
+            f'{folder}: is there with images that were cut otherwise (--sub-image, --step); remove it, or choose '
+            'another folder'
+        )
 
 
 def _check_keys(images: ImageFolder, ending: str) -> None:
@@ -172,14 +191,26 @@ class _LmdbFolder:
         self.finished = (root / 'meta_info.txt').exists()
         if self.finished and ((partner / 'meta_info.txt').exists() or not partner.exists()):
             raise UserError(f'{root}: is there already; remove it, or choose another folder')
-        if root.exists() and not self.finished:
-            remove_temporaries(root)
-            if {entry.name for entry in root.iterdir()} - {'data.mdb', 'lock.mdb'}:
-                raise UserError(f'{root}: holds other things than an LMDB; choose another folder')
-            shutil.rmtree(root)  # what a kill left behind
-        root.mkdir(parents=True, exist_ok=True)
+        self.mark, self.lock = root / _UNFINISHED, None
+        if not self.finished:
+            self._begin()
         self.env = lmdb.open(str(root), map_size=_FIRST_MAP_BYTES, metasync=False)
         self.lines: dict[str, str] = {}
+
+    def _begin(self) -> None:
+        """Takes the folder for this process, without what a kill left behind."""
+        if self.root.exists():
+            remove_temporaries(self.root)
+            there = {entry.name for entry in self.root.iterdir()}
+            if there - {'data.mdb', 'lock.mdb', _UNFINISHED}:
+                raise UserError(f'{self.root}: holds other things than an LMDB; choose another folder')
+            if there and _UNFINISHED not in there:
+                raise UserError(f'{self.root}: an LMDB that is not of this command; move it, or choose another folder')
+        self.lock = try_lock(self.mark)
+        if self.lock is None:
+            raise UserError(f'{self.root}: another process is writing it; wait for it, or choose another folder')
+        for name in ('data.mdb', 'lock.mdb'):
+            (self.root / name).unlink(missing_ok=True)
 
     def holds(self, key: str, image: RGB) -> bool:
         if not self.finished:
@@ -217,6 +248,9 @@ class _LmdbFolder:
         with self._writing():
             self.env.sync(True)
         write_text(self.root / 'meta_info.txt', '\n'.join(self.lines[key] for key in sorted(self.lines)) + '\n')
+        self.mark.unlink(missing_ok=True)
 
     def close(self) -> None:
         self.env.close()
+        if self.lock is not None:
+            self.lock.close()

@@ -22,7 +22,7 @@ def check_datasets(section: Mapping[str, Any], opt: Mapping[str, Any], is_train:
         problems.append((('datasets',), "datasets: 'train' is missing"))
     for phase, data in section.items():
         path = ('datasets', phase)
-        if phase.split('_')[0] not in ('train', 'val', 'test'):
+        if phase != 'train' and phase.split('_')[0] not in ('val', 'test'):
             problems.append((path, f"datasets: '{phase}' must be train, val, val_2, test, test_2, ..."))
         elif not isinstance(data, Mapping):
             problems.append((path, f'datasets.{phase} must be a section'))

@@ -163,11 +163,12 @@ def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides key by key; a section that names another `type` replaces the one below whole."""
+    """Overrides key by key; a section that names another `type` than the one below replaces it whole."""
     merged = deepcopy(dict(below))
     for key, value in above.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and value.get('type', old.get('type')) == old.get('type'):
+        old: Any = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        if both and ('type' not in old or value.get('type', old['type']) == old['type']):
             merged[key] = merge(old, value)
         else:
             merged[key] = value

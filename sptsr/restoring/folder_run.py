@@ -98,7 +98,9 @@ def find_images(given: Path, out: Path) -> dict[str, Path]:
         here = Path(folder)
         if JOURNAL in names and (here != given or given.resolve() == out.resolve()):
             results |= {(here / name).resolve() for name in results_in(here)}
-        subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != out.resolve())
+        subfolders[:] = sorted(
+            name for name in subfolders if (here / name).resolve() != out.resolve() and not name.startswith('.')
+        )
         for name in sorted(names):
             if not name.lower().endswith(SUFFIXES) or name.startswith('.'):
                 continue

@@ -13,10 +13,10 @@ import yaml
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_json, write_json, write_text
+from sptsr.core.locks import try_lock
 from sptsr.study.cases import Case
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity, test_record, training_record
-from sptsr.study.locks import try_lock
 from sptsr.study.steps import threads
 from sptsr.study.stores import Recipe, Stores
 from sptsr.tuning.adapter_files import latest_file

@@ -11,11 +11,11 @@ from typing import Any, TextIO
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_json
 from sptsr.core.homes import expanded
+from sptsr.core.locks import try_lock
 from sptsr.study.cases import Case
 from sptsr.study.digests import Digests
 from sptsr.study.drafts import name_and_arguments
 from sptsr.study.identity import identity
-from sptsr.study.locks import try_lock
 
 _DRAWS = 4  # noisy images of each training image that masks are found in
 _SEED = 0  # of the controls

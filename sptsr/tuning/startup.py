@@ -80,14 +80,16 @@ def _tell_others(error: UserError, launcher: str) -> None:
 
 
 def eval_loaders(opt: dict[str, Any], ranks: Ranks) -> list[DataLoader]:
-    """Returns the loaders of all sets of complete options, without the training set of a training run.
+    """Returns the loaders of all sets of complete options without the training set, which gives random crops.
 
     Raises:
         UserError: a set that cannot be read, two sets of one name (the figures of one would be lost), or a metric
             that cannot be used.
     """
     read_metrics(opt['val']['metrics'])
-    sections = [data for phase, data in opt['datasets'].items() if not (opt['is_train'] and phase == 'train')]
+    sections = [data for phase, data in opt['datasets'].items() if phase != 'train']
+    if not sections and not opt['is_train']:
+        raise UserError('datasets: a test needs a set besides train; add val or test')
     names = [data['name'] for data in sections]
     for name in names:
         if names.count(name) > 1:

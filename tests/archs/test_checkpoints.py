@@ -1,6 +1,7 @@
 """Checkpoints as people save them: read where that is safe, else refused with what to do."""
 
 import argparse
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,14 @@ def test_other_objects_are_named_and_not_read(net: nn.Module, tmp_path: Path):
     with pytest.raises(UserError, match='holds tests.archs.test_checkpoints.Record beside its tensors') as caught:
         read_weights(tmp_path / 'x.pth')
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_weights_that_unpack_to_more_than_they_are(tmp_path: Path):
+    torch.save({'weight': torch.zeros(1000, 1000)}, tmp_path / 'plain.pth')
+    assert read_weights(tmp_path / 'plain.pth')['weight'].shape == (1000, 1000)
+    with zipfile.ZipFile(tmp_path / 'plain.pth') as plain:
+        with zipfile.ZipFile(tmp_path / 'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as bomb:
+            for name in plain.namelist():
+                bomb.writestr(name, plain.read(name))
+    with pytest.raises(UserError, match=r'bomb\.pth: is compressed, as torch writes no weights'):
+        read_weights(tmp_path / 'bomb.pth')

@@ -64,3 +64,13 @@ def test_files_that_are_no_files(tmp_path: Path):
         read_yaml(tmp_path / 'bytes.yml')
     with pytest.raises(UserError, match=r"^'a.x00b': cannot read it"):
         read_yaml('a\0b')
+
+
+def test_an_alias_of_a_section_that_overrides_what_it_merges(tmp_path: Path):
+    text = 'common: &c {flip: true, size: 96}\ntrain: &t\n  <<: *c\n  size: 192\nval: *t\n'
+    (tmp_path / 'a.yml').write_text(text)
+    content, _ = read_yaml(tmp_path / 'a.yml')
+    assert content['train'] == content['val'] == {'flip': True, 'size': 192}
+    (tmp_path / 'a.yml').write_text(text.replace('  size: 192\n', '  size: 192\n  size: 128\n'))
+    with pytest.raises(UserError, match="'size' stands twice"):
+        read_yaml(tmp_path / 'a.yml')

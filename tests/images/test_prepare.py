@@ -89,6 +89,7 @@ def test_an_unfinished_lmdb_is_known_and_made_again(raw: Path, tmp_path: Path):
     broken = tmp_path / 'out' / 'GTx2.lmdb'
     broken.mkdir(parents=True)
     lmdb.open(str(broken)).close()
+    (broken / '.unfinished').touch()
     with pytest.raises(UserError, match=r'meta_info\.txt is missing, so the LMDB is unfinished'):
         ImageFolder(broken)
     prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
@@ -98,12 +99,12 @@ def test_an_unfinished_lmdb_is_known_and_made_again(raw: Path, tmp_path: Path):
     for leftover in ((), ('.tmp-x.txt',)):
         unfinished = tmp_path / 'out' / 'LRx2.lmdb'
         (unfinished / 'meta_info.txt').unlink()
-        for name in leftover:
+        for name in ('.unfinished', *leftover):
             (unfinished / name).write_text('half')
         prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
         assert whole == {name: (tmp_path / 'out' / name / 'meta_info.txt').read_bytes() for name in whole}
-        assert not list(unfinished.glob('.tmp*'))
-    (tmp_path / 'out' / 'LRx2.lmdb' / 'meta_info.txt').unlink()
+        assert not list(unfinished.glob('.*'))
+    (tmp_path / 'out' / 'LRx2.lmdb' / 'meta_info.txt').rename(tmp_path / 'out' / 'LRx2.lmdb' / '.unfinished')
     write_png(raw / 'a.0.png', photograph('rocket.jpg', 96, 128))
     with pytest.raises(UserError, match='is there already, of other images'):
         prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
@@ -114,3 +115,37 @@ def test_an_unfinished_lmdb_is_known_and_made_again(raw: Path, tmp_path: Path):
     with pytest.raises(UserError, match='holds other things'):
         prepare(ImageFolder(raw), tmp_path / 'other', 2, as_lmdb=True)
     assert (other / 'thesis.txt').exists()
+
+
+def test_an_lmdb_that_is_not_ours_is_no_leftover(raw: Path, tmp_path: Path):
+    own = tmp_path / 'out' / 'GTx2.lmdb'
+    own.mkdir(parents=True)
+    with lmdb.open(str(own)) as env, env.begin(write=True) as transaction:
+        transaction.put(b'thesis', b'all of it')
+    with pytest.raises(UserError, match=r'GTx2\.lmdb: an LMDB that is not of this command; move it'):
+        prepare(ImageFolder(raw), tmp_path / 'out', 2, as_lmdb=True)
+    with lmdb.open(str(own)) as env, env.begin() as transaction:
+        assert transaction.get(b'thesis') == b'all of it'
+
+
+def test_two_at_once_do_not_write_one_lmdb(raw: Path, tmp_path: Path):
+    folders = tmp_path / 'GTx2.lmdb', tmp_path / 'LRx2.lmdb'
+    first = _LmdbFolder(*folders)
+    first.put('a', photograph('coffee.png', 24, 30))
+    with pytest.raises(UserError, match=r'GTx2\.lmdb: another process is writing it'):
+        _LmdbFolder(*folders)
+    first.finish()
+    first.close()
+    assert ImageFolder(folders[0]).keys == ['a']
+
+
+def test_one_folder_has_one_cut(raw: Path, tmp_path: Path):
+    images = ImageFolder(raw, include=['a.0'])
+    prepare(images, tmp_path / 'out', 4, sub_image=64, step=48)
+    for again in ({}, {'sub_image': 64}):
+        with pytest.raises(UserError, match=r'LRx4: is there with images that were cut otherwise'):
+            prepare(images, tmp_path / 'out', 4, **again)
+    assert prepare(images, tmp_path / 'out', 4, sub_image=64, step=48) == 6
+    with pytest.raises(UserError, match=r'step 48 plays no part without sub-images'):
+        prepare(images, tmp_path / 'whole', 4, step=48)
+    assert not (tmp_path / 'whole').exists()

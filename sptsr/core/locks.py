@@ -28,5 +28,5 @@ def try_lock(path: Path) -> TextIO | None:
         lock.close()
         if isinstance(error, BlockingIOError):
             return None
-        raise UserError(f'{path}: cannot be locked ({error.strerror}); choose --runs on a local disk') from error
+        raise UserError(f'{path}: cannot be locked ({error.strerror}); choose a folder on a local disk') from error
     return lock
