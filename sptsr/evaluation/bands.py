@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from sptsr.evaluation.metrics import CannotMeasure, Metric
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import BoolArray
 from sptsr.priors.store import PriorStore
+from sptsr.priors.store_header import StoreHeader
 
 BANDS = ('boundary', 'interior', 'small', 'medium', 'large')
 _REACH = 3  # pixels
@@ -61,10 +64,12 @@ class BandMetric(Metric):
         return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
-def band_metrics(metrics: Sequence[Metric]) -> list[BandMetric]:
-    """Returns the metrics of the bands: for each PSNR one of each band."""
+def band_metrics(metrics: Sequence[Metric], header: StoreHeader) -> list[BandMetric]:
+    """Returns the metrics of the bands of a store's masks: for each PSNR one of each band."""
+    made = [header.source, header.params, header.weights_sha256, header.max_masks, header.fine]
+    masks = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
     return [
-        BandMetric(f'{metric.name} {band}', metric.type, metric.arguments, metric.better, band)
+        BandMetric(f'{metric.name} {band}', metric.type, metric.arguments, metric.better, masks, band)
         for metric in metrics
         if metric.type == 'calculate_psnr'
         for band in BANDS

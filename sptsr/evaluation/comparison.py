@@ -27,10 +27,12 @@ class Record:
     Attributes:
         values: {key: value} of every image; some may be infinite or NaN.
         options: of the metric; None in files of 0.1.
+        masks: digest of what made the masks of its band; None for other metrics and in older files.
     """
 
     values: dict[str, float]
     options: dict[str, Any] | None
+    masks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,11 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             options = record.get('options') if isinstance(record, dict) else None
             if not isinstance(values, dict) or not isinstance(options, dict | None):
                 raise UserError(f"{problem} ({_shown(dataset)}, {_shown(metric)}: 'per_image' is missing); {_HOW}")
-            where = f'{path}: {_shown(dataset)}, {_shown(metric)}'
+            where, masks = f'{path}: {_shown(dataset)}, {_shown(metric)}', record.get('masks')
             datasets[dataset][metric] = Record(
-                {key: _value(v, f'{where}, {key}') for key, v in values.items()}, options
+                {key: _value(v, f'{where}, {key}') for key, v in values.items()},
+                options,
+                masks if isinstance(masks, str) else None,
             )
     seed, images, inputs = content.get('seed'), content.get('images', {}), content.get('inputs', {})
     if isinstance(seed, bool) or not isinstance(seed, int | None):
@@ -156,7 +160,11 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], common: bool = False) -> Co
     for dataset in datasets:
         metrics = [run.datasets[dataset] for run in runs]
         left_out += [f'{dataset}, {metric}' for metric in _not_in_all(metrics)]
-        rows += [_row(a, b, dataset, metric, same_seeds, common) for metric in _in_all(metrics)]
+        for metric in _in_all(metrics):
+            if len({run.datasets[dataset][metric].masks for run in runs} - {None}) > 1:
+                left_out.append(f'{dataset}, {metric}, along the same masks')
+            else:
+                rows.append(_row(a, b, dataset, metric, same_seeds, common))
     if not rows:
         raise UserError(f'compare: {_paths(runs)} have no metric in common; test both arms with the same val.metrics')
     inputs = {dataset: count for dataset in datasets if (count := other_inputs(runs, dataset))}

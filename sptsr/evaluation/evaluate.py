@@ -68,7 +68,7 @@ def evaluate(
     if len(loader.dataset) == 0:
         raise UserError(f'{name}: the set has no images; check its dataroot_lq, dataroot_gt and meta_info_file')
     measures = read_metrics(metrics)
-    measures += band_metrics(measures) if bands is not None else []
+    measures += band_metrics(measures, bands.header) if bands is not None else []
     measures, left_out = _usable(measures, loader.dataset)
     results = Results({metric.name: {'per_image': {}, 'excluded': {}} for metric in measures})
     results.left_out = left_out

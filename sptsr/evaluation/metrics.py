@@ -34,12 +34,14 @@ class Metric:
         type: registered name, such as `calculate_psnr`.
         arguments: of the registered function, with its defaults filled in.
         better: `higher` or `lower`.
+        masks: digest of what made the masks by which it is measured; empty without any.
     """
 
     name: str
     type: str
     arguments: dict[str, Any]
     better: str
+    masks: str = ''
 
     @property
     def options(self) -> dict[str, Any]:

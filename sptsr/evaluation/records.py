@@ -24,6 +24,7 @@ class Results(dict[str, dict[str, Any]]):
         per_image: {key: value}; infinite and NaN values stay in it.
         excluded: {key: reason} of the images that are not in the mean: `inf`, `-inf`, `nan`, or why the metric failed.
         options: of the metric, defaults filled in.
+        masks: digest of what made the masks of its band, for a metric of a band.
 
     Attributes:
         images: {key: digest of its GT (of the LQ image where there is no GT)}; empty without metrics.
@@ -52,6 +53,7 @@ def add_means(results: Results, metrics: Sequence[Metric]) -> None:
                 key: reasons.get(key, str(value)) for key, value in values.items() if not math.isfinite(value)
             },
             'options': metric.options,
+            **({'masks': metric.masks} if metric.masks else {}),
         }
 
 

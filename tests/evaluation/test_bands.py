@@ -12,10 +12,12 @@ from sptsr.evaluation.bands import BANDS, band_metrics, bands_of, places_of
 from sptsr.evaluation.metrics import CannotMeasure, read_metrics
 from sptsr.masks.prior import Prior
 from sptsr.priors.store import PriorStore
+from sptsr.priors.store_header import StoreHeader
 from tests.conftest import photograph, run_cli
 
 BORDER = 4
 SECTION = {'psnr': {'type': 'calculate_psnr', 'crop_border': BORDER, 'test_y_channel': True}}
+HEADER = StoreHeader('labels', {'dir': 'segmentations'}, None, 64)
 
 
 def _prior() -> Prior:
@@ -49,7 +51,7 @@ def test_squared_errors_of_boundary_and_interior_add_up_to_the_images():
     image = photograph('chelsea.png', 120, 160)
     noisy = np.clip(image + np.random.default_rng(0).normal(0, 8, image.shape), 0, 255).astype(np.uint8)
     image, noisy = image[:, :, ::-1], noisy[:, :, ::-1]
-    metrics = {metric.band: metric for metric in band_metrics(read_metrics(SECTION))}
+    metrics = {metric.band: metric for metric in band_metrics(read_metrics(SECTION), HEADER)}
     assert list(metrics) == list(BANDS)
     bands = bands_of(_prior(), (120, 160))
     whole = calculate_psnr(noisy, image, crop_border=BORDER, test_y_channel=True)
@@ -105,7 +107,14 @@ def test_a_grid_that_does_not_divide_the_restored_image_is_read_at_the_images_ow
 
 
 def test_an_image_of_another_size_than_its_gt_is_not_measured():
-    metric = band_metrics(read_metrics(SECTION))[0]
+    metric = band_metrics(read_metrics(SECTION), HEADER)[0]
     image = photograph('chelsea.png', 48, 48)
     with pytest.raises(CannotMeasure, match='restored 48x48x3, but its GT is 49x48x3'):
         metric.measure_in(image, photograph('chelsea.png', 49, 48), np.ones((48, 48), np.bool_))
+
+
+def test_bands_say_which_masks_they_are_of():
+    digests = {metric.masks for metric in band_metrics(read_metrics(SECTION), HEADER)}
+    other = band_metrics(read_metrics(SECTION), replace(HEADER, params={'dir': 'others'}))
+    assert len(digests) == 1
+    assert digests.isdisjoint(metric.masks for metric in other)

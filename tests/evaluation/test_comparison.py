@@ -241,3 +241,17 @@ def test_other_lq_images_are_said(write):
     assert found['other_inputs'] == {'Set5': 3}
     assert 'Set5: 3 LQ images are not the same in all files, so B - A is of them, too.' in found['text']
     assert 'LQ images' not in figures('a.json', write('old.json', content(draw=1)))['text']
+
+
+def test_bands_of_other_masks_are_not_compared(write):
+    names = []
+    for name, masks in (('a', 'humans'), ('b', 'humans'), ('c', 'felzenszwalb'), ('old', None)):
+        record = content(draw=len(names))
+        psnr = record['datasets']['Set5']['psnr']
+        band = {**psnr, 'options': {**OPTIONS, 'band': 'boundary'}, **({'masks': masks} if masks else {})}
+        record['datasets']['Set5']['psnr boundary'] = band
+        names.append(write(f'{name}.json', record))
+    assert len(figures(names[0], names[1])['rows']) == len(figures(names[0], names[3])['rows']) == 3
+    found = figures(names[0], names[2])
+    assert [row['metric'] for row in found['rows']] == ['psnr', 'psnr']
+    assert 'Not in all files: Set5, psnr boundary, along the same masks.' in found['text']
