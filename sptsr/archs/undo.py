@@ -41,5 +41,5 @@ def undone_on_error(net: object) -> Iterator[None]:
 
 def _tables(module: nn.Module) -> dict[str, dict[Any, Any]]:
     """Returns copies of the children and of all hooks of a module, by the attribute that holds them."""
-    names = [name for name in vars(module) if name == '_modules' or name.endswith(('_hooks', '_hooks_with_kwargs'))]
+    names = [name for name in vars(module) if name == '_modules' or '_hooks' in name]
     return {name: dict(table) for name in names if isinstance(table := vars(module)[name], dict | OrderedDict)}
