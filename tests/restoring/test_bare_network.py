@@ -45,7 +45,7 @@ def test_there_is_nothing_to_compare_and_masks_play_no_part(bare: Path):
     assert not Path('o').exists()
     masks = run_cli('restore', '-i', 'set/LRx4', '-o', 'o', '-opt', bare, '--source', 'felzenszwalb')
     assert masks.returncode == 0
-    assert 'this network uses no masks; --source and --prior play no part' in masks.stderr
+    assert 'this network uses no masks; --source, --set, --prior and --through play no part' in masks.stderr
 
 
 def test_units_without_their_adapter_are_refused(here: Path):
