@@ -186,15 +186,21 @@ def restore_all(
                     on_image(name, result.image.rgb8(), result.prior, restored.rgb8(), frozen.rgb8())
             except UserError as error:
                 if isinstance(error.__cause__, torch.OutOfMemoryError):
-                    faults.append(f'{name}: {net.backbone.__class__.__name__} runs out of memory on it; say --tile 256')
+                    faults.append(_too_large(name, net))
                 else:
                     faults.append(str(error) if name in str(error) else f'{name}: {error}')
+            except torch.OutOfMemoryError:
+                faults.append(_too_large(name, net))
             except OSError as error:
                 if error.filename is None:  # the disk is full, say: the others would fail as well
                     raise
                 faults.append(f'{name}: {error.strerror}; check its name, its rights and the free space')
             progress.update()
     return Outcome(made, kept, faults, notes)
+
+
+def _too_large(name: str, net: SPTNet) -> str:
+    return f'{name}: {net.backbone.__class__.__name__} runs out of memory on it; say --tile 256'
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_the_shipped_weights_are_small():
 def test_doctor_is_well_where_the_tests_run():
     lines, well = diagnose()
     assert well, lines
-    assert sum(line.startswith('ok ') for line in lines) == 7
+    assert sum(line.startswith('ok ') for line in lines) == 8
 
 
 def test_a_demo_that_is_stopped_does_not_go_on_with_the_next_arm(tmp_path, monkeypatch):

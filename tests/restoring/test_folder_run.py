@@ -17,6 +17,7 @@ from PIL import Image
 
 import sptsr
 from sptsr.commands.line import main
+from sptsr.core.errors import UserError
 from sptsr.images.any_image import read_any
 from sptsr.restoring.result_files import JOURNAL
 from tests.conftest import photograph, run_cli
@@ -96,14 +97,18 @@ def test_a_name_that_is_not_utf_8_is_restored_and_printed(tmp_path):
     assert os.path.isfile(os.fsencode(tmp_path / 'out') + b'/caf\xe9.png')
 
 
-def test_an_image_that_takes_more_memory_than_the_gpu_has_is_named(photos, monkeypatch):
+@pytest.mark.parametrize('in_the_network', [False, True])
+def test_an_image_that_takes_more_memory_than_the_gpu_has_is_named(photos, monkeypatch, in_the_network):
     from sptsr.restoring import folder_run
 
     whole = folder_run.restore_tensor
 
     def starved(net, lq, *arguments):
         if lq.shape[-1] == 24:
-            raise torch.OutOfMemoryError('CUDA out of memory')
+            error = torch.OutOfMemoryError('CUDA out of memory')
+            if in_the_network:
+                raise UserError('network: needs more memory than the GPU has free') from error
+            raise error
         return whole(net, lq, *arguments)
 
     monkeypatch.setattr(folder_run, 'restore_tensor', starved)
