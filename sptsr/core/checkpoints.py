@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sptsr.core.errors import UserError
+from sptsr.core.files import is_compressed
 
 # Entries that hold a network's tensors in the checkpoints of BasicSR, KAIR, timm, Lightning and their relatives, the
 # averaged ones first.
@@ -86,7 +87,7 @@ def _content(path: str | os.PathLike[str]) -> Any:
             f'{path}: holds a program (TorchScript), which is not run here; where you trust it, save its weights: '
             'torch.save(torch.jit.load(FILE).state_dict(), NEW)'
         )
-    if _unpacks_to_more(path):
+    if is_compressed(path):
         raise UserError(f'{path}: is compressed, as torch writes no weights, and may unpack to any size; save it again')
     try:
         if str(path).endswith('.safetensors'):
@@ -103,17 +104,6 @@ def _content(path: str | os.PathLike[str]) -> Any:
                 'alone in the program that wrote it, torch.save(net.state_dict(), NEW), or ask its author for them'
             ) from error
         raise UserError(f'{path}: not readable as weights ({type(error).__name__}); download it again') from error
-
-
-def _unpacks_to_more(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file is an archive whose entries are larger than it."""
-    if not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path)
-    except (zipfile.BadZipFile, ValueError, OSError):
-        return False  # torch says what is wrong with it
 
 
 def _is_program(path: str | os.PathLike[str]) -> bool:

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,17 @@ def parse_json(content: str | bytes) -> Any:
         return json.loads(content, parse_constant=_refuse, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError('nested too deeply') from error
+
+
+def is_compressed(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file is an archive whose entries are larger than it, so that it may unpack to any size."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path)
+    except (zipfile.BadZipFile, ValueError, OSError):
+        return False  # who reads it says what is wrong with it
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -14,7 +14,7 @@ import torch
 from basicsr.utils import get_time_str
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import must_be_regular, write_bytes
+from sptsr.core.files import is_compressed, must_be_regular, write_bytes
 from sptsr.core.version import RULES
 
 _KEYS = {'iter', 'options_sha256', 'backbone_sha256', 'params', 'optimizer', 'scheduler', 'scaler'}
@@ -36,9 +36,9 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     must_be_regular(path)
     try:
+        if is_compressed(path):
+            raise ValueError('it is compressed, and no state is')  # it may unpack to any size
         with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not look at them again
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError('it is compressed, and no state is')  # it may unpack to any size
             broken = archive.testzip()
         if broken:
             raise ValueError(f'{broken} has another checksum')

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ import pytest
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_json
-from sptsr.study.cases import Cases
-from sptsr.study.gallery import Gallery
 from sptsr.study.latex import escaped
 from sptsr.study.outputs import check_folder
 from sptsr.study.table import far_off, make_plan, write_table
@@ -24,7 +21,7 @@ from tests.study.conftest import write_study
 IMAGES = 12
 
 
-def _measure(plan, gains: dict[str, float], spread: float = 0.01) -> None:
+def measure(plan, gains: dict[str, float], spread: float = 0.01) -> None:
     """Writes the figures of all runs: those of the images, what an arm gains, and some noise of seed and image."""
     images = np.random.default_rng(0).normal(30, 3, IMAGES)
     for run in plan.runs:
@@ -47,7 +44,7 @@ def _measure(plan, gains: dict[str, float], spread: float = 0.01) -> None:
 
 def _table(study, tmp_path, gains, **settings):
     plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
-    _measure(plan, gains, **settings)
+    measure(plan, gains, **settings)
     blocks = write_table(plan, tmp_path / 'out')
     return plan, blocks, (tmp_path / 'out' / 'table.md').read_text()
 
@@ -101,7 +98,7 @@ def test_each_arm_against_the_control(study, tmp_path):
 
 def test_a_run_without_results_is_named(study, tmp_path):
     plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
-    _measure(plan, GAINS)
+    measure(plan, GAINS)
     lost = next(run for run in plan.runs if run.uses[0][0].arm == 'SPT' and run.uses[0][0].seed == 1)
     lost.metrics(lost.uses[0][1]).unlink()
     blocks = write_table(plan, tmp_path / 'out')
@@ -113,7 +110,7 @@ def test_a_run_without_results_is_named(study, tmp_path):
 
 def test_a_metric_that_an_arm_lacks_is_named(study, tmp_path):
     plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
-    _measure(plan, GAINS)
+    measure(plan, GAINS)
     run = next(run for run in plan.runs if run.uses[0][0].arm == 'frozen')
     content = json.loads(run.metrics(run.uses[0][1]).read_text())
     del content['datasets']['photographs']['ssim']
@@ -210,51 +207,12 @@ def test_a_table_before_anything_has_run(study, tmp_path):
     assert (tmp_path / 'out' / 'report.html').is_file()
 
 
-def test_a_page_without_the_masks_that_are_not_there(study, tmp_path):
-    """The stores that a study made may be removed to save space."""
-    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
-    _measure(plan, GAINS)
-    (case,) = [case for case in plan.cases.cases if case.arm == 'SPT']
-    data = case.test['datasets']['test']
-    lost = {**case.test, 'datasets': {'test': {**data, 'dataroot_prior': 'gone'}}}
-    run = next(run for run in plan.runs if run.uses[0][0].arm == 'frozen')
-    folder = run.metrics(run.uses[0][1]).parent / 'visualization' / 'photographs'
-    shutil.copytree(data['dataroot_gt'], folder)
-    cases = Cases((replace(case, test=lost), *(c for c in plan.cases.cases if c.arm == 'frozen')), ())
-    gallery = Gallery(plan.study, cases, plan.runs, [], [])
-    pictures = list(gallery.pictures('IMDN'))
-    assert len(pictures) == 4
-    assert all(picture.prior is None for picture in pictures)
-
-
-def test_a_page_shows_no_test_that_failed(study, tmp_path):
-    """Its images end where an image could not be read, which is no reason to write no page."""
-    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
-    _measure(plan, GAINS)
-    run = next(run for run in plan.runs if run.uses[0][0].arm == 'frozen')
-    metrics = run.metrics(run.uses[0][1])
-    shutil.copytree(
-        plan.cases.cases[0].test['datasets']['test']['dataroot_gt'], metrics.parent / 'visualization' / 'photographs'
-    )
-    assert len(list(Gallery(plan.study, plan.cases, plan.runs, [], []).pictures('IMDN'))) == 4
-    metrics.unlink()
-    assert not list(Gallery(plan.study, plan.cases, plan.runs, [], []).pictures('IMDN'))
-
-
-def test_the_page_is_about_the_arm_that_sees_masks_and_its_control(study, tmp_path):
-    study['arms'] = {'plain': study['arms'].pop('plain'), **study['arms']}
-    study['control'] = 'masks of other images'
-    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
-    gallery = Gallery(plan.study, plan.cases, plan.runs, [], [])
-    assert (gallery.tuned, gallery.reference) == ('SPT', 'masks of other images')
-
-
 def test_rows_whose_names_make_one_file_get_files_of_their_own(study, tmp_path):
     pytest.importorskip('matplotlib')
     study['columns'] = ['params']
     study['rows'] = {'a b': {}, 'a/b': {}}
     plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
-    _measure(plan, GAINS)
+    measure(plan, GAINS)
     write_table(plan, tmp_path / 'out', figures=True)
     names = {path.name for path in (tmp_path / 'out' / 'figures').glob('*_params_K.svg')}
     assert names == {'a_b_params_K.svg', 'a_b_2_params_K.svg'}
@@ -317,7 +275,7 @@ def test_figures_are_drawn(study, tmp_path):
     pytest.importorskip('matplotlib')
     study['columns'] = ['params']
     plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
-    _measure(plan, GAINS)
+    measure(plan, GAINS)
     write_table(plan, tmp_path / 'out', figures=True)
     names = {path.name for path in (tmp_path / 'out' / 'figures').iterdir()}
     assert names == {f'IMDN_{cost}_K.{kind}' for cost in ('params', 'trained') for kind in ('pdf', 'svg')}
@@ -325,7 +283,7 @@ def test_figures_are_drawn(study, tmp_path):
 
 def test_a_run_without_a_finite_value_leaves_a_table(study, tmp_path):
     plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
-    _measure(plan, GAINS)
+    measure(plan, GAINS)
     for run in plan.runs:
         metrics = run.metrics(run.uses[0][1])
         content = json.loads(metrics.read_text())
