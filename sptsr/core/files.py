@@ -176,6 +176,11 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def sha256_json(value: Any) -> str:
+    """Returns the hexadecimal sha256 of plain values, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Returns the hexadecimal sha256 over named tensors: names, types, shapes and bytes, sorted by name."""
     import torch  # most of what writes files has nothing to do with tensors

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy as np
 from basicsr.metrics.metric_util import to_y_channel
 
 from sptsr.core.errors import UserError
+from sptsr.core.files import sha256_json
 from sptsr.evaluation.metrics import CannotMeasure, Metric
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import BoolArray
@@ -67,7 +66,7 @@ class BandMetric(Metric):
 def band_metrics(metrics: Sequence[Metric], header: StoreHeader) -> list[BandMetric]:
     """Returns the metrics of the bands of a store's masks: for each PSNR one of each band."""
     made = [header.source, header.params, header.weights_sha256, header.max_masks, header.fine]
-    masks = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+    masks = sha256_json(made)[:16]
     return [
         BandMetric(f'{metric.name} {band}', metric.type, metric.arguments, metric.better, masks, band)
         for metric in metrics

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError
+from sptsr.core.files import sha256_json
 from sptsr.core.homes import expanded
 from sptsr.core.yaml_io import KeyPath, Lines, read_scalar, read_yaml
 from sptsr.options.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
@@ -53,7 +52,7 @@ def load_options(
         UserError: one report of all mistakes, each with file, line and the nearest right name.
     """
     opt, _, is_train = read_checked(path, is_train, force)
-    digest = hashlib.sha256(json.dumps(opt, sort_keys=True).encode()).hexdigest()
+    digest = sha256_json(opt)
     return Options(str(path), opt, complete(opt, is_train, root), digest)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError
+from sptsr.core.files import sha256_json
 
 JOURNAL = '.sptsr-restored.jsonl'
 
@@ -73,7 +73,7 @@ class Journal:
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.path = out / JOURNAL
-        self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.settings = sha256_json(settings)
         self.ours: set[str] = set()
         self.last: dict[str, tuple[str, str, str]] = {}
         self._read()

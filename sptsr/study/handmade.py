@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import time
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import write_bytes
+from sptsr.core.files import sha256_json, write_bytes
 from sptsr.core.homes import expanded
 from sptsr.core.yaml_io import read_yaml
 from sptsr.study.digests import Digests
@@ -71,7 +69,7 @@ def _is_finished(home: Path, opt: Mapping[str, Any]) -> bool:
     from sptsr.tuning.states import read_state  # seconds
 
     state = read_state(home / 'training_states' / f'{opt["train"]["total_iter"]}.state')
-    digest = hashlib.sha256(json.dumps(opt, sort_keys=True).encode()).hexdigest()
+    digest = sha256_json(opt)
     return state['options_sha256'] == digest and state.get('history') == {'changed': False, 'processes': 1}
 
 
