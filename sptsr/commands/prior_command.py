@@ -38,7 +38,7 @@ def add_prior(commands: argparse._SubParsersAction, parser_class: type[argparse.
         choices=(1, 2, 3, 4),
         default=1,
         metavar='K',
-        help='masks on a grid K times as fine as the images (2 to 4), from labels or with --oracle or --through',
+        help='masks on a grid K times as fine as the images (2 to 4): of labels or SAM, or with --oracle or --through',
     )
     extract.add_argument(
         '--through',
