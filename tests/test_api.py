@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import sptsr
+from sptsr.images.decode import write_png
 from sptsr.masks.batch import PriorBatch
 from sptsr.restoring.restorer import OVERLAP
 from sptsr.restoring.tiling import cuts
@@ -21,6 +22,7 @@ from tests.conftest import photograph
 
 SMALL = photograph('coffee.png', 20, 24)
 PAGE = Path(__file__).parents[1] / 'docs' / 'own-loop.md'
+OLD = Path(__file__).parent / 'old' / '0.1'
 
 
 def test_the_public_names_are_these():
@@ -108,16 +110,27 @@ def test_an_adapter_of_a_foreign_network_comes_back(tmp_path):
 
 
 def test_an_adapter_of_a_registered_network_rebuilds_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parent / 'old' / '0.1')
+    monkeypatch.chdir(OLD)
     net = sptsr.load('adapter_4.safetensors')
     image = photograph('coffee.png', 32, 24)
     restored = sptsr.restore(net, image, sptsr.make_prior(image))
     monkeypatch.chdir(tmp_path)
-    path = Path(__file__).parent / 'old' / '0.1'
     with pytest.raises(sptsr.UserError, match='not here; say where with weights='):
-        sptsr.load(path / 'adapter_4.safetensors')
-    again = sptsr.load(path / 'adapter_4.safetensors', weights=path / 'weights' / 'tiny.pth')
+        sptsr.load(OLD / 'adapter_4.safetensors')
+    again = sptsr.load(OLD / 'adapter_4.safetensors', weights=OLD / 'weights' / 'tiny.pth')
     assert np.array_equal(sptsr.restore(again, image, sptsr.make_prior(image)), restored)
+
+
+def test_files_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    write_png(tmp_path / 'photo.png', SMALL)
+    net = _tuned()
+    prior = sptsr.make_prior('~/photo.png')
+    sptsr.save(net, '~/a.safetensors')
+    restored = sptsr.restore(net, SMALL, prior)
+    again = sptsr.load('~/a.safetensors', backbone=sptsr.detach(net))
+    assert np.array_equal(sptsr.restore(again, SMALL, prior), restored)
+    assert {path.name for path in tmp_path.iterdir()} == {'photo.png', 'a.safetensors'}
 
 
 @pytest.mark.parametrize('size', [(67, 83), (96, 72)])
@@ -150,13 +163,13 @@ def test_a_noise_level_is_asked_for():
     prior = sptsr.make_prior(image)
     with pytest.raises(sptsr.UserError, match='give sigma, of 255'):
         sptsr.restore(net, image, prior)
+    with pytest.raises(sptsr.UserError, match="sigma '25' is no number"):
+        sptsr.restore(net, image, prior, sigma='25')
     low, high = (sptsr.restore(net, image, prior, sigma=level) for level in (0, 255))
     assert not np.array_equal(low, high)
 
 
 def test_a_prior_from_a_path_and_from_pixels_is_the_same(tmp_path):
-    from sptsr.images.decode import write_png
-
     image = photograph('rocket.jpg', 40, 48)
     write_png(tmp_path / 'rocket.png', image)
     first, second = sptsr.make_prior(image, scales=[50]), sptsr.make_prior(tmp_path / 'rocket.png', scales=[50])
@@ -185,6 +198,10 @@ def test_a_prior_from_a_path_and_from_pixels_is_the_same(tmp_path):
         (lambda: sptsr.load(None), 'load: None is no path'),
         (lambda: sptsr.load('a.safetensors', backbone=5), 'load: backbone is a int; give a module'),
         (lambda: sptsr.save(sptsr.attach(Net()), 'a\0.safetensors'), 'is no path of a file'),
+        (lambda: sptsr.save(sptsr.attach(Net()), 'a\ud800.safetensors'), 'is no path of a file'),
+        (lambda: sptsr.load(OLD / 'adapter_4.safetensors', weights=5), 'load: 5 is no path of a file'),
+        (lambda: sptsr.make_prior('a\0.png'), 'make_prior: .* is no path of a file'),
+        (lambda: sptsr.attach({'type': 'IMDN', 5: 6}), "IMDN takes no '5'"),
         (lambda: sptsr.make_prior('no.png'), 'no.png: cannot read it'),
         (lambda: sptsr.make_prior(np.zeros((0, 5, 3), np.uint8)), r'must be uint8 \[H, W, 3\]'),
         (lambda: sptsr.make_prior(SMALL, max_masks=2.5), 'max_masks 2.5 is no whole number in 1..64'),

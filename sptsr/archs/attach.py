@@ -18,7 +18,7 @@ from sptsr.archs.survey import survey
 from sptsr.archs.undo import undone_on_error
 from sptsr.archs.units import stem_section
 from sptsr.core.errors import UserError
-from sptsr.core.homes import expanded
+from sptsr.core.homes import expanded, path_of
 from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY, lookup, register_all
 from sptsr.core.signatures import argument_problems, parameters
 from sptsr.masks.prior import MAX_MASKS
@@ -119,8 +119,8 @@ def save(net: SPTNet, path: str | os.PathLike[str], iteration: int = 0) -> None:
         UserError: `net` has no units, or the file cannot be written.
     """
     _check_units(net, 'save')
-    _must_be_path(path, 'save')
-    if not os.fspath(path).endswith('.safetensors'):
+    path = path_of(path, 'save')
+    if not path.endswith('.safetensors'):
         raise UserError(f'{path}: an adapter is a .safetensors file; name it so')
     save_adapter(path, net, net.options, _plain(iteration), trained_with=net.trained_with)
 
@@ -144,7 +144,7 @@ def load(
         UserError: unreadable, made on a network that must be given, or for other weights than these.
     """
     register_all()
-    _must_be_path(path, 'load')
+    path = path_of(path, 'load')
     if backbone is not None and not isinstance(backbone, nn.Module | Mapping):
         raise UserError(
             f'load: backbone is a {type(backbone).__name__}; give a module, or a section {{type: NAME, ...}}'
@@ -158,7 +158,7 @@ def load(
     elif not isinstance(described, Mapping) or 'type' not in described:
         made_on = described.get('module', 'a network') if isinstance(described, Mapping) else 'a network'
         raise UserError(f'{path}: was trained on {made_on}, which the file cannot rebuild; give it as backbone=')
-    elif weights is None and isinstance(stored, str) and not os.path.isfile(os.path.expanduser(stored)):
+    elif weights is None and isinstance(stored, str) and not os.path.isfile(stored):
         shipped = _ASSETS / os.path.basename(stored)
         if not shipped.is_file():
             raise UserError(
@@ -166,7 +166,7 @@ def load(
             )
         section['backbone_weights'] = str(shipped)  # of the demo, made where sptsr was installed elsewhere
     if weights is not None:
-        section['backbone_weights'] = os.fspath(weights)
+        section['backbone_weights'] = path_of(weights, 'load')
     if not isinstance(section['backbone'], nn.Module):
         _check_section(section['backbone'], str(path))
     rest = {key: value for key, value in section.items() if key not in ('type', 'backbone')}
@@ -209,11 +209,6 @@ def _refuse(problems: Sequence[tuple[Any, str]], what: str) -> None:
 def _plain(number: Any) -> Any:
     """Returns whole numbers of numpy as those of Python, and other values as they are."""
     return int(number) if isinstance(number, Integral) and not isinstance(number, bool) else number
-
-
-def _must_be_path(path: object, what: str) -> None:
-    if not isinstance(path, str | os.PathLike) or '\0' in os.fspath(path):
-        raise UserError(f'{what}: {path!r} is no path of a file')
 
 
 def _check_units(net: object, what: str) -> None:

@@ -72,8 +72,11 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
 
 def _step(net: SPTNet, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns batch, size of the LQ crops and memory of a step where the option file trains."""
-    train, data = options.get('train'), (options.get('datasets') or {}).get('train') or {}
-    if not train or not data.get('gt_size'):
+    train = options.get('train')
+    if not train:
+        return None
+    data = options['datasets']['train']
+    if not data.get('gt_size'):
         return None
     if int(data['gt_size']) < net.scale:
         raise UserError(

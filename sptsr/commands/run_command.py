@@ -42,7 +42,8 @@ def add_train_and_test(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    read_checked(options.opt, True, options.force_yml)  # mistakes are said before torch is imported
+    if options.launcher == 'none':  # else the other ranks are told of a mistake (see `started`)
+        read_checked(options.opt, True, options.force_yml)  # mistakes are said before torch is imported
     from sptsr.tuning.training import train_pipeline
 
     live = sys.stderr.isatty()
@@ -55,7 +56,8 @@ def _train(options: argparse.Namespace) -> int:
 def _test(options: argparse.Namespace) -> int:
     if options.report and options.launcher != 'none':
         raise UserError('--report: needs all images in one process; leave out --launcher')
-    read_checked(options.opt, False, options.force_yml)
+    if options.launcher == 'none':
+        read_checked(options.opt, False, options.force_yml)
     from sptsr.report.tables import results_table
     from sptsr.tuning.testing import test_pipeline
 

@@ -74,9 +74,8 @@ def read_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[s
         fault = _fault(value)
         if fault:
             raise UserError(f"{path}: '{name}' is {fault}; save the weights as plain tensors")
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    while prefix := next((one for one in _PREFIXES if state and all(name.startswith(one) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 

@@ -36,3 +36,22 @@ def expanded(value: Any) -> Any:
         what = f"there is no user '{user}'" if user else 'no home folder is known'
         raise UserError(f'{value}: {what} here; write the path out') from error
     return found
+
+
+def path_of(given: object, what: str) -> str:
+    """Returns an argument that is the path of a file, `~` replaced.
+
+    Args:
+        given: `str` or `os.PathLike`.
+        what: begins the message: whose argument it is.
+
+    Raises:
+        UserError: something else, or text that no file can be called.
+    """
+    path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    try:
+        if isinstance(path, str) and b'\0' not in os.fsencode(path):
+            return expanded(path)
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        pass
+    raise UserError(f'{what}: {given!r} is no path of a file')

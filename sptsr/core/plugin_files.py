@@ -26,6 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sptsr.core.homes import expanded
+
 __path__: list[str] = []  # makes this module a package; `_PluginFinder` finds what is in it
 
 _PREFIX = f'{__name__}.'
@@ -52,6 +54,15 @@ def module_name(path: Path) -> str:
     parts = path.relative_to(root).with_suffix('').parts
     parts = parts[:-1] if parts[-1] == '__init__' else parts
     return '.'.join([_alias(root), *map(_part, parts)])
+
+
+def file_of(plugin: str) -> tuple[str, str | None] | None:
+    """Returns file and NAME (or None) of a plug-in given as `path/to/net.py` or `path/to/net.py:NAME`.
+
+    None where it is given as the name of a module. `~` in front of the path is replaced.
+    """
+    found = re.fullmatch(r'(.*\.py)(?::(\w+))?', plugin, re.DOTALL)
+    return (expanded(found[1]), found[2]) if found else None
 
 
 def load_plugin(path: Path) -> ModuleType:

@@ -23,7 +23,7 @@ from basicsr.utils.registry import (
 
 from sptsr.core.catalogue import BASICSR, OWN, full_name
 from sptsr.core.errors import UserError, nearest
-from sptsr.core.plugin_files import load_plugin, plugin_modules
+from sptsr.core.plugin_files import file_of, load_plugin, plugin_modules
 
 T = TypeVar('T', bound=type | FunctionType)
 
@@ -70,8 +70,13 @@ def register_all() -> None:
 def register(registry: Registry, name: str | None = None, replaceable: bool = False) -> Callable[[T], T]:
     """Returns a decorator that registers a class or function under its name, or another.
 
-    A name that is taken is an error, as in BasicSR. A `replaceable` class is left out instead: the one that
-    a user registered before stays.
+    Args:
+        registry: such as `ARCH_REGISTRY`, `UNIT_REGISTRY`, `STEM_REGISTRY` or `SOURCE_REGISTRY`.
+        name: that options give it; that of the class or function by default.
+        replaceable: where the name is taken, leave out this one: the one that a user registered before stays.
+
+    Raises:
+        AssertionError: when the decorator is applied, and the name is taken, as in BasicSR.
     """
 
     def add(found: T) -> T:
@@ -110,12 +115,11 @@ def import_plugins(plugins: Sequence[str], root: str | Path = '.') -> None:
             plugin's own traceback is printed first: only its author can mend it.
     """
     for plugin in plugins:
-        file = re.fullmatch(r'(.*\.py)(?::(\w+))?', plugin, re.DOTALL)
-        if file:
-            module = _import_file((Path(root) / file[1]), plugin)
+        if (file := file_of(plugin)) is not None:
+            module = _import_file(Path(root) / file[0], plugin)
             _adopt(module, plugin)
-            if file[2]:
-                _register_network(module, file[2], plugin)
+            if file[1] is not None:
+                _register_network(module, file[1], plugin)
             continue
         if not re.fullmatch(r'[^\W\d]\w*(\.[^\W\d]\w*)*', plugin) or plugin == '__main__':
             raise UserError(f"plugins: '{plugin}' is neither a module's name nor the path of a .py file")
@@ -152,6 +156,10 @@ def _import_file(path: Path, shown: str) -> ModuleType:
 def _guarded(load: Callable[[], ModuleType], shown: str) -> ModuleType:
     try:
         return load()
+    except SystemExit as error:
+        raise UserError(
+            f"plugins: {shown}: importing it ends the program; put what it runs under if __name__ == '__main__':"
+        ) from error
     except Exception as error:
         print(traceback.format_exc(), file=sys.stderr)
         raise UserError(f'plugins: {shown}: importing it failed ({error}); its traceback is above') from error

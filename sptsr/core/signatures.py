@@ -47,7 +47,7 @@ def argument_problems(
     problems: list[tuple[str | None, str]] = []
     for name, value in arguments.items():
         if name not in known:
-            problems.append((name, f"{what} takes no '{name}'{one_of(name, known)}"))
+            problems.append((name, f"{what} takes no '{name}'{one_of(str(name), known)}"))
         else:
             fault = misfit(value, hint_of(known[name]))
             if fault is not None:

@@ -18,7 +18,7 @@ KeyPath = tuple[str, ...]
 Lines = dict[KeyPath, str]  # 'file:line' of each key
 
 _MAX_BYTES = 1 << 20
-_MAX_DEPTH = 50
+MAX_DEPTH = 50
 _MAX_NODES = 20_000  # far above any option file; Python reads so many in about a second
 _MAX_VALUES = 100_000  # aliases of aliases can name millions
 _PLAIN = {f'tag:yaml.org,2002:{kind}' for kind in ('str', 'int', 'float', 'bool', 'null')}
@@ -40,10 +40,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.nodes += 1
         self.depth += 1
-        if self.nodes > _MAX_NODES or self.depth > _MAX_DEPTH:
-            what = (
-                f'more than {_MAX_NODES} values' if self.nodes > _MAX_NODES else f'nested more than {_MAX_DEPTH} deep'
-            )
+        if self.nodes > _MAX_NODES or self.depth > MAX_DEPTH:
+            what = f'more than {_MAX_NODES} values' if self.nodes > _MAX_NODES else f'nested more than {MAX_DEPTH} deep'
             raise yaml.MarkedYAMLError(problem=what, problem_mark=self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1

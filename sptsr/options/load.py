@@ -12,9 +12,9 @@ from typing import Any
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_json
 from sptsr.core.homes import expanded
-from sptsr.core.yaml_io import KeyPath, Lines, read_scalar, read_yaml
-from sptsr.options.keys import LOGGER_DEFAULTS, TRAIN_DEFAULTS, VAL_DEFAULTS
-from sptsr.options.problems import NotThere
+from sptsr.core.yaml_io import MAX_DEPTH, KeyPath, Lines, read_scalar, read_yaml
+from sptsr.options.keys import LOGGER_DEFAULTS, PATH, TRAIN_DEFAULTS, VAL_DEFAULTS
+from sptsr.options.problems import NotThere, wrong_keys
 from sptsr.options.schema import check, check_network
 
 _MAX_BASES = 8
@@ -108,6 +108,9 @@ def load_frozen(
     files = opt.get('path') or {}
     if not isinstance(files, dict):
         raise UserError(f'{path}: path must be a section')
+    problems = wrong_keys({key: value for key, value in files.items() if key in PATH}, PATH, ('path',))
+    if problems:
+        raise UserError(f'{path}: {problems[0][1]}')
     if section['type'] == 'SPTNet':
         named, key = section.get('backbone_weights'), section.get('backbone_key')
         section = section['backbone']
@@ -141,7 +144,7 @@ def import_plugins_of(opt: Mapping[str, Any], lines: Lines, path: str | os.PathL
         from sptsr.core.registry import import_plugins, register_all
 
         register_all()  # a plug-in that takes a name of ours is told so
-        import_plugins(expanded(plugins))
+        import_plugins(plugins)
 
 
 def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:
@@ -179,6 +182,8 @@ def _force(opt: dict[str, Any], lines: Lines, entry: str) -> None:
     path = tuple(key.strip() for key in keys.split(':'))
     if not equals or not all(path):
         raise UserError(f"--force_yml: '{entry}' is not of the form section:key=value")
+    if len(path) > MAX_DEPTH:
+        raise UserError(f'--force_yml: {path[0]}:... is nested more than {MAX_DEPTH} deep')
     section = opt
     for key in path[:-1]:
         section = section.setdefault(key, {})

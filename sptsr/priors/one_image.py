@@ -11,6 +11,7 @@ import numpy as np
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import must_be_regular
+from sptsr.core.homes import path_of
 from sptsr.images.decode import RGB, decode_rgb
 from sptsr.masks.prior import MAX_MASKS, Prior
 from sptsr.priors.extract import make_source
@@ -39,13 +40,14 @@ def make_prior(
         raise UserError(f'make_prior: source is a {type(source).__name__}; give the name of one')
     maker = make_source(source, parameters, 'make_prior')
     if isinstance(image, str | os.PathLike):
+        image = path_of(image, 'make_prior')
         key = Path(image).stem
         must_be_regular(image)
         try:
             content = Path(image).read_bytes()
         except OSError as error:
             raise UserError(f'{image}: cannot read it ({error.strerror}); check the path') from error
-        pixels = decode_rgb(content, os.fspath(image), to_rgb=True)
+        pixels = decode_rgb(content, image, to_rgb=True)
     else:
         key, pixels = 'image', image
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:

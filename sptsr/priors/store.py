@@ -254,7 +254,10 @@ def has_header(path: str | os.PathLike[str]) -> bool:
 
 
 def _value(transaction: lmdb.Transaction, key: str) -> Any:
-    value = transaction.get(key.encode())
+    try:
+        value = transaction.get(key.encode())
+    except UnicodeEncodeError:  # a file's name that is not UTF-8: no store has such a key
+        return None
     if value is None and not key.isascii():  # 0.1 kept names as the disk had them: decomposed on macOS
         value = transaction.get(unicodedata.normalize('NFD', key).encode())
     return value

@@ -93,18 +93,19 @@ def find_images(given: Path, out: Path) -> dict[str, Path]:
     if not given.is_dir():
         raise UserError(f'{given}: no such file or folder; check the path')
     found = {}
-    results: set[Path] = set()
+    results: set[str] = set()
+    place = os.path.realpath(out)  # `Path.resolve` fails where a link points to itself
     for folder, subfolders, names in os.walk(given):
         here = Path(folder)
-        if JOURNAL in names and (here != given or given.resolve() == out.resolve()):
-            results |= {(here / name).resolve() for name in results_in(here)}
+        if JOURNAL in names and (here != given or os.path.realpath(given) == place):
+            results |= {os.path.realpath(here / name) for name in results_in(here)}
         subfolders[:] = sorted(
-            name for name in subfolders if (here / name).resolve() != out.resolve() and not name.startswith('.')
+            name for name in subfolders if os.path.realpath(here / name) != place and not name.startswith('.')
         )
         for name in sorted(names):
             if not name.lower().endswith(SUFFIXES) or name.startswith('.'):
                 continue
-            if not results or (here / name).resolve() not in results:
+            if not results or os.path.realpath(here / name) not in results:
                 found[str((here / name).relative_to(given))] = here / name
     if not found:
         raise UserError(f'{given}: no images here ({" ".join(SUFFIXES)}); check the path')

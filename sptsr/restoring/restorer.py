@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -146,6 +146,8 @@ def _level(net: SPTNet, sigma: float | None) -> Tensor | None:
         return None
     if sigma is None:
         raise UserError('restore: the network takes a noise level; give sigma, of 255')
+    if not isinstance(sigma, Real):
+        raise UserError(f'restore: sigma {sigma!r} is no number')
     if not 0 <= sigma <= 255:
         raise UserError(f'restore: sigma {sigma:g} is not in 0..255')
     return torch.tensor([sigma / 255]).to(**kind_of(net))

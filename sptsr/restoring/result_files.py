@@ -29,7 +29,7 @@ def targets_of(images: Mapping[str, Path], out: Path, suffix: str, format: str) 
     """
     stems = Counter(Path(name).with_suffix('') for name in images)
     targets: dict[str, Path] = {}
-    sources = {path.resolve() for path in images.values()}
+    sources = set(map(os.path.realpath, images.values()))
     taken: dict[Path, str] = {}
     for name in images:
         relative = Path(name)
@@ -37,7 +37,7 @@ def targets_of(images: Mapping[str, Path], out: Path, suffix: str, format: str) 
         target = out / relative.parent / f'{stem}{suffix}.{format}'
         if target in taken:
             raise UserError(f"'{taken[target]}' and '{name}' would both become {target}; rename one")
-        if target.resolve() in sources:
+        if os.path.realpath(target) in sources:
             raise UserError(f'{target}: would overwrite an input; choose another folder with -o, or say --suffix')
         taken[target] = name
         targets[name] = target
@@ -55,9 +55,11 @@ def _records(out: Path) -> Iterator[dict[str, str]]:
     for line in journal.read_text(errors='replace').splitlines() if journal.is_file() else ():
         try:
             record = json.loads(line)
-            yield {key: str(record[key]) for key in ('image', 'sha256', 'result', 'settings')}
+            found = {key: str(record[key]) for key in ('image', 'sha256', 'result', 'settings')}
         except (ValueError, KeyError, TypeError):
             continue
+        if '\0' not in found['result']:  # no file is called so
+            yield found
 
 
 class Journal:

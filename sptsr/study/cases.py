@@ -12,8 +12,9 @@ from sptsr.core.errors import UserError, one_of
 from sptsr.core.signatures import argument_problems
 from sptsr.core.template import fill_template
 from sptsr.core.yaml_io import Lines
+from sptsr.options.keys import TOP
 from sptsr.options.load import import_plugins_of, merge, read_unchecked, report
-from sptsr.options.problems import Problem
+from sptsr.options.problems import Problem, wrong_keys
 from sptsr.options.schema import check
 from sptsr.options.tune import WITH_UNITS, Tune, tuned_as
 from sptsr.study.drafts import Draft, kind_of, leave_out, name_and_arguments, note_lacking, sets_of
@@ -147,6 +148,9 @@ def _merged(path: Path, parts: Sequence[Part], is_train: bool) -> tuple[dict[str
             changes = {**changes, 'datasets': phases}
         opt = merge(opt, changes)
         lines = {**lines, **part.lines}
+    problems = wrong_keys({key: value for key, value in opt.items() if key in TOP}, TOP, ())
+    if problems:  # what comes next looks into these sections
+        raise UserError(report(str(path), lines, problems))
     import_plugins_of(opt, lines, path)  # of rows and arms too
     for name in [name for name, data in (opt.get('datasets') or {}).items() if data is None]:
         del opt['datasets'][name]  # `test_2: ~` takes a set out

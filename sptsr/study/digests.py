@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_json, sha256_file, write_json
+from sptsr.core.plugin_files import file_of
 from sptsr.priors.store import PriorStore
 
 _LARGEST = 64 << 20
@@ -38,6 +39,17 @@ class Digests:
     def file(self, path: str) -> str:
         """Returns the sha256 of a file's bytes."""
         return self._noted('file', path, [path], sha256_file)
+
+    def plugins(self, plugins: Iterable[str]) -> list[str]:
+        """Returns plug-ins with the digests of those that are files, `:NAME` behind them; modules stay as they are."""
+        found = []
+        for plugin in plugins:
+            file = file_of(plugin)
+            if file is None or not os.path.isfile(file[0]):
+                found.append(plugin)
+            else:
+                found.append(':'.join([self.file(file[0]), *([] if file[1] is None else [file[1]])]))
+        return found
 
     def folder(self, path: str) -> str:
         """Returns a digest of the names and the bytes of all files below a folder, those of LMDB's locks left out."""

@@ -12,6 +12,7 @@ from typing import Any
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_json, write_bytes
 from sptsr.core.homes import expanded
+from sptsr.core.plugin_files import file_of
 from sptsr.core.yaml_io import read_yaml
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity, training_record
@@ -85,7 +86,8 @@ def _newest(opt: Mapping[str, Any]) -> float:
     """Returns when a file that the options name was changed last."""
     data, network = opt['datasets']['train'], opt['network_g']
     paths = [value for key, value in data.items() if key.startswith('dataroot_') or key.endswith('_file')]
-    paths += [network.get('backbone_weights'), *(opt.get('plugins') or [])]
+    plugins = map(file_of, opt.get('plugins') or [])
+    paths += [network.get('backbone_weights'), *(plugin[0] for plugin in plugins if plugin)]
     newest = 0.0
     for path in paths:
         if isinstance(path, str) and Path(expanded(path)).exists():

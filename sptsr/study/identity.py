@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError
+from sptsr.core.files import sha256_json
 from sptsr.core.homes import expanded
 from sptsr.core.version import RULES
 from sptsr.options.keys import TRAIN_DEFAULTS, VAL_DEFAULTS
@@ -32,7 +31,7 @@ _LENGTH = 16
 
 def identity(value: Mapping[str, Any]) -> str:
     """Returns the name of what a record describes: 16 digits of the sha256 of its JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:_LENGTH]
+    return sha256_json(value)[:_LENGTH]
 
 
 def training_record(
@@ -69,7 +68,7 @@ def _record(opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, str])
     record = {key: value for key, value in opt.items() if key not in _PROGRESS}
     record['network_g'] = _network(opt['network_g'], digests)
     record['datasets'] = {phase: _dataset(data, digests, priors) for phase, data in opt['datasets'].items()}
-    record['plugins'] = [digests.file(p) if Path(p).is_file() else p for p in opt.get('plugins') or []]
+    record['plugins'] = digests.plugins(opt.get('plugins') or [])
     path = dict(opt.get('path') or {})
     if isinstance(path.get('pretrain_network_g'), str):
         path['pretrain_network_g'] = digests.file(str(Path(expanded(path['pretrain_network_g']))))

@@ -43,7 +43,7 @@ def make_store(order: Mapping[str, Any]) -> None:
         from sptsr.core.registry import import_plugins, register_all
 
         register_all()
-        import_plugins(expanded(list(order['plugins'])))
+        import_plugins(list(order['plugins']))
     _MAKERS[order['kind']](order, path)
     write_json(note, order['record'])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from sptsr.core.catalogue import OWN, find
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_json
 from sptsr.core.homes import expanded
@@ -165,7 +166,9 @@ class Stores:
             record['draws'] = _DRAWS if phase == 'train' else 1
         file, _, registered = name.rpartition(':')
         if file:
-            record |= {'source': registered, 'file': self.digests.file(file)}
+            record |= {'source': registered, 'file': self.digests.file(expanded(file))}
+        elif find('source', name).module not in OWN:  # it is of one of the plug-ins
+            record['plugins'] = self.digests.plugins(plugins)
         path = self.folder / f'{registered}-{identity(record)}'
         order = {'kind': 'source', 'source': dict(source), 'draws': record.get('draws', 1)}
         self._note(data, path, record, order, plugins)

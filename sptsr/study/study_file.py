@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError, one_of
+from sptsr.core.homes import expanded
 from sptsr.core.template import check_template
 from sptsr.core.values import is_of, misfit
 from sptsr.core.yaml_io import KeyPath, Lines, read_yaml
@@ -142,7 +143,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     return Study(
         path=Path(path),
         title=content.get('title', Path(path).stem),
-        base={key: here / file for key, file in content.get('base', {}).items()},
+        base={key: here / expanded(file) for key, file in content.get('base', {}).items()},
         seeds=tuple(content.get('seeds', (0,))),
         rows=rows,
         arms=arms,
@@ -161,7 +162,7 @@ def _part(kind: str, name: str, content: Mapping[str, Any], lines: Lines, here: 
         changes=changes,
         lines=below,
         line=lines[(kind, name)],
-        base={key: here / file for key, file in content.get('base', {}).items()},
+        base={key: here / expanded(file) for key, file in content.get('base', {}).items()},
         tune=content.get('tune'),
         rank=content.get('rank'),
         prior=content.get('prior'),
@@ -210,7 +211,7 @@ def _base(base: Any, path: KeyPath, folder: Path) -> list[Problem]:
         here = (*path, key)
         if key not in ('train', 'test'):
             problems.append((here, f"{dotted}: unknown key '{key}'{one_of(key, ('train', 'test'))}"))
-        elif not isinstance(file, str) or not (folder / file).is_file():
+        elif not isinstance(file, str) or not (folder / expanded(file)).is_file():
             problems.append((here, f'{dotted}.{key}: {file}: no such file; it is relative to the study file'))
     return problems
 

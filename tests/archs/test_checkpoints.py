@@ -67,8 +67,9 @@ def test_the_average_comes_first_and_entries_in_entries_are_found(net: nn.Module
 
 
 def test_prefixes_go_where_all_names_have_them(tmp_path: Path):
-    torch.save({f'_orig_mod.{n}': torch.zeros(1) for n in 'ab'}, tmp_path / 'x.pth')
-    assert list(read_weights(tmp_path / 'x.pth')) == ['a', 'b']
+    for prefix in ('_orig_mod.', 'module._orig_mod.', '_orig_mod.module.'):
+        torch.save({f'{prefix}{n}': torch.zeros(1) for n in 'ab'}, tmp_path / 'x.pth')
+        assert list(read_weights(tmp_path / 'x.pth')) == ['a', 'b']
     torch.save({'module.a': torch.zeros(1), 'b': torch.zeros(1)}, tmp_path / 'y.pth')
     assert list(read_weights(tmp_path / 'y.pth')) == ['module.a', 'b']  # a part of the network that is called so
 

@@ -183,6 +183,12 @@ def test_installed_packages_are_not_looked_for_above_a_plug_in(tmp_path: Path):
     assert load_plugin(folder / 'a' / 'b' / 'net.py').SAFE is sys.modules['yaml'].safe_load
 
 
+def test_a_script_that_ends_the_program_does_not(tmp_path: Path):
+    (tmp_path / 'script.py').write_text('import sys\nsys.exit(0)\n')
+    with pytest.raises(UserError, match='importing it ends the program; put what it runs under if __name__'):
+        import_plugins([str(tmp_path / 'script.py')])
+
+
 def test_names_that_are_taken_and_networks_that_are_not_there_are_said(tmp_path: Path, capsys):
     folder = project(tmp_path, PROJECT | {'net.py': 'from torch import nn\nclass EDSR(nn.Module): pass\nother = 1'})
     for plugin, message in {

@@ -191,8 +191,7 @@ def test_the_command(here: Path):
     assert record['step']['batch'] == 3
     done = run_cli('cost', '-opt', 'train.yml', '--size', '24', '32', '--rounds', '1', cwd=alone)
     assert 'peak memory of a step, 3 x 16x16' in done.stdout, done.stderr
-    text = Path('test.yml').read_text()
-    Path('bare.yml').write_text(re.sub(r'network_g:\n(  .*\n)+', 'network_g: {type: IMDN, upscale: 4}\n', text))
+    Path('bare.yml').write_text('network_g: {type: IMDN, upscale: 4}\ndatasets: [1]\n')
     done = run_cli('cost', '-opt', 'bare.yml', '--size', '16', '16', '--rounds', '1')
     assert '715,176' in done.stdout
     assert 'tuned' not in done.stdout

@@ -251,6 +251,7 @@ def test_force_yml_is_checked_data(photographs: Path, tmp_path: Path):
         ('train', 'not of the form section:key=value'),
         ('name:x=1', 'name is a value, not a section'),
         ('name=!!python/name:os.system', 'not readable as a YAML value'),
+        ('a' + ':a' * 3000 + '=1', 'nested more than 50 deep'),
     ):
         with pytest.raises(UserError, match=match):
             load_options(path, True, tmp_path, [entry])

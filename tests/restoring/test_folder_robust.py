@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from sptsr.core.errors import UserError
+from sptsr.data.checked import must_hold
+from sptsr.priors.store import PriorStore
 from sptsr.restoring.result_files import JOURNAL, Journal
 from tests.conftest import run_cli
 from tests.restoring.folders import ARGUMENTS, restore
@@ -65,3 +67,22 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr('builtins.open', full)
     with pytest.raises(UserError, match='No space left on device; free space, and the same command goes on'):
         journal.note('a.png', 'digest', tmp_path / 'a.png')
+
+
+def test_a_link_to_itself_and_a_name_that_no_store_has_take_no_other_with_them(photos: Path, tmp_path: Path):
+    (photos / 'loop.png').symlink_to('loop.png')
+    below = photos / 'below'
+    below.mkdir()
+    (below / JOURNAL).write_text('{"image": "a", "sha256": "b", "result": "a\\u0000b", "settings": "c"}\n')
+    done = restore(photos)
+    assert done.returncode == 1, done.stderr
+    assert '5 images restored' in done.stdout
+    assert 'loop.png' in done.stderr
+    assert done.stderr.count('Traceback') == 0
+
+
+def test_a_key_that_is_not_utf_8_is_in_no_store(photographs: Path):
+    store = PriorStore(photographs / 'prior')
+    assert 'caf\udce9' not in store
+    with pytest.raises(UserError, match='no prior of'):
+        must_hold(store, ['caf\udce9'])

@@ -117,3 +117,16 @@ def test_damaged_notes_are_begun_anew(tmp_path):
     file = tmp_path / 'x'
     file.write_text('1')
     assert Digests(notes).file(str(file)) == Digests(notes).file(str(file))
+
+
+@pytest.mark.parametrize('name', ['{file}', '{file}:Net', '~/net.py', '~/net.py:Net'])
+def test_the_content_of_a_plug_in_counts(options, tmp_path, monkeypatch, name):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    file = tmp_path / 'net.py'
+    options['plugins'] = [name.format(file=file)]
+    file.write_text('class Net: pass')
+    before = _id(options, tmp_path)
+    file.write_text('class Net: other = True')
+    assert _id(options, tmp_path) != before
+    file.write_text('class Net: pass')
+    assert _id(options, tmp_path) == before

@@ -85,6 +85,24 @@ def test_masks_of_a_source_need_no_store(study, tmp_path):
     assert set(bands) == set(_stores(plan, 'SPT'))
 
 
+def test_a_source_of_a_plug_in_that_changed_makes_another_store(study, tmp_path):
+    plugin = tmp_path / 'source_of_a_plug_in.py'
+    text = (
+        'from sptsr.core.registry import SOURCE_REGISTRY, register\n'
+        'from sptsr.priors.sources.felzenszwalb import FelzenszwalbSource\n\n\n'
+        "@register(SOURCE_REGISTRY, 'of_a_plug_in', replaceable=True)\n"
+        'class Mine(FelzenszwalbSource):\n    pass\n'
+    )
+    found = []
+    for content in (text, text + '# changed\n', text):
+        plugin.write_text(content)
+        for ours in ('of_a_plug_in', 'felzenszwalb'):
+            row = {'plugins': [str(plugin)], 'prior': {'source': ours}}
+            found.append(_stores(_plan(study, tmp_path, {'SPT': {}}, row), 'SPT'))
+    assert found[0] == found[4] != found[2]
+    assert found[1] == found[3] == found[5]  # a plug-in plays no part in a source of sptsr's
+
+
 def test_a_store_of_an_arm_counts_before_the_source_of_the_row(study, tmp_path, photographs):
     arms = {'SPT': {}, 'named': {'prior': str(photographs / 'prior')}, 'shuffled': {'prior': 'shuffle'}}
     plan = _plan(study, tmp_path, arms, {'prior': {'source': 'felzenszwalb', 'min_size': 9}})

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sptsr.core.errors import UserError
 from sptsr.study.cases import make_cases
@@ -164,6 +165,23 @@ def test_an_arm_may_bring_a_plugin(study, tmp_path):
     study['arms']['own']['plugins'] = [3]
     with pytest.raises(UserError, match=r'study.yml:\d+: plugins must be a list of modules and .py files'):
         make_cases(read_study(write_study(tmp_path, study)))
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'arm'), [('path', 'x', {}), ('datasets', [1], {}), ('network_g', 'x', {'tune': 'lora'})]
+)
+def test_an_option_file_whose_sections_are_none(study, tmp_path, key, value, arm):
+    path = tmp_path / 'options' / 'test.yml'
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), key: value}))
+    study['arms']['own'] = arm
+    with pytest.raises(UserError, match=rf'test\.yml:\d+: {key} must be a section'):
+        make_cases(read_study(write_study(tmp_path, study)))
+
+
+def test_option_files_in_the_home_folder(study, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    study['base'] = {key: f'~/{file}' for key, file in study['base'].items()}
+    assert make_cases(read_study(write_study(tmp_path, study))).cases
 
 
 def test_what_a_user_lacks_is_left_out_and_named(study, tmp_path, photographs):

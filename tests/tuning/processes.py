@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import sptsr  # noqa: F401 (mends the import of basicsr)
+from sptsr.commands.line import build_parser
 from sptsr.core.errors import UserError
 from sptsr.core.registry import register_all
 from sptsr.tuning.model import SPTModel
@@ -124,7 +125,9 @@ def tune_otherwise(paths: list[Path], root: Path, logs: list[Path], spoil: str =
     if spoil == 'write':
         SPTModel.save = spoiled_save
     try:
-        train_pipeline(paths[rank], root, launcher='pytorch')
+        arguments = ['train', '-opt', str(paths[rank]), '--root', str(root), '--launcher', 'pytorch']
+        options = build_parser().parse_args(arguments)
+        options.run(options)
     except UserError as error:
         print(f'sptsr: {error}', file=sys.stderr, flush=True)
         raise
