@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from sptsr.archs.sizes import round_up
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 from sptsr.core.registry import register_all
@@ -22,6 +19,7 @@ from sptsr.evaluation.cost import (
     count_macs,
     count_parameters,
     input_for,
+    made_to_measure,
     measure_latency,
     measure_memory,
 )
@@ -47,13 +45,10 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
         read_checked(path, True, files=False)  # a step is made by them
     register_all()
     tuned = section['type'] == 'SPTNet'
-    given = section if tuned else {'backbone': section, 'tune': 'all'}
-    net = SPTNet(**{key: value for key, value in given.items() if key not in ('type', 'backbone_weights')})
-    net.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
-    height, width = (round_up(max(side, net.sizes.minimum), net.sizes.multiple) for side in size)
+    net, size = made_to_measure(section, size)
     macs = [count_macs(net, input_for(net)), count_macs(net, INPUT)]
-    latency = measure_latency(net, (height, width), rounds)
-    memory = measure_memory(net, (height, width))
+    latency = measure_latency(net, size, rounds)
+    memory = measure_memory(net, size)
     step = _step(net, options) if tuned else None
     if as_json:
         return json.dumps(

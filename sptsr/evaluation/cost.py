@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -135,6 +135,22 @@ def count_macs(net: SPTNet, size: tuple[int, int]) -> Macs:
     except (RuntimeError, TypeError):  # what torch raises where a value is asked for
         return _extrapolated(_for_inference(net).to('cpu'), (height, width))
     return Macs((height, width), backbone, tuned, others, scaled=False)
+
+
+def made_to_measure(section: Mapping[str, Any], size: tuple[int, int]) -> tuple[SPTNet, tuple[int, int]]:
+    """Returns the network of a checked `network_g` section, without weights, and a size of image that it takes.
+
+    A bare network becomes the backbone of one that is tuned as a whole: its figures are those of that backbone.
+
+    Args:
+        section: of an `SPTNet` or a bare network.
+        size: height and width, which are brought up to what the network takes.
+    """
+    given = section if section['type'] == 'SPTNet' else {'backbone': section, 'tune': 'all'}
+    net = SPTNet(**{key: value for key, value in given.items() if key not in ('type', 'backbone_weights')})
+    net.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    height, width = (round_up(max(side, net.sizes.minimum), net.sizes.multiple) for side in size)
+    return net, (height, width)
 
 
 def input_for(net: SPTNet, output: tuple[int, int] = OUTPUT) -> tuple[int, int]:

@@ -7,10 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from sptsr.archs.sizes import round_up
-from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.progress import bar
 from sptsr.core.registry import register_all
 from sptsr.evaluation.cost import (
@@ -19,6 +15,7 @@ from sptsr.evaluation.cost import (
     count_macs,
     count_parameters,
     input_for,
+    made_to_measure,
     measure_latency,
     measure_memory,
 )
@@ -82,10 +79,7 @@ def _measured(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Returns the columns of one network and what has to be said of them."""
     tuned = section['type'] == 'SPTNet'
-    given = section if tuned else {'backbone': section, 'tune': 'all'}  # any way to tune has the backbone's own figures
-    net = SPTNet(**{key: value for key, value in given.items() if key not in ('type', 'backbone_weights')})
-    net.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
-    height, width = (round_up(max(side, net.sizes.minimum), net.sizes.multiple) for side in INPUT)
+    net, size = made_to_measure(section, INPUT)
     found: dict[str, float] = {}
     notes: list[str] = []
     if 'params' in wanted:
@@ -101,11 +95,11 @@ def _measured(
         if tuned and others:
             notes.append(f'MACs of {_title(section)}: not counted are {others}.')
     if 'latency' in wanted:
-        latency = measure_latency(net, (height, width))
+        latency = measure_latency(net, size)
         found[f'ms, {_INPUT}'] = 1e3 * (latency.tuned if tuned else latency.backbone).median
         notes.append(f'Times are medians of {latency.rounds} runs, by turns with the backbone, on {latency.device}.')
     if 'memory' in wanted:
-        found[f'MB, {_INPUT}'] = measure_memory(net, (height, width))[int(tuned)] / 1e6
+        found[f'MB, {_INPUT}'] = measure_memory(net, size)[int(tuned)] / 1e6
         if step is not None:
             peak = step_memory(net, {**TRAIN_DEFAULTS, **step['train']}, step['batch'], (step['side'], step['side']))
             found['MB, training step'] = peak / 1e6
