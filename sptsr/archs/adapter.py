@@ -22,6 +22,7 @@ from sptsr.core.values import Range, misfit
 from sptsr.core.version import RULES, __version__
 
 _FORMAT = 'sptsr-adapter-1'
+_NO_ADAPTER = 'it is a .safetensors written by sptsr; weights of a network go to backbone_weights, or --weights'
 # What the metadata says: keys that must be there, and keys that may.
 _NEEDED: dict[str, Any] = {
     'network_g': dict,
@@ -150,9 +151,9 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
             metadata = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise UserError(f'{path}: not a readable adapter ({error}); it is a .safetensors written by sptsr') from error
+        raise UserError(f'{path}: not a readable adapter ({error}); {_NO_ADAPTER}') from error
     if _FORMAT not in metadata:
-        raise UserError(f'{path}: not an adapter of this format ({_FORMAT}); it is a .safetensors written by sptsr')
+        raise UserError(f'{path}: not an adapter of this format ({_FORMAT}); {_NO_ADAPTER}')
     record = _read_record(metadata[_FORMAT], path)
     digest = sha256_tensors(tensors)
     if record.get('sha256', digest) != digest:  # the first adapters have none

@@ -116,7 +116,7 @@ def _gpus(options: argparse.Namespace) -> list[str]:
         raise UserError('--jobs: with --gpus one run at a time goes to each GPU; leave one of both out')
     import torch
 
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0  # an old driver counts them
     known = 'CUDA_VISIBLE_DEVICES' in os.environ  # then they have the numbers that it gives
     here = [(gpu.isdecimal() and (int(gpu) < count or known)) or gpu.startswith(_BY_NAME) for gpu in gpus]
     absent = [gpu for gpu, is_here in zip(gpus, here, strict=True) if count == 0 or not is_here]

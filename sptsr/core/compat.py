@@ -116,7 +116,10 @@ def _lmdb_backend_get(self: Any, filepath: Any, client_key: str) -> bytes:
     with read_transaction(self._client[client_key]) as transaction:
         value = transaction.get(str(filepath).encode())
     if value is None:
-        raise UserError(f"{self._client[client_key]}: no entry '{filepath}'; make the LMDB again from its images")
+        raise UserError(
+            f"{self._client[client_key]}: no entry '{filepath}'; where its names have dots, "
+            'PriorPairedImageDataset reads it; else make it again from its images'
+        )
     return value
 
 

@@ -11,7 +11,8 @@ def usable_device(name: str, what: str) -> str:
     """Returns the device that a user means, as torch calls it.
 
     Args:
-        name: `cpu`, `cuda`, `cuda:1`, ... or `auto`: the GPU of this process (`LOCAL_RANK`) where there is one.
+        name: `cpu`, `cuda`, `cuda:1`, ... or `auto`: the GPU of this process (`LOCAL_RANK`, or
+            the one that it sees) where there is one.
         what: begins the message of a mistake.
 
     Raises:
@@ -21,7 +22,8 @@ def usable_device(name: str, what: str) -> str:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == 'auto':
-        name = f'cuda:{os.environ.get("LOCAL_RANK", "0")}' if gpus else 'cpu'
+        local = os.environ.get('LOCAL_RANK', '0') if gpus > 1 else '0'
+        name = f'cuda:{local}' if gpus else 'cpu'
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -28,7 +28,8 @@ def free_bytes(device: object = 'cpu') -> int:
     if str(device).startswith('cuda'):
         import torch
 
-        return torch.cuda.mem_get_info(torch.device(str(device)))[0]
+        gpu = torch.device(str(device))  # what torch keeps for later is free, too
+        return torch.cuda.mem_get_info(gpu)[0] + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
     try:
         with open('/proc/meminfo') as lines:
             rows = dict(line.split(':', 1) for line in lines)

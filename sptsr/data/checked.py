@@ -70,6 +70,8 @@ def open_dataset(section: dict[str, Any]) -> Any:
         raise UserError(
             f'datasets: {section.get("name")}: {section["type"]} refuses it ({reason_of(error)})'
         ) from error
+    if not hasattr(dataset, 'opt'):  # BasicSR asks for it in sets that are measured only
+        dataset.opt = section
     return dataset
 
 

@@ -195,6 +195,8 @@ def measure_memory(net: SPTNet, size: tuple[int, int]) -> tuple[int, int]:
 
 def seconds(run: Callable[[], Any]) -> float:
     """Returns how long one run takes."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # what was begun before does not count
     start = time.perf_counter()
     run()
     if torch.cuda.is_available():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,12 @@ _TRIAL_BORDER = 4
 
 class CannotMeasure(Exception):
     """A metric has no value for one image; the message says why."""
+
+
+def _takes_reference(metric: Callable[..., Any]) -> bool:
+    """Returns whether a metric can be given `img2`; one of no reference need not."""
+    known = inspect.signature(metric).parameters
+    return 'img2' in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,9 @@ class Metric:
         try:
             with np.errstate(all='ignore'), warnings.catch_warnings():
                 warnings.simplefilter('ignore', RuntimeWarning)  # a NaN is told by name, not by numpy's warning
-                return float(lookup(METRIC_REGISTRY, self.type)(img=image, img2=reference, **arguments))
+                function = lookup(METRIC_REGISTRY, self.type)
+                given = {'img': image, **({'img2': reference} if _takes_reference(function) else {})}
+                return float(function(**given, **arguments))
         except UserError:
             raise
         except Exception as error:

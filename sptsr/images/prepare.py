@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
@@ -39,7 +40,7 @@ def prepare(
     Args:
         images: GT images.
         out: folder of the set.
-        scale: 2, 3, 4, ...; the LR images are MATLAB's bicubic of the GT images.
+        scale: 2, 3, 4, ...; the LR images are MATLAB's bicubic of the GT images, of whole ones where these are cut.
         mod_crop: cut right and bottom to a multiple of the scale instead of refusing other sizes.
         sub_image: cut squares of this side (in GT pixels) named `KEY_s001`, ...; 0 keeps images whole.
         step: distance of two sub-images; 0 for `sub_image`.
@@ -70,7 +71,9 @@ def prepare(
         in_place = folder.resolve() == images.root.resolve() and not sub_image
         if not (in_place and all(images.name(key).endswith('.png') for key in images.keys)):  # which stay as they are
             images.refuse_within(folder)
-    cut = {'sub_image': sub_image, 'step': step}
+    cut: dict[str, Any] = {'sub_image': sub_image, 'step': step}
+    if sub_image:
+        cut['lr'] = 'cut'  # of the whole LR image; what older versions wrote was shrunk after it was cut
     if not as_lmdb:
         _check_cut(folders[1], cut)
     gt: DiskFolder | _LmdbFolder
@@ -84,12 +87,14 @@ def prepare(
     try:
         with bar(len(images), 'prepare') as progress:
             for key in images.keys:
-                for name, image in _cuts(key, images.read(key), scale, sub_image, step):
-                    if not gt.holds(name, image):
-                        gt.put(name, image)
-                    small = imresize(image, 1 / scale)
-                    if not lr.holds(name, small):
-                        lr.put(name, small)
+                image = _multiple(images.read(key), scale)
+                small = imresize(image, 1 / scale)  # before it is cut: a border inside the image is none
+                small_cuts = _cuts(key, small, sub_image // scale, step // scale)
+                for (name, part), (_, small_part) in zip(_cuts(key, image, sub_image, step), small_cuts, strict=True):
+                    if not gt.holds(name, part):
+                        gt.put(name, part)
+                    if not lr.holds(name, small_part):
+                        lr.put(name, small_part)
                     count += 1
                 progress.update()
         gt.finish()
@@ -112,7 +117,7 @@ def _check_sizes(images: ImageFolder, scale: int, mod_crop: bool, sub_image: int
             raise UserError(f'{images.name(key)}: {height}x{width} is smaller than {max(scale, sub_image)}; remove it')
 
 
-def _check_cut(folder: Path, cut: dict[str, int]) -> None:
+def _check_cut(folder: Path, cut: dict[str, Any]) -> None:
     """Raises UserError where a folder's images were cut otherwise: a training would see each region twice."""
     note = folder / _NOTE
     if note.is_file() and read_json(note, 'remove the folder') != cut:
@@ -132,13 +137,17 @@ def _check_keys(images: ImageFolder, ending: str) -> None:
             )
 
 
-def _cuts(key: str, image: RGB, scale: int, sub_image: int, step: int) -> Iterator[tuple[str, RGB]]:
+def _multiple(image: RGB, scale: int) -> RGB:
     height, width = (side - side % scale for side in image.shape[:2])
-    image = image[:height, :width]
+    return image[:height, :width]
+
+
+def _cuts(key: str, image: RGB, sub_image: int, step: int) -> Iterator[tuple[str, RGB]]:
     if not sub_image:
         yield key, image
         return
     number = 0
+    height, width = image.shape[:2]
     for top in _starts(height, sub_image, step):
         for left in _starts(width, sub_image, step):
             number += 1

@@ -11,12 +11,19 @@ _NONE = type(None)
 _COUNT = Annotated[int, Range(1, 10**9)]
 _PRECISION = Literal['fp32', 'bf16', 'fp16']
 
+_NO_GAN = 'there is no adversarial training here; remove it'
+# Keys of BasicSR's files that have no meaning here: what to do.
+FOREIGN = {
+    **dict.fromkeys(('network_d', 'optim_d', 'pretrain_network_d', 'param_key_d', 'strict_load_d'), _NO_GAN),
+    **dict.fromkeys(('net_d_iters', 'net_d_init_iters', 'net_d_start_iter', 'net_g_start_iter'), _NO_GAN),
+    'ignore_resume_networks': 'a run goes on with all that it had; remove it',
+}
 TOP: dict[str, Types] = {
     'name': (str,),
     'model_type': (str,),
     'scale': (Annotated[int, Range(1, 64)],),
     'num_gpu': (Annotated[int, Range(0, 4096)], Literal['auto']),
-    'manual_seed': (Annotated[int, Range(0, 2**32 - 1)],),
+    'manual_seed': (Annotated[int, Range(0, 2**32 - 1)], _NONE),
     'plugins': (list,),
     'datasets': (dict,),
     'network_g': (dict,),
@@ -39,14 +46,22 @@ TRAIN: dict[str, Types] = {
     'ema_decay': (Annotated[float, Range(0, 1)],),
     'optim_g': (dict,),
     'scheduler': (dict,),
-    'pixel_opt': (dict,),
-    'stay_opt': (dict,),
+    'pixel_opt': (dict, _NONE),
+    'stay_opt': (dict, _NONE),
     'precision': (_PRECISION,),
     'channels_last': (bool,),
     'compile': (bool,),
     'checkpoint': (bool,),
     'accumulate': (Annotated[int, Range(1, 4096)],),
     'clip_grad_norm': (float, _NONE),
+}
+# Arguments of BasicSR's schedulers, which would pass over entries of other types without a word.
+_ITERATIONS = list[Annotated[int, Range(0, 10**9)]]
+SCHEDULES: dict[str, Any] = {
+    'milestones': _ITERATIONS,
+    'restarts': _ITERATIONS,
+    'periods': list[Annotated[int, Range(1, 10**9)]],
+    'restart_weights': list[float],
 }
 VAL: dict[str, Types] = {
     'val_freq': (_COUNT,),
@@ -134,8 +149,8 @@ TEXTS: dict[str, dict[str, str]] = {
         'name': 'of the run; names its folder below `experiments/` or `results/`.',
         'model_type': '`SPTModel`.',
         'scale': 'size of GT over size of LQ; 1 where they are of one size.',
-        'num_gpu': '`auto` takes a GPU where there is one; 0 for the CPU.',
-        'manual_seed': 'of everything random in the run.',
+        'num_gpu': '`auto` takes a GPU where there is one; 0 for the CPU. For more, start several processes.',
+        'manual_seed': 'of everything random in the run; 0 unless given.',
         'plugins': 'files (`./my_net.py`) and modules that register networks, units, datasets or losses of your own.',
         'datasets': 'the sets of images.',
         'network_g': 'the network.',

@@ -12,8 +12,9 @@ from typing import Any
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_json
 from sptsr.core.homes import expanded
+from sptsr.core.values import plain_types
 from sptsr.core.yaml_io import MAX_DEPTH, KeyPath, Lines, read_scalar, read_yaml
-from sptsr.options.keys import LOGGER_DEFAULTS, PATH, TRAIN_DEFAULTS, VAL_DEFAULTS
+from sptsr.options.keys import LOGGER, LOGGER_DEFAULTS, PATH, SCHEDULES, TRAIN, TRAIN_DEFAULTS, VAL, VAL_DEFAULTS
 from sptsr.options.problems import NotThere, wrong_keys
 from sptsr.options.schema import check, check_network
 
@@ -131,6 +132,7 @@ def read_unchecked(path: str | os.PathLike[str], force: Sequence[str] = ()) -> t
     opt, lines = _read_with_base(Path(path))
     for entry in force:
         _force(opt, lines, entry)
+    make_whole(opt)
     import_plugins_of(opt, lines, path)
     return opt, lines
 
@@ -177,6 +179,25 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def make_whole(opt: Mapping[str, Any]) -> None:
+    """Turns numbers such as 5e3 and `!!float 5e3`, which BasicSR's files have, into whole ones where only these go."""
+    sections = {key: opt[key] for key in ('train', 'val', 'logger') if isinstance(opt.get(key), dict)}
+    for name, known in {'train': TRAIN, 'val': VAL, 'logger': LOGGER}.items():
+        section = sections.get(name, {})
+        section |= {
+            key: _whole(value) for key, value in section.items() if float not in plain_types(known.get(key, ()))
+        }
+    scheduler = sections.get('train', {}).get('scheduler')
+    if isinstance(scheduler, dict):
+        for key in SCHEDULES.keys() & scheduler.keys():
+            if key != 'restart_weights' and isinstance(scheduler[key], list):
+                scheduler[key] = [_whole(value) for value in scheduler[key]]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _force(opt: dict[str, Any], lines: Lines, entry: str) -> None:
     keys, equals, text = entry.partition('=')
     path = tuple(key.strip() for key in keys.split(':'))
@@ -216,10 +237,11 @@ def complete(opt: dict[str, Any], is_train: bool, root: str | os.PathLike[str]) 
     opt, root = expanded(deepcopy(opt)), Path(root)
     name = opt['name']
     if opt.get('num_gpu', 'auto') == 'auto':
-        opt['num_gpu'] = torch.cuda.device_count()
+        opt['num_gpu'] = torch.cuda.device_count() if torch.cuda.is_available() else 0  # an old driver counts them
     if opt['num_gpu'] > 0 and not torch.cuda.is_available():
         raise UserError(f'num_gpu: {opt["num_gpu"]}, but no GPU is usable here; set num_gpu: 0 (or auto)')
-    opt.setdefault('manual_seed', 0)  # a random one would make a resumed run another run
+    if opt.get('manual_seed') is None:
+        opt['manual_seed'] = 0  # a random one would make a resumed run another run
     opt.update(is_train=is_train, dist=False, rank=0, world_size=1, root_path=str(root))
     for phase, data in opt['datasets'].items():
         data['phase'] = phase.split('_')[0]
@@ -229,7 +251,8 @@ def complete(opt: dict[str, Any], is_train: bool, root: str | os.PathLike[str]) 
         home = root / 'experiments' / name
         path.update(experiments_root=str(home), models=str(home / 'models'), log=str(home))
         path.update(training_states=str(home / 'training_states'), visualization=str(home / 'visualization'))
-        opt['train'] = {**TRAIN_DEFAULTS, **opt['train']}
+        given = {key: value for key, value in opt['train'].items() if value is not None or not key.endswith('_opt')}
+        opt['train'] = {**TRAIN_DEFAULTS, **given}
     else:
         home = root / 'results' / name
         path.update(results_root=str(home), log=str(home), visualization=str(home / 'visualization'))

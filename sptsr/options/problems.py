@@ -11,7 +11,7 @@ from sptsr.core.signatures import argument_problems
 from sptsr.core.values import misfit
 from sptsr.core.yaml_io import KeyPath
 from sptsr.options.calling import split_calling
-from sptsr.options.keys import Types
+from sptsr.options.keys import FOREIGN, Types
 
 Problem = tuple[KeyPath, str]
 
@@ -28,7 +28,8 @@ def wrong_keys(section: Mapping[str, Any], known: Mapping[str, Types], path: Key
     for key, value in section.items():
         here = (*path, key)
         if key not in known:
-            problems.append((here, f"unknown key '{'.'.join(here)}'{one_of(key, known)}"))
+            remedy = f'; {FOREIGN[key]}' if key in FOREIGN else one_of(key, known)
+            problems.append((here, f"unknown key '{'.'.join(here)}'{remedy}"))
         else:
             problems += wrong_value(value, known[key], here)
     return problems

@@ -6,12 +6,13 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
+from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError
 from sptsr.core.homes import expanded
 from sptsr.core.losses import check_loss
-from sptsr.core.values import Range, shown
+from sptsr.core.values import shown
 from sptsr.core.yaml_io import KeyPath
 from sptsr.options.data_sections import check_datasets
 from sptsr.options.keys import (
@@ -19,6 +20,7 @@ from sptsr.options.keys import (
     LOGGER,
     METRIC,
     PATH,
+    SCHEDULES,
     TOP,
     TRAIN,
     VAL,
@@ -26,15 +28,6 @@ from sptsr.options.keys import (
 )
 from sptsr.options.problems import NotThere, Problem, wrong_call, wrong_keys, wrong_name, wrong_value
 from sptsr.options.tune import tune_problems
-
-# Arguments of BasicSR's schedulers, which would pass over entries of other types without a word.
-_ITERATIONS = list[Annotated[int, Range(0, 10**9)]]
-_SCHEDULES = {
-    'milestones': _ITERATIONS,
-    'restarts': _ITERATIONS,
-    'periods': list[Annotated[int, Range(1, 10**9)]],
-    'restart_weights': list[float],
-}
 
 
 def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
@@ -56,7 +49,7 @@ def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
     if isinstance(name, str) and (not name or name in ('.', '..') or os.sep in name):
         problems.append((('name',), f"'{name}' cannot be a folder's name; use letters, digits, - and _"))
     if isinstance(opt.get('model_type'), str):
-        problems += wrong_name('model', opt['model_type'], ('model_type',))
+        problems += _model(opt['model_type'])
     sections: dict[str, Callable[[Mapping[str, Any]], list[Problem]]] = {
         'datasets': lambda section: check_datasets(section, opt, is_train),
         'network_g': _network,
@@ -73,6 +66,14 @@ def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
         problems += [
             ((), f"'{key}' is missing at the top, and training needs it") for key in ('train',) if key not in opt
         ]
+    return problems
+
+
+def _model(name: str) -> list[Problem]:
+    path = ('model_type',)
+    problems = wrong_name('model', name, path)
+    if not problems and find('model', name).module.startswith('basicsr.'):
+        return [(path, f"model_type: {name} is BasicSR's, which tunes no units; say SPTModel")]
     return problems
 
 
@@ -134,10 +135,12 @@ def _path(section: Mapping[str, Any]) -> list[Problem]:
 
 def _train(section: Mapping[str, Any]) -> list[Problem]:
     losses = [key for key in section if key.endswith('_opt')]
-    problems = wrong_keys(section, {**TRAIN, **dict.fromkeys(losses, (dict,))}, ('train',))
-    for key in ('total_iter', 'optim_g', 'scheduler', 'pixel_opt'):
+    problems = wrong_keys(section, {**TRAIN, **dict.fromkeys(losses, (dict, type(None)))}, ('train',))
+    for key in ('total_iter', 'optim_g', 'scheduler'):
         if key not in section:
             problems.append((('train',), f"train needs '{key}'"))
+    if all(section[key] is None or key == 'stay_opt' for key in losses):
+        problems.append((('train', 'pixel_opt'), "train needs 'pixel_opt', or another loss NAME_opt"))
     problems += wrong_call(section.get('optim_g'), 'optimizer', ('train', 'optim_g'), ('params',))
     problems += wrong_call(section.get('scheduler'), 'scheduler', ('train', 'scheduler'), ('optimizer', 'last_epoch'))
     for key in losses:
@@ -157,8 +160,8 @@ def _train(section: Mapping[str, Any]) -> list[Problem]:
     if isinstance(scheduler, Mapping):
         wrong = [
             problem
-            for key in _SCHEDULES.keys() & scheduler.keys()
-            for problem in wrong_value(scheduler[key], (_SCHEDULES[key],), ('train', 'scheduler', key))
+            for key in SCHEDULES.keys() & scheduler.keys()
+            for problem in wrong_value(scheduler[key], (SCHEDULES[key],), ('train', 'scheduler', key))
         ]
         problems += wrong
         periods = scheduler.get('periods')
@@ -181,7 +184,7 @@ def _loss(section: Any, path: KeyPath) -> list[Problem]:
 
 def _val(section: Mapping[str, Any], is_train: bool) -> list[Problem]:
     problems = wrong_keys(section, VAL, ('val',))
-    if is_train and not isinstance(section.get('val_freq'), int):
+    if is_train and 'val_freq' not in section:
         problems.append((('val',), "val needs 'val_freq', a whole number"))
     bands = section.get('bands')
     for name, store in bands.items() if isinstance(bands, Mapping) else ():

@@ -60,7 +60,7 @@ def _identity_of(home: Path, digests: Digests) -> str | None:
         opt, _ = read_yaml(files[0])
         if not _is_finished(home, opt) or _newest(opt) > _begun(home):
             return None
-        return identity(training_record({**opt, 'manual_seed': opt.get('manual_seed', 0)}, digests, {}))
+        return identity(training_record({**opt, 'manual_seed': opt.get('manual_seed') or 0}, digests, {}))
     except (UserError, KeyError, TypeError, AttributeError, OSError):  # a folder that holds something else
         return None
 

@@ -111,6 +111,7 @@ def _store(path: str, digests: Digests, priors: Mapping[str, str]) -> str:
 def _called(train: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {'optim_g': 'optimizer', 'scheduler': 'scheduler'}
     kinds |= {key: 'loss' for key in train if key.endswith('_opt')}
+    train = {key: value for key, value in train.items() if value is not None or kinds.get(key) != 'loss'}
     return {key: _shortest(value, kinds[key]) if key in kinds else value for key, value in train.items()}
 
 

@@ -16,7 +16,10 @@ from sptsr.data.checked import channels
 
 
 def check_fits(net: SPTNet, opt: Mapping[str, Any]) -> None:
-    """Raises UserError unless the network's scale is that of complete options, and it takes their images and crops."""
+    """Raises UserError unless the network goes with complete options.
+
+    Its scale is theirs, it takes their images and crops, and each set has the masks that its units use.
+    """
     scale = opt.get('scale', 1)
     name = type(net.backbone).__name__
     if net.scale != scale:
@@ -28,6 +31,11 @@ def check_fits(net: SPTNet, opt: Mapping[str, Any]) -> None:
                 remedy = 'set gray: true' if given > 1 else 'leave out gray and color'
                 raise UserError(
                     f'datasets.{phase}: its images have {given} channels, but {name} takes {net.in_channels}; {remedy}'
+                )
+            if net.uses_masks and data.get('dataroot_prior') is None:
+                raise UserError(
+                    f'datasets.{phase}: the unit uses masks, and this set has none; use PriorPairedImageDataset (or '
+                    'another Prior set) with dataroot_prior, or PlainUnit'
                 )
             if opt['is_train'] and phase == 'train':
                 _check_output(net, given)

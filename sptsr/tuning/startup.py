@@ -50,6 +50,7 @@ def started(
     """
     try:
         options = load_options(path, is_train, root, force)
+        _check_processes(options, launcher)
     except UserError as error:
         _tell_others(error, launcher)
         raise
@@ -68,6 +69,16 @@ def started(
         raise
     finally:
         ranks.close()
+
+
+def _check_processes(options: Options, launcher: str) -> None:
+    """Raises UserError where one process is asked to work on several GPUs; its batch would be too small."""
+    wanted = options.given.get('num_gpu', 'auto')
+    if launcher == 'none' and wanted != 'auto' and wanted > 1:
+        raise UserError(
+            f'num_gpu: {wanted}, but a process works on one GPU; start one for each '
+            f'(torchrun --nproc_per_node {wanted} ... --launcher pytorch), or set num_gpu: 1'
+        )
 
 
 def _tell_others(error: UserError, launcher: str) -> None:

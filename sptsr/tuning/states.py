@@ -44,7 +44,7 @@ def read_state(path: Path) -> dict[str, Any]:
             raise ValueError(f'{broken} has another checksum')
         state = torch.load(path, map_location='cpu', weights_only=True)
         if not isinstance(state, dict) or not state.keys() >= _KEYS:
-            raise ValueError('not a state of this version of sptsr')
+            raise ValueError("not a state of sptsr; BasicSR's are of whole networks")
         if state.get('rules', 1) not in range(1, RULES + 1):
             raise ValueError('written by a newer sptsr')
     except Exception as error:  # zipfile and torch raise many kinds for a truncated or foreign file

@@ -67,7 +67,10 @@ def _scalar(key: str, loss: nn.Module, with_target: bool, output: Tensor, target
     """Returns a loss as one number; BasicSR's perceptual one is a pair (content, style) of which one may be None."""
     value = loss(output, target) if with_target else loss(output)
     if isinstance(value, tuple):
-        value = torch.stack([part for part in value if part is not None]).sum()
+        parts = [part for part in value if part is not None]
+        if not parts:
+            raise UserError(f'train.{key}: gives nothing; set one of its weights above 0, or remove it')
+        value = torch.stack(parts).sum()
     if value.ndim:
         raise UserError(f'train.{key}: gives {list(value.shape)} values instead of one; set reduction: mean')
     return value

@@ -292,6 +292,12 @@ def _log_start(
         model.device,
     )
     model.log_adapter()
+    network = opt['network_g']
+    if network.get('backbone_weights') is None and network['backbone']['type'] != 'spandrel':
+        logger.warning(
+            'network_g.backbone_weights is not set: unless %s reads its weights itself, it is untrained',
+            network['backbone']['type'],
+        )
     if state:
         logger.info('Going on from iteration %d (%s)', state['iter'], state['path'])
         average = model.tuner.average

@@ -138,9 +138,14 @@ class Tuner:
         try:
             losses = self._backward(batch)
         except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                error = UserError(
+                    f'iteration {self.iteration}: a step needs more memory than the GPU has free; lower '
+                    'batch_size_per_gpu (train.accumulate makes up for it) or gt_size, or set train.checkpoint: true'
+                )
             self.ranks.average_gradients(self.params, torch.ones((), device=self.device))
             self.ranks.raise_together(error)
-            raise
+            raise error
         gradients = [p.grad for p in self.params if p.grad is not None]
         own_norm = torch.nn.utils.get_total_norm(gradients) if self.ranks.world > 1 else None
         failed = self.ranks.average_gradients(self.params, (~losses.isfinite().all()).float())
@@ -155,7 +160,10 @@ class Tuner:
             raise self._error('the sum of the gradients of all ranks is not finite', batch.files)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average is not None:
+        if not math.isfinite(shared):
+            if self.scaler.get_scale() < 1:  # it halves with each: what is left is no overflow
+                raise self._error('the gradient is not finite, however small the scale of fp16', batch.files)
+        elif self.average is not None:
             self.average.update()
         return dict(zip(self.losses, values, strict=True))
 

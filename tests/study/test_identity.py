@@ -130,3 +130,7 @@ def test_the_content_of_a_plug_in_counts(options, tmp_path, monkeypatch, name):
     assert _id(options, tmp_path) != before
     file.write_text('class Net: pass')
     assert _id(options, tmp_path) == before
+
+
+def test_a_loss_that_is_switched_off_plays_no_part(options, tmp_path):
+    assert _id(_changed(options, 'train/perceptual_opt', None), tmp_path) == _id(options, tmp_path)

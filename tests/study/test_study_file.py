@@ -96,6 +96,7 @@ def test_a_mistake_is_said_with_its_place(study, tmp_path, path, value, expected
 
 def test_what_a_command_cannot_do_is_said_before_anything_runs(study, tmp_path, monkeypatch):
     file = write_study(tmp_path, study)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
     monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     for words, expected in (

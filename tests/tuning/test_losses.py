@@ -83,6 +83,13 @@ def test_a_loss_without_a_mean_is_refused():
         loss(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
 
 
+def test_a_loss_that_gives_nothing_is_named():
+    loss = losses_of({'pixel_opt': {'type': 'L1Loss'}}, CPU)['l_pix']
+    loss.args[1].forward = lambda *_: (None, None)  # BasicSR's PerceptualLoss with both weights 0
+    with pytest.raises(UserError, match='train.pixel_opt: gives nothing; set one of its weights above 0'):
+        loss(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
+
+
 def _with_stay(net: SPTNet, weight: float, **options) -> tuple[Tuner, Batch]:
     train = {
         **TRAIN_DEFAULTS,

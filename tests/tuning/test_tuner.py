@@ -147,6 +147,30 @@ def test_what_is_not_finite_ends_the_step_before_anything_is_changed(bad: str):
     assert all(torch.equal(value, before[name]) for name, value in net.adapter_state().items())
 
 
+def test_a_gradient_that_no_scale_makes_finite_ends_the_run():
+    net = make_net('IMDN')
+    tuner, batch = _tuner(net, precision='fp16', ema_decay=0.9), _batch(net)
+    next(iter(net.adapter_parameters().values())).register_hook(lambda gradient: gradient * math.nan)
+    before = {name: value.clone() for name, value in net.adapter_state().items()}
+    with pytest.raises(NotFinite, match='the gradient is not finite, however small the scale of fp16'):
+        for _ in range(20):  # 2^16 is halved with each
+            tuner.step(batch)
+    assert all(torch.equal(value, before[name]) for name, value in net.adapter_state().items())
+    assert tuner.average.untrained == 1  # steps that were passed over count in no average
+
+
+def test_too_little_memory_for_a_step_is_one_line():
+    net = make_net('IMDN')
+    tuner, batch = _tuner(net), _batch(net)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    tuner.losses = {'l_pix': full}
+    with pytest.raises(UserError, match='needs more memory than the GPU has free; lower batch_size_per_gpu'):
+        tuner.step(batch)
+
+
 def test_every_optimiser_makes_a_step_and_goes_on_from_its_state():
     walked = 0
     for name in sorted(optimizers()):
