@@ -70,6 +70,8 @@ def _devices() -> str:
     if not torch.cuda.is_available():
         return f'CPU with {torch.get_num_threads()} threads; no CUDA GPU'
     names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    for number in range(len(names)):
+        torch.ones(1, device=f'cuda:{number}').add(1).item()  # fails where torch was not built for this GPU
     return ', '.join(names)
 
 
@@ -136,7 +138,7 @@ _BASICSR = 'python scripts/build_basicsr.py -o dist && pip install dist/basicsr-
 _PAIR = 'pip install --force-reinstall torch torchvision (both in one command, from one index)'
 _INSTALL = {'basicsr': _BASICSR, 'torch': _PAIR, 'torchvision': _PAIR}
 _REMEDIES = {
-    'devices': 'install the NVIDIA driver, or set num_gpu: 0',
+    'devices': 'install the NVIDIA driver and a torch that was built for this GPU, or set num_gpu: 0',
     'torch pair': _PAIR,
     'opencv': 'install libGL and GLib, e.g. apt install libgl1 libglib2.0-0',
     'basicsr': _BASICSR,

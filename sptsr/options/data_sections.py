@@ -66,7 +66,16 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
         needed = STOCK_NEEDS if data['type'] == 'PairedImageDataset' else ()
         needed += STOCK_TRAIN_NEEDS if needed and path[1] == 'train' else ()
         problems += [(path, f"{data['type']} needs '{key}'") for key in needed if data.get(key) is None]
-        problems += wrong_keys(data, STOCK_DATASET, path)
+        problems += wrong_keys(data, _stock_keys(str(data['type'])), path)
+        if isinstance(data.get('io_backend'), Mapping) and data['io_backend'].get('type') == 'lmdb':
+            problems += [
+                (
+                    (*path, key),
+                    f'{dotted}.{key}: plays no part in an LMDB of {data["type"]}; PriorPairedImageDataset takes it',
+                )
+                for key in ('meta_info_file', 'filename_tmpl')
+                if data.get(key, '{}') not in (None, '{}')
+            ]
     if isinstance(data.get('filename_tmpl'), str):  # BasicSR's datasets would look up attributes in it
         try:
             check_template(data['filename_tmpl'], f'{dotted}.filename_tmpl')
@@ -79,3 +88,11 @@ def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> 
     if path[1] == 'train' and 'batch_size_per_gpu' not in data:
         problems.append((path, f"{dotted} needs 'batch_size_per_gpu', a whole number"))
     return problems
+
+
+def _stock_keys(kind: str) -> dict[str, Any]:
+    """Returns the keys that a dataset of BasicSR reads."""
+    keys = dict(STOCK_DATASET)
+    if kind == 'RealESRGANPairedDataset':
+        keys['meta_info'] = keys.pop('meta_info_file')
+    return keys

@@ -139,7 +139,9 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, s
     freq, save_freq = opt['logger']['print_freq'], opt['logger']['save_checkpoint_freq']
     val_freq = opt['val'].get('val_freq') or total
     # BasicSR's ETA is that of one iteration less: the last line said "-1 day, 23:59:59"
-    messages = MessageLogger({**opt, 'train': {**opt['train'], 'total_iter': total + 1}}, start + 1, boards.writer)
+    # And it writes no losses of a run that has `debug` in its name: they are written below.
+    quiet = {'logger': {**opt['logger'], 'use_tb_logger': False}, 'train': {**opt['train'], 'total_iter': total + 1}}
+    messages = MessageLogger({**opt, **quiet}, start + 1)
     data_timer, iter_timer = AvgTimer(), AvgTimer()
     iteration = start
     shown = bar(total, opt['name'], 'step', start, disable=not progress)
@@ -166,6 +168,8 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, s
             if ranks.first:
                 messages({**record, **losses})
                 boards.add_scalar('lr', record['lrs'][0], iteration)
+                for name, value in losses.items():
+                    boards.add_scalar(f'losses/{name}', value, iteration)
         if iteration % val_freq == 0 or iteration == total:
             for loader in loaders.val:
                 model.validation(loader, iteration, boards, opt['val']['save_img'])

@@ -91,6 +91,14 @@ MISTAKES = {
         ('model_type', 'SRModel'),
         "model_type: SRModel is BasicSR's, which tunes no units; say SPTModel",
     ),
+    'a list of RealESRGAN': (
+        ('datasets', 'train', {'type': 'RealESRGANPairedDataset', 'name': 'x', 'meta_info_file': 'x'}),
+        "unknown key 'datasets.train.meta_info_file'; did you mean 'meta_info'",
+    ),
+    'a list of a stock LMDB': (
+        ('datasets', 'train', {'type': 'PairedImageDataset', 'io_backend': {'type': 'lmdb'}, 'meta_info_file': 'x'}),
+        'datasets.train.meta_info_file: plays no part in an LMDB of PairedImageDataset; PriorPairedImageDataset takes',
+    ),
     'a GAN': (('network_d', {}), "unknown key 'network_d'; there is no adversarial training here; remove it"),
     'no loss': (('train', 'pixel_opt', None), "train needs 'pixel_opt', or another loss"),
     'unknown train key': (('train', 'ema_decy', 0.9), "unknown key 'train.ema_decy'; did you mean 'ema_decay'"),

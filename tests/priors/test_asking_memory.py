@@ -14,6 +14,7 @@ from sptsr.core import free_memory
 from sptsr.core.devices import usable_device
 from sptsr.core.errors import UserError
 from sptsr.priors.one_image import make_prior
+from sptsr.priors.sources.in_parts import embed_in_parts
 from tests.conftest import run_cli
 
 
@@ -38,6 +39,29 @@ def _one_line(*command: object) -> str:
     lines = [line for line in done.stderr.splitlines() if not line.startswith('priors: ')]
     assert len(lines) == 1, done.stderr
     return lines[0]
+
+
+class _Small:
+    """A segmenter on a GPU that holds `most` images."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.asked: list[int] = []
+
+    def embed(self, images: list) -> list:
+        self.asked.append(len(images))
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return [(image, None) for image in images]
+
+
+def test_a_batch_of_images_that_is_too_large_is_embedded_in_parts():
+    segmenter = _Small(2)
+    assert [image for image, _ in embed_in_parts(segmenter, list('abcdefgh'), 'sam')] == list('abcdefgh')
+    assert segmenter.asked == [8, 4, 2, 2, 4, 2, 2]
+    with pytest.raises(UserError, match='sam: one image needs more memory than the GPU has free') as caught:
+        embed_in_parts(_Small(0), list('ab'), 'sam')
+    assert caught.value.__cause__ is None  # `restore` would take it for the network's
 
 
 def test_felzenszwalb(here: Path, monkeypatch: pytest.MonkeyPatch):

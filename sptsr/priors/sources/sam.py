@@ -23,6 +23,7 @@ from sptsr.images.decode import RGB
 from sptsr.masks.prior import MAX_FINE, Prior
 from sptsr.priors.sources.generator import Segmenter, make_prior
 from sptsr.priors.sources.grid import GridSettings
+from sptsr.priors.sources.in_parts import embed_in_parts
 from sptsr.priors.sources.source import Source, must_lie_in
 
 # Width of the image encoder, which tells the checkpoints apart.
@@ -77,11 +78,8 @@ class _SegmenterSource(Source):
     segmenter: Segmenter = field(init=False)
 
     def __post_init__(self) -> None:
-        must_lie_in(
-            self.name,
-            {'max_side': (self.max_side, 1, 1 << 16), 'images_per_batch': (self.images_per_batch, 0, 1 << 12)},
-        )
-        must_lie_in(self.name, {'fine': (self.fine, 1, MAX_FINE)})
+        bounds = {'max_side': (self.max_side, 1, 1 << 16), 'images_per_batch': (self.images_per_batch, 0, 1 << 12)}
+        must_lie_in(self.name, {**bounds, 'fine': (self.fine, 1, MAX_FINE)})
         self.settings = _settings(vars(self))
         self.device = usable_device(self.device, self.name)
         side = self.settings.points_per_side
@@ -103,7 +101,7 @@ class _SegmenterSource(Source):
     def several(self, images: Sequence[RGB], keys: Sequence[str], max_masks: int) -> Iterator[Prior]:
         bounded = [_bounded(image, self.max_side) for image in images]
         with torch.inference_mode():
-            embedded = self.segmenter.embed(bounded)
+            embedded = embed_in_parts(self.segmenter, bounded, self.name)
         for image, small, one in zip(images, bounded, embedded, strict=True):
             prior = make_prior(self.segmenter, small, self.settings, max_masks, one, self.fine)
             yield prior if small is image else prior.resized(*image.shape[:2])
