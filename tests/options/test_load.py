@@ -84,6 +84,8 @@ TRAIN = {
     'scheduler': {'type': 'MultiStepLR', 'milestones': [4]},
     'pixel_opt': {'type': 'L1Loss'},
 }
+STOCK = {'type': 'PairedImageDataset', 'name': 'x', 'dataroot_gt': '.', 'dataroot_lq': '.', 'batch_size_per_gpu': 1}
+STOCK |= {'gt_size': 64, 'use_hflip': False, 'use_rot': False}
 MISTAKES = {
     # change of the options, then what the report must say
     'unknown top key': (('nam', 'x'), "unknown key 'nam'; did you mean 'name'"),
@@ -96,7 +98,7 @@ MISTAKES = {
         "unknown key 'datasets.train.meta_info_file'; did you mean 'meta_info'",
     ),
     'a list of a stock LMDB': (
-        ('datasets', 'train', {'type': 'PairedImageDataset', 'io_backend': {'type': 'lmdb'}, 'meta_info_file': 'x'}),
+        ('datasets', 'train', {**STOCK, 'io_backend': {'type': 'lmdb'}, 'meta_info_file': 'x'}),
         'datasets.train.meta_info_file: plays no part in an LMDB of PairedImageDataset; PriorPairedImageDataset takes',
     ),
     'a GAN': (('network_d', {}), "unknown key 'network_d'; there is no adversarial training here; remove it"),
