@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sptsr.core.devices import gpu_count
 from sptsr.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,9 +115,7 @@ def _gpus(options: argparse.Namespace) -> list[str]:
         raise UserError('--gpus is for GPUs of this machine; with --slurm say gpus_per_node=1')
     if options.jobs is not None:
         raise UserError('--jobs: with --gpus one run at a time goes to each GPU; leave one of both out')
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0  # an old driver counts them
+    count = gpu_count()
     known = 'CUDA_VISIBLE_DEVICES' in os.environ  # then they have the numbers that it gives
     here = [(gpu.isdecimal() and (int(gpu) < count or known)) or gpu.startswith(_BY_NAME) for gpu in gpus]
     absent = [gpu for gpu, is_here in zip(gpus, here, strict=True) if count == 0 or not is_here]

@@ -7,6 +7,13 @@ import os
 from sptsr.core.errors import UserError
 
 
+def gpu_count() -> int:
+    """Returns how many GPUs torch can use here; an old driver counts some that it cannot."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def usable_device(name: str, what: str) -> str:
     """Returns the device that a user means, as torch calls it.
 
@@ -20,7 +27,7 @@ def usable_device(name: str, what: str) -> str:
     """
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = gpu_count()
     if name == 'auto':
         local = os.environ.get('LOCAL_RANK', '0') if gpus > 1 else '0'
         name = f'cuda:{local}' if gpus else 'cpu'

@@ -203,11 +203,12 @@ def start_ranks(
         how = 'torchrun --nproc_per_node N -m sptsr.train -opt X.yml --launcher pytorch'
         raise UserError(f'--launcher {launcher}: {error.args[0]} is not set; start it as `{how}`') from error
     if cuda:
-        if launcher == 'slurm' and torch.cuda.device_count() == 1:  # each task sees its own
+        gpus = torch.cuda.device_count()
+        if launcher == 'slurm' and gpus == 1:  # each task sees its own
             local = 0
-        if local >= torch.cuda.device_count():
+        if local >= gpus:
             raise UserError(
-                f'--launcher {launcher}: local rank {local}, but {torch.cuda.device_count()} GPUs are here; '
+                f'--launcher {launcher}: local rank {local}, but {gpus} GPUs are here; '
                 'start one process a GPU, or set num_gpu: 0'
             )
         torch.cuda.set_device(local)

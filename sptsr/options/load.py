@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sptsr.core.devices import gpu_count
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_json
 from sptsr.core.homes import expanded
 from sptsr.core.values import plain_types
 from sptsr.core.yaml_io import MAX_DEPTH, KeyPath, Lines, read_scalar, read_yaml
 from sptsr.options.keys import LOGGER, LOGGER_DEFAULTS, PATH, SCHEDULES, TRAIN, TRAIN_DEFAULTS, VAL, VAL_DEFAULTS
-from sptsr.options.problems import NotThere, wrong_keys
+from sptsr.options.problems import NotThere, wrong_values
 from sptsr.options.schema import check, check_network
 
 _MAX_BASES = 8
@@ -109,7 +110,7 @@ def load_frozen(
     files = opt.get('path') or {}
     if not isinstance(files, dict):
         raise UserError(f'{path}: path must be a section')
-    problems = wrong_keys({key: value for key, value in files.items() if key in PATH}, PATH, ('path',))
+    problems = wrong_values(files, PATH, ('path',))
     if problems:
         raise UserError(f'{path}: {problems[0][1]}')
     if section['type'] == 'SPTNet':
@@ -181,17 +182,20 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_whole(opt: Mapping[str, Any]) -> None:
     """Turns numbers such as 5e3 and `!!float 5e3`, which BasicSR's files have, into whole ones where only these go."""
-    sections = {key: opt[key] for key in ('train', 'val', 'logger') if isinstance(opt.get(key), dict)}
     for name, known in {'train': TRAIN, 'val': VAL, 'logger': LOGGER}.items():
-        section = sections.get(name, {})
-        section |= {
-            key: _whole(value) for key, value in section.items() if float not in plain_types(known.get(key, ()))
-        }
-    scheduler = sections.get('train', {}).get('scheduler')
-    if isinstance(scheduler, dict):
-        for key in SCHEDULES.keys() & scheduler.keys():
-            if key != 'restart_weights' and isinstance(scheduler[key], list):
-                scheduler[key] = [_whole(value) for value in scheduler[key]]
+        section = _section(opt, name)
+        for key, value in section.items():
+            if float not in plain_types(known.get(key, ())):
+                section[key] = _whole(value)
+    scheduler = _section(_section(opt, 'train'), 'scheduler')
+    for key, value in scheduler.items():
+        if key in SCHEDULES and SCHEDULES[key] != list[float] and isinstance(value, list):
+            scheduler[key] = [_whole(one) for one in value]
+
+
+def _section(opt: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = opt.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _whole(value: Any) -> Any:
@@ -229,16 +233,14 @@ def report(file: str, lines: Lines, problems: Sequence[tuple[KeyPath, str]]) -> 
 
 def complete(opt: dict[str, Any], is_train: bool, root: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns checked options with BasicSR's derived keys and our defaults; imports what they may name."""
-    import torch  # seconds: not before the options are known to be right
-
-    from sptsr.core.registry import register_all
+    from sptsr.core.registry import register_all  # seconds: not before the options are known to be right
 
     register_all()
     opt, root = expanded(deepcopy(opt)), Path(root)
     name = opt['name']
     if opt.get('num_gpu', 'auto') == 'auto':
-        opt['num_gpu'] = torch.cuda.device_count() if torch.cuda.is_available() else 0  # an old driver counts them
-    if opt['num_gpu'] > 0 and not torch.cuda.is_available():
+        opt['num_gpu'] = gpu_count()
+    if opt['num_gpu'] > 0 and not gpu_count():
         raise UserError(f'num_gpu: {opt["num_gpu"]}, but no GPU is usable here; set num_gpu: 0 (or auto)')
     if opt.get('manual_seed') is None:
         opt['manual_seed'] = 0  # a random one would make a resumed run another run

@@ -35,6 +35,11 @@ def wrong_keys(section: Mapping[str, Any], known: Mapping[str, Types], path: Key
     return problems
 
 
+def wrong_values(section: Mapping[str, Any], known: Mapping[str, Types], path: KeyPath) -> list[Problem]:
+    """Lists the values of a section that fit none of the types of their keys; unknown keys are passed over."""
+    return wrong_keys({key: value for key, value in section.items() if key in known}, known, path)
+
+
 def wrong_value(value: object, types: Types, path: KeyPath) -> list[Problem]:
     """Lists a value that fits none of the types of its key."""
     fault = misfit(value, types)

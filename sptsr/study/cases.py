@@ -14,7 +14,7 @@ from sptsr.core.template import fill_template
 from sptsr.core.yaml_io import Lines
 from sptsr.options.keys import TOP
 from sptsr.options.load import import_plugins_of, make_whole, merge, read_unchecked, report
-from sptsr.options.problems import Problem, wrong_keys
+from sptsr.options.problems import Problem, wrong_values
 from sptsr.options.schema import check
 from sptsr.options.tune import WITH_UNITS, Tune, tuned_as
 from sptsr.study.drafts import Draft, kind_of, leave_out, name_and_arguments, note_lacking, sets_of
@@ -148,7 +148,7 @@ def _merged(path: Path, parts: Sequence[Part], is_train: bool) -> tuple[dict[str
             changes = {**changes, 'datasets': phases}
         opt = merge(opt, changes)
         lines = {**lines, **part.lines}
-    problems = wrong_keys({key: value for key, value in opt.items() if key in TOP}, TOP, ())
+    problems = wrong_values(opt, TOP, ())
     if problems:  # what comes next looks into these sections
         raise UserError(report(str(path), lines, problems))
     make_whole(opt)

@@ -36,6 +36,7 @@ def test_a_unit_with_masks_needs_priors(options: dict, tmp_path: Path, phase: st
 
 def test_a_process_works_on_one_gpu(options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 4)
     options['num_gpu'] = 4
     with pytest.raises(UserError, match=r'num_gpu: 4, but a process works on one GPU; start one for each \(torchrun'):
         train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
