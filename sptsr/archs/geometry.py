@@ -160,21 +160,24 @@ def _largest_around(values: Tensor) -> Tensor:
 
 
 def _of_regions(lq: Tensor, masks: PriorBatch) -> dict[str, Tensor]:
+    masks = masks.describe(lq)
+    assert masks.statistics is not None
     table = masks.table()
     numbers = torch.arange(1, MAX_MASKS + 1, device=table.device, dtype=table.dtype)
-    smallest = masks.look_up((table * numbers).amax(dim=1).long())  # 1 for the first mask, 0 for none
-    statistics = masks.describe(lq).statistics
-    assert statistics is not None
-    # The row before the first mask of each image is for pixels in none. All else there follows from its share.
-    rows = F.pad(statistics, (0, 0, 1, 0))
+    smallest = (table * numbers).amax(dim=1).long()  # 1 for the first mask, 0 for none
+    # The row before the first mask of each image is for codes in none. All else there follows from its share.
+    rows = F.pad(masks.statistics, (0, 0, 1, 0))
     rows[:, 0, SHARE] = 1
-    first = torch.arange(len(rows), device=rows.device).view(-1, 1, 1) * rows.shape[1]
-    own = F.embedding(first + smallest, rows.flatten(0, 1)).permute(0, 3, 1, 2)
+    own = rows.flatten(0, 1).index_select(0, masks.owners() * rows.shape[1] + smallest)
     share, mean, spread = own[:, :1], own[:, MEAN], own[:, SPREAD:]
-    inside = (smallest > 0)[:, None]
+    divisor = torch.where(smallest[:, None] > 0, spread + _NOISE, math.inf)  # a residual is 0 in no mask
+    # All but the pixel's own colour follows from its code, so it is computed for each code and looked up once.
+    size, count = share.clamp(min=1e-8).log() * -0.5, table.sum(dim=1, keepdim=True) * 0.4
+    each = torch.cat([count, size, 2 * spread / (spread + _NOISE), divisor, mean], dim=1)
+    found = F.embedding(masks.index, each).permute(0, 3, 1, 2)
     return {
-        'count': masks.look_up(table.sum(dim=1))[:, None] * 0.4,
-        'size': share.clamp(min=1e-8).log() * -0.5,
-        'residual': torch.where(inside, (lq - mean) / (spread + _NOISE), 0),
-        'spread': 2 * spread / (spread + _NOISE),
+        'count': found[:, :1],
+        'size': found[:, 1:2],
+        'residual': (lq - found[:, 4:]) / found[:, 3:4],
+        'spread': found[:, 2:3],
     }

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sptsr.archs.modulation import modulate
+from sptsr.archs.modulation import modulate, sum_of_both
 
 
 def _inputs(
@@ -59,3 +59,25 @@ def test_gamma_and_beta_are_not_kept():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         modulate(*inputs)
     assert sum(kept) == sum(value.numel() for value in inputs)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_the_features_layout_and_an_untrained_units_bits_stay(layout: torch.memory_format):
+    features, hidden, weight, bias = (value.detach() for value in _inputs(torch.float32, layout))
+    output = modulate(features, hidden, torch.zeros_like(weight), torch.zeros_like(bias))
+    assert torch.equal(output, features)
+    assert output.stride() == features.stride()
+
+
+@pytest.mark.parametrize('half', [None, torch.bfloat16])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_sum_of_both(layout: torch.memory_format, half: torch.dtype | None):
+    torch.manual_seed(0)
+    x, y = (torch.randn(2, channels, 4, 5).to(memory_format=layout) for channels in (6, 3))
+    of_x, of_y, bias = torch.randn(3, 6), torch.randn(3, 3), torch.randn(3)
+    expected = torch.einsum('dc,bchw->bdhw', of_x, x) + torch.einsum('dc,bchw->bdhw', of_y, y) + bias[:, None, None]
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients), torch.autocast('cpu', half, enabled=half is not None):
+            output = sum_of_both(x, of_x, y, of_y, bias)
+        assert output.dtype == (half or torch.float32)
+        torch.testing.assert_close(output.float(), expected, **({} if half is None else {'rtol': 0.05, 'atol': 0.1}))
