@@ -27,7 +27,9 @@ def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> 
         hidden, weight, bias = hidden.to(half), weight.to(half), bias.to(half)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return cast(Tensor, _Modulate.apply(features, hidden, weight, bias))
-    return _modulated(features, hidden, weight, bias)
+    gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
+    # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
+    return (features + beta).addcmul_(features, gamma)
 
 
 def sum_of_both(x: Tensor, of_x: Tensor, y: Tensor, of_y: Tensor, bias: Tensor) -> Tensor:
@@ -38,11 +40,10 @@ def sum_of_both(x: Tensor, of_x: Tensor, y: Tensor, of_y: Tensor, bias: Tensor) 
         of_x, of_y: weights, [D, C] and [D, c].
         bias: [D].
     """
-    plain = _is_matrices(x) and _is_matrices(y) and not torch.is_autocast_enabled('cpu')  # which knows no in-place sums
-    if torch.is_grad_enabled() or not plain:
+    if torch.is_grad_enabled() or not (_is_matrices(x) and _is_matrices(y)):
         return F.conv2d(x, of_x[..., None, None], bias) + F.conv2d(y, of_y[..., None, None])
-    both = _conv1x1(x, of_x, bias).flatten(2)
-    return both.baddbmm_(of_y.expand(len(y), -1, -1), y.flatten(2)).unflatten(2, y.shape[2:])
+    of_first = _conv1x1(x, of_x, bias).flatten(2)
+    return torch.baddbmm(of_first, of_y.expand(len(y), -1, -1), y.flatten(2)).unflatten(2, y.shape[2:])
 
 
 class _Modulate(torch.autograd.Function):
@@ -50,7 +51,8 @@ class _Modulate(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(features, hidden, weight, bias)
         with torch.autocast(features.device.type, enabled=False):
-            return _modulated(features, hidden, weight, bias)
+            gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
+        return (features + beta).addcmul_(features, gamma)
 
     @staticmethod
     @once_differentiable
@@ -64,17 +66,6 @@ class _Modulate(torch.autograd.Function):
             gradient_f = torch.addcmul(gradient, gradient, gamma)
         both = torch.cat([gradient * features, gradient], dim=1).to(hidden.dtype)
         return gradient_f, *_conv1x1_backward(both, hidden, weight, ctx.needs_input_grad[1:])
-
-
-def _modulated(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    # In 16 bits 1 + gamma would be gamma rounded to three digits; a compiler makes one pass of all this by itself.
-    if hidden.dtype.itemsize < 4 or torch.compiler.is_compiling():
-        gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
-        return (features + beta).addcmul_(features, gamma)
-    # The 1 is added to the bias, so that one pass over the features is enough; their layout stays.
-    scale, shift = bias.chunk(2)
-    factor, beta = _conv1x1(hidden, weight, torch.cat([scale + 1, shift])).to(features.dtype).chunk(2, dim=1)
-    return torch.addcmul(beta, features, factor, out=torch.empty_like(features))
 
 
 def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
