@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -121,6 +121,14 @@ class Ranks:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+    def share(self, value: _T) -> _T:
+        """Returns the first rank's value on every rank."""
+        if self.world == 1:
+            return value
+        values = [value if self.first else None]
+        dist.broadcast_object_list(values)
+        return cast(_T, values[0])
 
     def wait(self) -> None:
         """Returns when all ranks have come here."""

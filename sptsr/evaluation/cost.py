@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,6 +25,7 @@ from sptsr.archs.call import call_network, takes_sigma
 from sptsr.archs.sizes import round_up
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.masks.batch import PriorBatch
+from sptsr.masks.prior import MAX_MASKS, Prior
 
 OUTPUT = (720, 1280)  # height and width for which papers on super-resolution count
 INPUT = (256, 256)
@@ -159,12 +161,16 @@ def input_for(net: SPTNet, output: tuple[int, int] = OUTPUT) -> tuple[int, int]:
     return height, width
 
 
+def made_up_prior(size: Sequence[int]) -> Prior:
+    """Returns masks to measure with: 16 x 16 cells of an image, with different codes, in about half of 64 masks."""
+    codes = np.random.default_rng(0).integers(0, 2**64 - 1, _CELLS**2, np.uint64, endpoint=True)
+    rows, columns = (np.arange(side) * _CELLS // side for side in size)
+    return Prior(codes, (rows[:, None] * _CELLS + columns).astype(np.uint16), MAX_MASKS)
+
+
 def made_up_masks(batch: int, size: tuple[int, int], device: torch.device) -> PriorBatch:
-    """Returns masks to measure with: 16 x 16 cells of each image, with different codes, in about half of 64 masks."""
-    rows, columns = (torch.arange(side, device=device) * _CELLS // side for side in size)
-    index = (rows[:, None] * _CELLS + columns + torch.arange(batch, device=device)[:, None, None] * _CELLS**2).int()
-    codes = torch.randint(-(2**63), 2**63 - 1, (_CELLS**2,), generator=torch.Generator().manual_seed(0))
-    return PriorBatch(codes.to(device).repeat(batch), index)
+    """Returns the masks of `made_up_prior` for each image of a batch."""
+    return PriorBatch.of([made_up_prior(size)] * batch).to(device)
 
 
 def measure_latency(net: SPTNet, size: tuple[int, int], rounds: int = 9) -> Latency:

@@ -10,7 +10,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sptsr.core.homes import expanded
@@ -18,7 +17,7 @@ from sptsr.core.progress import bar
 from sptsr.core.registry import register_all
 from sptsr.data.checked import open_dataset
 from sptsr.data.loader import SeededIndex, collate
-from sptsr.masks.prior import Prior
+from sptsr.evaluation.cost import made_up_prior
 from sptsr.options.load import complete
 from sptsr.study.runs import Run
 from sptsr.study.steps import threads
@@ -26,7 +25,6 @@ from sptsr.tuning.model import SPTModel
 
 _STEPS = 3
 _START = 8.0  # seconds until a process has imported all and built its network
-_CELLS = 16  # made-up masks have 16 x 16 different codes, about as many as those of a photograph
 
 
 def estimate(runs: Sequence[Run]) -> dict[str, float]:
@@ -114,15 +112,8 @@ def _complete(options: Mapping[str, Any], is_train: bool) -> dict[str, Any]:
 
 
 def _batch(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    priors = [sample.get('prior') or _made_up(sample['lq'].shape[-2:]) for sample in samples]
+    priors = [sample.get('prior') or made_up_prior(sample['lq'].shape[-2:]) for sample in samples]
     return collate([{**sample, 'prior': prior} for sample, prior in zip(samples, priors, strict=True)])
-
-
-def _made_up(size: Sequence[int]) -> Prior:
-    """Returns 64 masks of a grid of cells, half of which each covers."""
-    codes = np.unique(np.random.default_rng(0).integers(1, 1 << 63, 2 * _CELLS**2, np.uint64))[: _CELLS**2]
-    rows, columns = (np.arange(side) * _CELLS // side for side in size)
-    return Prior(codes, (rows[:, None] * _CELLS + columns).astype(np.uint16), 64)
 
 
 def _since(start: float) -> float:

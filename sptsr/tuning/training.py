@@ -94,7 +94,7 @@ def train_pipeline(
         with ranks.together():
             if ranks.first and not fresh:
                 state = _found_state(opt, home, options.sha256, auto_resume)
-        state = ranks.gather(state)[0]
+        state = ranks.share(state)
         with ranks.together():
             loaders = _Loaders(opt, state['iter'] if state else 0, ranks)
             if state and state['rules'] != RULES:
