@@ -168,6 +168,7 @@ def restore_all(
 
     with ThreadPoolExecutor(1) as reader, bar(len(images), 'restore') as progress:
         for name, ready in _ahead(reader, prepare, list(images)):
+            result: _Ready | None = None
             try:
                 result = ready()
                 restored: AnyImage | None = None
@@ -186,7 +187,7 @@ def restore_all(
                         frozen, _ = _restored(net, result, how, cost)
                     on_image(name, result.image.rgb8(), result.prior, restored.rgb8(), frozen.rgb8())
             except UserError as error:
-                if isinstance(error.__cause__, torch.OutOfMemoryError):
+                if result is not None and isinstance(error.__cause__, torch.OutOfMemoryError):
                     faults.append(_too_large(name, net))
                 else:
                     faults.append(str(error) if name in str(error) else f'{name}: {error}')

@@ -16,9 +16,11 @@ from tests.conftest import run_cli
 from tests.restoring.folders import ARGUMENTS, restore
 
 
-def test_a_source_that_fails_on_one_image_does_not_stop_the_others(photos: Path, tmp_path: Path):
+@pytest.mark.parametrize('error', ["ValueError('not this one')", "torch.OutOfMemoryError('not this one')"])
+def test_a_source_that_fails_on_one_image_does_not_stop_the_others(photos: Path, tmp_path: Path, error: str):
     (tmp_path / 'mine.py').write_text(
         'import numpy as np\n'
+        'import torch\n'
         'from sptsr.core.registry import SOURCE_REGISTRY, register\n'
         'from sptsr.masks.prior import Prior\n'
         'from sptsr.priors.sources.source import Source\n'
@@ -27,7 +29,7 @@ def test_a_source_that_fails_on_one_image_does_not_stop_the_others(photos: Path,
         "    name, params = 'mine', {}\n"
         '    def __call__(self, image, key, max_masks):\n'
         "        if key == 'gray':\n"
-        "            raise ValueError('not this one')\n"
+        f'            raise {error}\n'
         '        return Prior.encode(np.ones((1, *image.shape[:2]), bool))\n'
     )
     out = photos.parent / 'mine'
