@@ -259,3 +259,30 @@ def test_what_fails_leaves_the_users_network_as_it_was(tmp_path):
     with pytest.raises(sptsr.UserError, match='holds others'):
         sptsr.load(tmp_path / 'a.safetensors', backbone=other)
     assert state(other) == before
+
+
+def test_of_two_sets_of_units_the_last_one_leaves_the_backbone_as_it_was_found():
+    backbone = Net().train()
+    one, two = sptsr.attach(backbone, sites=['body.*']), sptsr.attach(backbone, sites=['body.*'])
+    sptsr.detach(one)
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    sptsr.detach(two)
+    assert all(module.training for module in backbone.modules())
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_loading_what_was_tuned_does_not_make_another_backbone_of_it():
+    net = make_net('IMDN', tune='adapter+lora')
+    before = net.backbone_digest()
+    with torch.no_grad():
+        for value in net.adapter_parameters().values():
+            value.add_(0.1)
+    net.load_state_dict(net.state_dict())
+    assert net.backbone_digest() == before
+
+
+def test_tiles_of_a_module_begin_where_its_strides_do():
+    from sptsr.archs.backbones.denoisers_arch import FFDNet
+
+    assert sptsr.attach(FFDNet(nc=12, nb=9)).sizes.grid == 2

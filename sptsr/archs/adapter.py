@@ -225,11 +225,13 @@ def apply_adapter(net: SPTNet, adapter: Adapter, path: str | os.PathLike[str], k
     """Loads an adapter that was read from `path` into a network; see `load_adapter`."""
     if not is_backbone_of(net, adapter.backbone_sha256):
         backbone = adapter.network_g.get('backbone')
-        was = backbone.get('type') if isinstance(backbone, dict) else 'another network'
+        named = backbone if isinstance(backbone, dict) else {}
+        was = named.get('type') or named.get('module') or 'another network'
         weights = adapter.network_g.get('backbone_weights')
+        weights = f'the weights {weights}' if weights else 'weights of its own'
         raise UserError(
-            f'{path}: the adapter was trained for {was} with the weights {weights}, and this backbone holds others; '
-            'set backbone and backbone_weights to those it was trained for'
+            f'{path}: the adapter was trained for {was} with {weights}, and this backbone holds others; set '
+            'backbone and backbone_weights to those it was trained for'
         )
     if adapter.rules not in range(1, RULES + 1):
         raise UserError(f'{path}: written by a newer sptsr ({adapter.version}); update sptsr')

@@ -12,6 +12,7 @@ from torch import nn
 
 from sptsr.archs.adapter import apply_adapter, read_adapter, save_adapter
 from sptsr.archs.backbone import Found, build_network, probe_of, size_rules
+from sptsr.archs.call_state import EnterBackbone
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
@@ -93,7 +94,8 @@ def detach(net: SPTNet) -> nn.Module:
     """Takes the units out of a network and returns the backbone as `attach` found it.
 
     What was tuned of the backbone itself (`tune: all`, `lora` or `bias`) is undone. Its hooks are gone; the modes of
-    its modules and `requires_grad` of its parameters are put back. `net` is of no use afterwards.
+    its modules and `requires_grad` of its parameters are put back, where other units sit on it as soon as the last of
+    them are taken out. `net` is of no use afterwards.
 
     Raises:
         UserError: `net` has no units.
@@ -103,7 +105,8 @@ def detach(net: SPTNet) -> nn.Module:
         hook.remove()
     if net.learned:
         net.learned.take_out()
-    net.found.put_back(net.backbone)
+    if not EnterBackbone.of(net.backbone):
+        net.found.put_back(net.backbone)
     return net.backbone
 
 

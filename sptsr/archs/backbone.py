@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from sptsr.archs.building import build, fault
 from sptsr.archs.call import call_network, call_unguarded
 from sptsr.archs.recipes import RECIPES, find_recipe
-from sptsr.archs.sites import Site, match_sites, measure_sites
+from sptsr.archs.sites import Site, match_sites, measure_sites, tile_step
 from sptsr.archs.sizes import SizeRules, round_up
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, lookup
@@ -115,6 +116,13 @@ def size_rules(net: nn.Module, section: Mapping[str, Any] | None = None) -> Size
     return recipe.resolve(section['type'], section).sizes if recipe and section else SizeRules()
 
 
+def tile_rules(net: nn.Module, sizes: SizeRules, image: Tensor) -> SizeRules:
+    """Returns the size rules with the grid of tiles, which is measured unless the network says its rules itself."""
+    if isinstance(getattr(net, 'sizes', None), SizeRules):
+        return sizes
+    return replace(sizes, grid=math.lcm(sizes.grid, tile_step(net, image)))
+
+
 def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequence[str] | None) -> Placement:
     """Finds sites, scale, size rules and channels of the LQ image.
 
@@ -143,7 +151,7 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
         paths = [] if sites is None else match_sites(net, [sites] if isinstance(sites, str) else list(sites))
     image = probe_of(net, sizes)
     measured, scale = measure_sites(net, paths, image)
-    return Placement(measured, scale, sizes, image.shape[1], image)
+    return Placement(measured, scale, tile_rules(net, sizes, image), image.shape[1], image)
 
 
 def _some(sites: list[T], name: str) -> list[T]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.building import fault
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, is_out_of_memory
 from sptsr.options.calling import Calling
 
 _AS_IT_IS = Calling()
@@ -23,12 +23,12 @@ def call_network(net: nn.Module, lq: Tensor, sigma: Tensor | None = None) -> Ten
         return call_unguarded(net, lq, sigma)
     except UserError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f'network: {type(net).__name__} needs more memory than the GPU has free; lower batch_size_per_gpu or '
-            'gt_size, or set val.tile'
-        ) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise UserError(
+                f'network: {type(net).__name__} needs more memory than there is free; in options lower '
+                'batch_size_per_gpu or gt_size, or set val.tile; elsewhere give a tile, such as tile=256'
+            ) from error
         height, width = lq.shape[-2:]
         what = f'fails on an image of {height}x{width}'
         raise fault(type(net).__name__, what, error, 'check its arguments and the images') from error
@@ -65,8 +65,9 @@ def call_unguarded(net: nn.Module, lq: Tensor, sigma: Tensor | None = None) -> T
 
 
 def takes_sigma(net: nn.Module) -> bool:
-    """Returns whether a network's `forward` has an argument `sigma` for the noise level."""
-    return 'sigma' in inspect.signature(net.forward).parameters
+    """Returns whether a network wants a noise level: `forward` has an argument `sigma`, unless it says otherwise."""
+    said = getattr(net, 'takes_sigma', None)
+    return said if isinstance(said, bool) else 'sigma' in inspect.signature(net.forward).parameters
 
 
 def _image_of(result: Any, how: Calling, name: str) -> Any:

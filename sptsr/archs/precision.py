@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.backbone import probe
+from sptsr.archs.call import call_network
 from sptsr.archs.spt_arch import SPTNet
 
 HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}  # by their names in options
@@ -39,7 +40,7 @@ def keep_ends_exact(net: SPTNet) -> list[str]:
     try:
         with torch.no_grad():
             image = probe(net.sizes, net.in_channels).to(next(net.parameters()).device)
-            made = net.backbone(image).shape[1]
+            made = call_network(net.backbone, image).shape[1]
     finally:
         for handle in handles:
             handle.remove()

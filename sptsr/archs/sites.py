@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -237,6 +238,19 @@ def measure_sites(net: nn.Module, paths: Sequence[str], lq: Tensor) -> tuple[lis
             )
         sites.append(Site(path, record.channels, record.grid, record.layout))
     return sites, scale
+
+
+def tile_step(net: nn.Module, lq: Tensor) -> int:
+    """Returns the number of pixels that a network looks at its input in steps of: the strides of all its modules.
+
+    Tiles that begin at other places give other results at their edges, even where the network takes any size.
+
+    Args:
+        net, lq: as in `trace`.
+    """
+    traces, _ = trace(net, [path for path, _ in net.named_modules() if path], lq)
+    strides = {record.grid.stride for record in traces.values() if record.layout is not None}
+    return math.lcm(*(int(stride) for stride in strides if stride >= 1))
 
 
 def _feature_map(output: Tensor, given: Sequence[Any], size: tuple[int, int]) -> tuple[Layout | None, int, Grid]:

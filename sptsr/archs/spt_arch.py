@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,8 @@ class SPTNet(nn.Module):
             self.options = tuned_as(self.options, tune, rank)
         self.tune = tune
         self.backbone = build_network(backbone)
-        self.found = Found.of(self.backbone)
+        others = EnterBackbone.of(self.backbone)
+        self.found = cast(Found, others[0].found) if others else Found.of(self.backbone)
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()
@@ -131,6 +132,7 @@ class SPTNet(nn.Module):
         self.learned: Learned | None = None
         if tune != 'adapter':
             self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, self.sites)
+            self.digest.fixed = True
         self.units = nn.ModuleList()
         self.uses_masks = self.uses_regions = self.ladder = False
         if tune in WITH_UNITS:
@@ -153,7 +155,7 @@ class SPTNet(nn.Module):
             self.join = LadderHead(self._unit(0).width, out_channels(self.backbone, placement), factor)
         self.uses_regions = unit_class.uses_regions
         self.uses_masks = unit_class.uses_masks and (self.uses_regions or getattr(self.stem, 'uses_masks', True))
-        self.hooks.append(self.backbone.register_forward_pre_hook(EnterBackbone(self.token)))
+        self.hooks.append(self.backbone.register_forward_pre_hook(EnterBackbone(self.token, self.found)))
         for number, site in enumerate(self.sites):
             module = self.backbone.get_submodule(site.path)
             self.hooks.append(module.register_forward_hook(RefineSite(self.token, number), with_kwargs=True))

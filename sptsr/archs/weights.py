@@ -49,10 +49,17 @@ def state_digest(net: nn.Module) -> str:
 
 
 class StateDigest:
-    """Digest of a network's tensors as they were loaded last; also the hook that takes it after `load_state_dict`."""
+    """Digest of a network's tensors as they were loaded last; also the hook that takes it after `load_state_dict`.
+
+    Attributes:
+        value: the digest.
+        fixed: whether it stays what it is, since what is loaded holds what was tuned of the network.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         self.value = state_digest(net)
+        self.fixed = False
 
     def __call__(self, module: nn.Module, _incompatible_keys: Any) -> None:
-        self.value = state_digest(module)
+        if not self.fixed:
+            self.value = state_digest(module)

@@ -68,10 +68,12 @@ def add_restore(commands: Any) -> None:
 def _restore(options: argparse.Namespace) -> int:
     import torch
 
-    from sptsr.core.files import sha256_tensors
+    from sptsr.core.files import sha256_file, sha256_tensors
+    from sptsr.core.plugin_files import plugin_modules
     from sptsr.report.page import FROZEN, TUNED, Page, Picture
     from sptsr.report.page_file import is_page
     from sptsr.restoring.folder_run import How, find_images, restore_all
+    from sptsr.restoring.through import portable
 
     given, out = Path(options.input), Path(options.out)
     if out.exists() and not out.is_dir():
@@ -97,6 +99,10 @@ def _restore(options: argparse.Namespace) -> int:
     settings = {
         'adapter': sha256_tensors(net.adapter_state()),
         'backbone': net.backbone_digest(),
+        'network': {key: portable(net.options.get(key) or {}) for key in ('backbone', 'unit')},
+        'sites': [site.path for site in net.sites],
+        'rules': net.rules,
+        'plugins': sorted(sha256_file(module.__file__) for module in plugin_modules() if module.__file__),
         'masks': masks.described,
         'self_ensemble': options.self_ensemble,
         'sigma': sigma,

@@ -45,6 +45,12 @@ def unwrapped(error: UserError) -> UserError:
     return error
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Returns whether an error says that there is too little memory, on a GPU or off it."""
+    names = (type(error).__name__, str(error))
+    return isinstance(error, MemoryError) or names[0] == 'OutOfMemoryError' or 'DefaultCPUAllocator' in names[1]
+
+
 @contextmanager
 def refusing(what: str, remedy: str) -> Iterator[None]:
     """Turns whatever code that is not ours raises into a UserError; `--debug` shows the traceback.

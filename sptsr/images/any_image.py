@@ -172,7 +172,8 @@ def _deep_pixels(image: Image.Image, content: bytes) -> tuple[Pixels, Pixels | N
         return planes[:, :, :1], planes[:, :, 1]
     alpha = planes[:, :, 3] if planes.shape[2] == 4 else None
     colour = np.ascontiguousarray(planes[:, :, 2::-1])
-    if image.mode in ('LA', 'I;16', 'I'):
+    gray_with_alpha = image.format == 'PNG' and content[25] == 4  # Pillow calls 16 bits of it RGBA
+    if image.mode in ('LA', 'I;16', 'I') or gray_with_alpha:
         colour = colour[:, :, :1]
     return colour, alpha
 

@@ -20,7 +20,7 @@ from sptsr.archs.backbone import kind_of
 from sptsr.archs.call import takes_sigma
 from sptsr.archs.precision import HALVES, keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.core.errors import UserError, refusing
+from sptsr.core.errors import UserError, is_out_of_memory, reason_of, refusing
 from sptsr.core.files import check_writable, sha256_file
 from sptsr.core.free_memory import free_bytes
 from sptsr.core.progress import bar
@@ -95,8 +95,17 @@ def find_images(given: Path, out: Path) -> dict[str, Path]:
     found = {}
     results: set[str] = set()
     place = os.path.realpath(out)  # `Path.resolve` fails where a link points to itself
-    for folder, subfolders, names in os.walk(given):
+    entered: set[str] = set()  # linked folders are followed, but none twice
+
+    def unreadable(error: OSError) -> None:
+        raise UserError(f'{error.filename}: {error.strerror}; make the folder readable, or move it away') from error
+
+    for folder, subfolders, names in os.walk(given, onerror=unreadable, followlinks=True):
         here = Path(folder)
+        if os.path.realpath(here) in entered:
+            subfolders.clear()
+            continue
+        entered.add(os.path.realpath(here))
         if JOURNAL in names and (here != given or os.path.realpath(given) == place):
             results |= {os.path.realpath(here / name) for name in results_in(here)}
         subfolders[:] = sorted(
@@ -144,7 +153,7 @@ def restore_all(
     check_writable(out)
     if how.precision != 'fp32':
         keep_ends_exact(net)
-    journal = Journal(out, settings)
+    journal = Journal(out, settings, images)
     cost = bytes_a_pixel(net.backbone, net.sizes, net.in_channels)
     room = most_pixels(net.scale) // (2 if on_image else 1)
     made = kept = 0
@@ -187,16 +196,17 @@ def restore_all(
                         frozen, _ = _restored(net, result, how, cost)
                     on_image(name, result.image.rgb8(), result.prior, restored.rgb8(), frozen.rgb8())
             except UserError as error:
-                if result is not None and isinstance(error.__cause__, torch.OutOfMemoryError):
+                if result is not None and is_out_of_memory(error.__cause__):
                     faults.append(_too_large(name, net))
                 else:
                     faults.append(str(error) if name in str(error) else f'{name}: {error}')
-            except torch.OutOfMemoryError:
-                faults.append(_too_large(name, net))
             except OSError as error:
                 if error.filename is None:  # the disk is full, say: the others would fail as well
                     raise
                 faults.append(f'{name}: {error.strerror}; check its name, its rights and the free space')
+            except Exception as error:  # of a unit or stem of one's own, say
+                what = f'{name}: cannot be restored ({reason_of(error)}); see whether the network takes such images'
+                faults.append(_too_large(name, net) if is_out_of_memory(error) else what)
             progress.update()
     return Outcome(made, kept, faults, notes)
 

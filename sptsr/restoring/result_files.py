@@ -56,6 +56,7 @@ def _records(out: Path) -> Iterator[dict[str, str]]:
         try:
             record = json.loads(line)
             found = {key: str(record[key]) for key in ('image', 'sha256', 'result', 'settings')}
+            found['source'] = str(record.get('source', ''))  # 0.1 and its successors until 2026-11 did not write it
         except (ValueError, KeyError, TypeError):
             continue
         if '\0' not in found['result']:  # no file is called so
@@ -71,35 +72,39 @@ class Journal:
     Args:
         out: folder of the results.
         settings: all that decides the results, JSON values; a result of others counts as not there.
+        images: files by their path relative to the folder that they come from.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], images: Mapping[str, Path]) -> None:
         self.path = out / JOURNAL
         self.settings = sha256_json(settings)
-        self.ours: set[str] = set()
-        self.last: dict[str, tuple[str, str, str]] = {}
+        self.images = images
+        self.last: dict[str, dict[str, str]] = {}
         self._read()
 
     def _read(self) -> None:
-        records = list(_records(self.path.parent))
-        self.ours = {record['result'] for record in records}
-        # The last line of a result tells what its file is.
-        self.last = {record['result']: (record['image'], record['sha256'], record['settings']) for record in records}
+        self.last = {record['result']: record for record in _records(self.path.parent)}  # tells what its file is
 
     def holds(self, name: str, digest: str, target: Path) -> bool:
         """Returns whether this image was restored.
 
         Raises:
-            UserError: a file that is not ours would be replaced.
+            UserError: a file that is not ours would be replaced, or the result of another image.
         """
         relative = str(target.relative_to(self.path.parent))
         if not target.exists():
             return False
-        if relative not in self.ours:
+        if relative not in self.last:
             self._read()  # another process may work on this folder
-        if relative not in self.ours:
+        if relative not in self.last:
             raise UserError(f'{target}: is there, and not made by this command; choose another folder with -o')
-        return self.last.get(relative) == (name, digest, self.settings)
+        last = self.last[relative]
+        if (
+            last['source'] not in ('', self._source(name))
+            and last['sha256'].partition(' ')[0] != digest.partition(' ')[0]
+        ):
+            raise UserError(f'{target}: is made of {last["source"]}; choose another folder with -o, or say --suffix')
+        return (last['image'], last['sha256'], last['settings']) == (name, digest, self.settings)
 
     def begin(self, name: str, digest: str, target: Path) -> None:
         """Notes that a result is being made, so that it is ours also after a kill before `note`."""
@@ -109,9 +114,13 @@ class Journal:
         """Notes a result that is there."""
         self._append(name, digest, target, self.settings)
 
+    def _source(self, name: str) -> str:
+        return os.path.realpath(self.images[name])
+
     def _append(self, name: str, digest: str, target: Path, settings: str) -> None:
         relative = str(target.relative_to(self.path.parent))
         record = {'image': name, 'sha256': digest, 'result': relative, 'settings': settings}
+        record['source'] = self._source(name)
         line = json.dumps(record, ensure_ascii=True) + '\n'
         try:
             with open(self.path, 'a+b') as journal:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.attach import detach
-from sptsr.archs.backbone import build_network, kind_of, probe_of, size_rules
+from sptsr.archs.backbone import build_network, kind_of, probe_of, size_rules, tile_rules
 from sptsr.archs.call import call_network, takes_sigma
 from sptsr.archs.sites import trace
 from sptsr.archs.sizes import SizeRules
@@ -76,13 +76,14 @@ class Frozen:
         net = build_network(section).requires_grad_(False).eval()
         if weights is not None:
             load_strictly(net, read_weights(weights, key), weights)
-        record = {'backbone': _portable(section), 'weights_sha256': state_digest(net), 'options': Path(path).name}
+        record = {'backbone': portable(section), 'weights_sha256': state_digest(net), 'options': Path(path).name}
         sizes = size_rules(net, section)
         image = probe_of(net, sizes)
         scale = trace(net, (), image)[1]
-        cost = bytes_a_pixel(net, sizes, image.shape[1])
+        rules = tile_rules(net, sizes, image)
+        cost = bytes_a_pixel(net, rules, image.shape[1])
         net.to(usable_device('auto', '--through'))
-        return cls(net, scale, sizes, image.shape[1], record, cost)
+        return cls(net, scale, rules, image.shape[1], record, cost)
 
     @classmethod
     def of_adapter(cls, net: SPTNet, record: object) -> Frozen | None:
@@ -228,7 +229,7 @@ def _reduced(prior: Prior, size: tuple[int, int], max_masks: int, name: str) -> 
     return Prior.from_regions(Regions.from_masks(small).select(max_masks))
 
 
-def _portable(section: Mapping[str, Any]) -> dict[str, Any]:
+def portable(section: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a network's section with files named without their folders, which other machines do not have."""
     return {key: Path(value).name if _is_path(value) else value for key, value in section.items()}
 

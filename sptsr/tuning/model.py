@@ -15,8 +15,9 @@ from basicsr.utils import tensor2img
 from torch import Tensor
 
 from sptsr.archs.adapter import is_backbone_of, load_adapter, load_params, save_adapter
-from sptsr.archs.backbone import build_network, size_rules
+from sptsr.archs.backbone import build_network, probe_of, size_rules, tile_rules
 from sptsr.archs.call import call_network
+from sptsr.archs.sizes import SizeRules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.weights import load_strictly, read_weights
 from sptsr.core import logs
@@ -57,6 +58,7 @@ class SPTModel(BaseModel):
         self.net_g = build_network(opt['network_g']).to(self.device)
         if isinstance(self.net_g, SPTNet):
             check_fits(self.net_g, opt)
+        self.tile_rules: SizeRules | None = None  # measured where tiles are first asked for
         self.adapter: dict[str, Any] | None = None  # the one that was loaded: file, iteration, entry
         load_path = opt['path'].get('pretrain_network_g')
         if load_path is not None:
@@ -172,13 +174,15 @@ class SPTModel(BaseModel):
         net = self.net_g
         rules = size_rules(net, self.opt['network_g'])
         tile = self.opt['val'].get('tile')
+        if tile and self.tile_rules is None:
+            self.tile_rules = tile_rules(net, rules, probe_of(net, rules))
 
         def forward(lq: Tensor, masks: PriorBatch | None) -> Tensor:
             return net(lq, masks, self.sigma) if isinstance(net, SPTNet) else call_network(net, lq, self.sigma)
 
         if tile:
             overlap = self.opt['val'].get('tile_overlap', 32)
-            return restore_tiled(forward, self.lq, self.masks, rules, scale, tile, overlap)
+            return restore_tiled(forward, self.lq, self.masks, self.tile_rules or rules, scale, tile, overlap)
         return restore_padded(forward, self.lq, self.masks, rules, scale)
 
     def validation(

@@ -144,7 +144,7 @@ def test_sides_that_a_format_does_not_hold(suffix: str, tmp_path: Path):
 
 
 def test_what_another_process_made_meanwhile_is_there(tmp_path: Path):
-    one, two = (Journal(tmp_path, {}) for _ in range(2))
+    one, two = (Journal(tmp_path, {}, {name: Path(name) for name in ('a.png', 'b.png')}) for _ in range(2))
     target = tmp_path / 'a.png'
     assert not two.holds('a.png', 'digest', target)
     one.begin('a.png', 'digest', target)

@@ -15,6 +15,8 @@ from sptsr.restoring.result_files import JOURNAL, Journal
 from tests.conftest import run_cli
 from tests.restoring.folders import ARGUMENTS, restore
 
+IMAGES = {name: Path(name) for name in ('a.png', 'b.png', 'c.png')}
+
 
 @pytest.mark.parametrize('error', ["ValueError('not this one')", "torch.OutOfMemoryError('not this one')"])
 def test_a_source_that_fails_on_one_image_does_not_stop_the_others(photos: Path, tmp_path: Path, error: str):
@@ -52,16 +54,16 @@ def test_a_journal_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path):
     target = tmp_path / 'a.png'
     target.write_bytes(b'x')
     (tmp_path / JOURNAL).write_text('{"image": "b.png", "sha')
-    journal = Journal(tmp_path, {})
+    journal = Journal(tmp_path, {}, IMAGES)
     journal.note('a.png', 'digest', target)
     journal.note('c.png', 'digest', tmp_path / 'c.png')
-    again = Journal(tmp_path, {})
+    again = Journal(tmp_path, {}, IMAGES)
     assert again.holds('a.png', 'digest', target)
     assert len((tmp_path / JOURNAL).read_text().splitlines()) == 3
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    journal = Journal(tmp_path, {})
+    journal = Journal(tmp_path, {}, IMAGES)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -88,3 +90,17 @@ def test_a_key_that_is_not_utf_8_is_in_no_store(photographs: Path):
     assert 'caf\udce9' not in store
     with pytest.raises(UserError, match='no prior of'):
         must_hold(store, ['caf\udce9'])
+
+
+def test_a_result_of_another_image_of_the_same_name_is_not_replaced(photos: Path):
+    assert restore(photos).returncode == 0
+    other = photos.parent / 'other'
+    other.mkdir()
+    (other / 'cat.png').write_bytes((photos / 'gray.png').read_bytes())
+    (other / 'gray.png').write_bytes((photos / 'gray.png').read_bytes())
+    result = (photos.parent / 'out' / 'cat.png').read_bytes()
+    done = restore(other)
+    assert done.returncode == 1
+    assert '0 images restored, 1 were there' in done.stdout
+    assert f'cat.png: is made of {photos / "cat.png"}; choose another folder' in done.stderr
+    assert (photos.parent / 'out' / 'cat.png').read_bytes() == result
