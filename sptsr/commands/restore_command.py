@@ -96,13 +96,14 @@ def _restore(options: argparse.Namespace) -> int:
     sigma = _sigma(options.sigma, net, net.trained_with.get('sigma'))
     masks = masks_of(options, net, list(images), sigma)
     how = How(options.tile, options.self_ensemble, sigma, options.precision, options.suffix, options.format)
+    plugin_files = filter(None, (getattr(module, '__file__', None) for module in plugin_modules()))
     settings = {
         'adapter': sha256_tensors(net.adapter_state()),
         'backbone': net.backbone_digest(),
         'network': {key: portable(net.options.get(key) or {}) for key in ('backbone', 'unit')},
         'sites': [site.path for site in net.sites],
         'rules': net.rules,
-        'plugins': sorted(sha256_file(module.__file__) for module in plugin_modules() if module.__file__),
+        'plugins': sorted(sha256_file(file) for file in plugin_files),
         'masks': masks.described,
         'self_ensemble': options.self_ensemble,
         'sigma': sigma,
