@@ -175,7 +175,7 @@ class SPTModel(BaseModel):
         rules = size_rules(net, self.opt['network_g'])
         tile = self.opt['val'].get('tile')
         if tile and self.tile_rules is None:
-            self.tile_rules = tile_rules(net, rules, probe_of(net, rules))
+            self.tile_rules = rules if isinstance(net, SPTNet) else tile_rules(net, rules, probe_of(net, rules))
 
         def forward(lq: Tensor, masks: PriorBatch | None) -> Tensor:
             return net(lq, masks, self.sigma) if isinstance(net, SPTNet) else call_network(net, lq, self.sigma)
