@@ -116,11 +116,11 @@ def size_rules(net: nn.Module, section: Mapping[str, Any] | None = None) -> Size
     return recipe.resolve(section['type'], section).sizes if recipe and section else SizeRules()
 
 
-def tile_rules(net: nn.Module, sizes: SizeRules, image: Tensor) -> SizeRules:
+def tile_rules(net: nn.Module, sizes: SizeRules) -> SizeRules:
     """Returns the size rules with the grid of tiles, which is measured unless the network says its rules itself."""
     if isinstance(getattr(net, 'sizes', None), SizeRules):
         return sizes
-    return replace(sizes, grid=math.lcm(sizes.grid, tile_step(net, image)))
+    return replace(sizes, grid=math.lcm(sizes.grid, tile_step(net, probe_of(net, sizes))))
 
 
 def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequence[str] | None) -> Placement:
@@ -151,7 +151,7 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
         paths = [] if sites is None else match_sites(net, [sites] if isinstance(sites, str) else list(sites))
     image = probe_of(net, sizes)
     measured, scale = measure_sites(net, paths, image)
-    return Placement(measured, scale, tile_rules(net, sizes, image), image.shape[1], image)
+    return Placement(measured, scale, tile_rules(net, sizes), image.shape[1], image)
 
 
 def _some(sites: list[T], name: str) -> list[T]:

@@ -65,7 +65,7 @@ class RefineSite:
 class EnterBackbone:
     """Forward pre-hook of the backbone: refuses a second entry during one call, since S belongs to one image."""
 
-    def __init__(self, token: Token, found: object) -> None:
+    def __init__(self, token: Token, found: Any) -> None:
         self.token = token
         self.found = found  # what the backbone was before the first units came
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,12 +111,11 @@ class SPTNet(nn.Module):
             self.options = tuned_as(self.options, tune, rank)
         self.tune = tune
         self.backbone = build_network(backbone)
-        others = EnterBackbone.of(self.backbone)
-        self.found = cast(Found, others[0].found) if others else Found.of(self.backbone)
+        self.found = next((hook.found for hook in EnterBackbone.of(self.backbone)), None) or Found.of(self.backbone)
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()
-        self.digest = StateDigest(self.backbone)
+        self.digest = StateDigest(self.backbone, fixed=tune != 'adapter')
         described = backbone if isinstance(backbone, Mapping) else None
         known = find_recipe(described['type'] if described else '') is not None
         placement = place(self.backbone, described, sites if known or tune not in ('all', 'bias') else None)
@@ -132,7 +131,6 @@ class SPTNet(nn.Module):
         self.learned: Learned | None = None
         if tune != 'adapter':
             self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, self.sites)
-            self.digest.fixed = True
         self.units = nn.ModuleList()
         self.uses_masks = self.uses_regions = self.ladder = False
         if tune in WITH_UNITS:

@@ -51,14 +51,17 @@ def state_digest(net: nn.Module) -> str:
 class StateDigest:
     """Digest of a network's tensors as they were loaded last; also the hook that takes it after `load_state_dict`.
 
+    Args:
+        net: the network.
+        fixed: whether the digest stays what it is, since what is loaded holds what was tuned of the network.
+
     Attributes:
         value: the digest.
-        fixed: whether it stays what it is, since what is loaded holds what was tuned of the network.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, fixed: bool = False) -> None:
         self.value = state_digest(net)
-        self.fixed = False
+        self.fixed = fixed
 
     def __call__(self, module: nn.Module, _incompatible_keys: Any) -> None:
         if not self.fixed:

@@ -80,7 +80,7 @@ class Frozen:
         sizes = size_rules(net, section)
         image = probe_of(net, sizes)
         scale = trace(net, (), image)[1]
-        rules = tile_rules(net, sizes, image)
+        rules = tile_rules(net, sizes)
         cost = bytes_a_pixel(net, rules, image.shape[1])
         net.to(usable_device('auto', '--through'))
         return cls(net, scale, rules, image.shape[1], record, cost)

@@ -15,7 +15,7 @@ from basicsr.utils import tensor2img
 from torch import Tensor
 
 from sptsr.archs.adapter import is_backbone_of, load_adapter, load_params, save_adapter
-from sptsr.archs.backbone import build_network, probe_of, size_rules, tile_rules
+from sptsr.archs.backbone import build_network, size_rules, tile_rules
 from sptsr.archs.call import call_network
 from sptsr.archs.sizes import SizeRules
 from sptsr.archs.spt_arch import SPTNet
@@ -175,7 +175,7 @@ class SPTModel(BaseModel):
         rules = size_rules(net, self.opt['network_g'])
         tile = self.opt['val'].get('tile')
         if tile and self.tile_rules is None:
-            self.tile_rules = rules if isinstance(net, SPTNet) else tile_rules(net, rules, probe_of(net, rules))
+            self.tile_rules = tile_rules(net, rules)
 
         def forward(lq: Tensor, masks: PriorBatch | None) -> Tensor:
             return net(lq, masks, self.sigma) if isinstance(net, SPTNet) else call_network(net, lq, self.sigma)
