@@ -3,14 +3,17 @@
 lmdb 3.0 refuses to open one path twice in a process, and an environment must not
 cross a fork or a pickle. BasicSR opens one for each dataset (file_client.py:112),
 so a set shared by train and val, or by a forked worker, dies. Here environments
-are cached by path and closed in a forked child, which opens its own; nothing that holds one is ever pickled.
+are cached by path and closed in a forked child, which opens its own; nothing that holds one is ever pickled. A file
+that another took the place of is opened anew.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import threading
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import lmdb
@@ -18,7 +21,8 @@ import lmdb
 from sptsr.core.errors import UserError
 from sptsr.core.lmdb_check import DamagedError, check_lmdb
 
-_environments: dict[str, lmdb.Environment] = {}
+_environments: dict[str, tuple[lmdb.Environment, tuple[int, int]]] = {}  # by path, with device and number of its file
+_turn = threading.RLock()
 
 
 def open_reader(path: str | os.PathLike[str]) -> lmdb.Environment:
@@ -28,17 +32,31 @@ def open_reader(path: str | os.PathLike[str]) -> lmdb.Environment:
         UserError: the folder is missing or holds no LMDB, or one that is damaged.
     """
     real = os.path.realpath(path)
-    if real not in _environments:
-        if not (Path(real) / 'data.mdb').is_file():
+    with _turn:
+        known, file = _environments.get(real), _identity(Path(real) / 'data.mdb')
+        if known is not None and file in (None, known[1]):  # one that was only removed is read to the end
+            return known[0]
+        if file is None:
             raise UserError(f'{path}: no LMDB here (data.mdb is missing); check the path')
+        close_reader(real)
         check_whole(path)
         try:
-            _environments[real] = lmdb.open(
+            environment = lmdb.open(
                 real, readonly=True, lock=False, readahead=False, meminit=False, max_readers=512, max_dbs=4
             )
         except lmdb.Error as error:
             raise UserError(f'{path}: not a readable LMDB ({error}); make it again') from error
-    return _environments[real]
+        _environments[real] = environment, file
+        return environment
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Returns device and number of a file, which stay its own while it is open; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if S_ISREG(status.st_mode) else None
 
 
 def read_transaction(path: str | os.PathLike[str], name: bytes | None = None) -> Any:
@@ -71,15 +89,18 @@ def check_whole(path: str | os.PathLike[str]) -> None:
 
 def close_reader(path: str | os.PathLike[str]) -> None:
     """Closes this process's reader of `path`, if any, so that a writer may open it."""
-    environment = _environments.pop(os.path.realpath(path), None)
-    if environment is not None:
-        environment.close()
+    with _turn:
+        environment, _ = _environments.pop(os.path.realpath(path), (None, None))
+        if environment is not None:
+            environment.close()
 
 
 def _close_inherited() -> None:
     """In a forked child: lmdb counts the parent's environments as open here until they are closed."""
+    global _turn
+    _turn = threading.RLock()  # another thread of the parent may have held it
     while _environments:
-        _environments.popitem()[1].close()
+        _environments.popitem()[1][0].close()
 
 
 os.register_at_fork(after_in_child=_close_inherited)

@@ -40,6 +40,9 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
     header = read_header(content)
     if not header.is_whole:  # OpenCV fills the rest of such a JPEG with gray and says nothing
         raise UserError(f'{name}: not a readable image (cut off); copy or make it again')
+    if not header.width * header.height:  # what OpenCV may read besides has no bound
+        kinds = 'a PNG, JPEG, BMP, TIFF, WebP or PNM'
+        raise UserError(f'{name}: not a readable image (corrupt, or not {kinds}); copy or make it again')
     check_pixels(header, name)
     # UNCHANGED keeps alpha and 16 bits, and never turns. A JPEG has neither; ANYCOLOR converts its CMYK.
     flag = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION if header.is_jpeg else cv2.IMREAD_UNCHANGED

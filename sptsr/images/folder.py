@@ -112,17 +112,21 @@ class ImageFolder:
         for name in names:
             if PurePosixPath(name).is_absolute() or '..' in PurePosixPath(name).parts:
                 raise UserError(f"{meta}: '{name}' is no name below a folder; make the LMDB again")
-        return {image_key(name): name for name in names}
+        return self._by_key(names)
 
     def _scan_disk(self) -> dict[str, str]:
-        files: dict[str, str] = {}
-        for relative in sorted(_images_below(str(self.root), '', set())):
-            key = image_key(relative)
-            if key in files:
-                raise UserError(f"{self.root}: '{files[key]}' and '{relative}' share the key '{key}'; rename one")
-            files[key] = relative
+        files = self._by_key(sorted(_images_below(str(self.root), '', set())))
         if not files:
             raise UserError(f'{self.root}: no images here ({" ".join(IMAGE_SUFFIXES)}); check the path')
+        return files
+
+    def _by_key(self, names: Sequence[str]) -> dict[str, str]:
+        files: dict[str, str] = {}
+        for name in names:
+            key = image_key(name)
+            if files.get(key, name) != name:
+                raise UserError(f"{self.root}: '{files[key]}' and '{name}' share the key '{key}'; rename one")
+            files[key] = name
         return files
 
 

@@ -15,6 +15,7 @@ _PNG = b'\x89PNG\r\n\x1a\n'
 _BETWEEN = rb'(?:\s|#[^\n]*\n)+'
 _PPM = re.compile(rb'P([1-6])' + _BETWEEN + rb'(\d{1,9})' + _BETWEEN + rb'(\d{1,9})(?=\s)')
 _PPM_WHITE = re.compile(_BETWEEN + rb'(\d{1,5})\s')
+_WHOLE = {1: 'B', 3: 'H', 4: 'I', 6: 'B', 8: 'H', 9: 'I', 16: 'Q', 17: 'Q'}  # kinds of whole numbers in a TIFF
 _PHOTOMETRIC = 262  # TIFF tag; 0: white is 0
 
 
@@ -53,8 +54,9 @@ def read_header(content: bytes) -> Header:
         if content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
             tags = _tiff_tags(content)
             return Header(tags.get(256, 0), tags.get(257, 0), is_negative=tags.get(_PHOTOMETRIC) == 0)
-        if content[:2] == b'BM' and struct.unpack_from('<I', content, 14)[0] >= 40:
-            width, height = struct.unpack_from('<ii', content, 18)
+        if content[:2] == b'BM':
+            is_old = struct.unpack_from('<I', content, 14)[0] < 40  # OS/2's header
+            width, height = struct.unpack_from('<HH' if is_old else '<ii', content, 18)
             return Header(abs(width), abs(height))
         if match := _PPM.match(content):
             found = _PPM_WHITE.match(content, match.end()) if match[1] in b'2356' else None
@@ -150,7 +152,7 @@ def _orientation(exif: bytes) -> int:
 
 
 def _tiff_tags(content: bytes) -> dict[int, int]:
-    """Returns the tags of the first directory of a TIFF that hold one whole number (16 or 32 bits)."""
+    """Returns the tags of the first directory of a TIFF that hold one whole number."""
     order = '<' if content[:2] == b'II' else '>'
     if content[2:4] in (b'+\0', b'\0+'):  # BigTIFF: 64-bit offsets
         offset = struct.unpack_from(order + 'Q', content, 8)[0]
@@ -163,6 +165,6 @@ def _tiff_tags(content: bytes) -> dict[int, int]:
     tags: dict[int, int] = {}
     for at in range(first, min(first + count * entry, len(content) - entry + 1), entry):
         tag, kind = struct.unpack_from(order + 'HH', content, at)
-        if kind in (3, 4):
-            tags[tag] = struct.unpack_from(order + ('H' if kind == 3 else 'I'), content, at + value_at)[0]
+        if kind in _WHOLE and struct.calcsize('=' + _WHOLE[kind]) <= entry - value_at:
+            tags[tag] = struct.unpack_from(order + _WHOLE[kind], content, at + value_at)[0]
     return tags

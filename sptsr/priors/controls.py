@@ -11,7 +11,7 @@ import numpy as np
 
 from sptsr.core.errors import UserError
 from sptsr.core.progress import bar
-from sptsr.images.decode import RGB
+from sptsr.images.decode import RGB, image_digest
 from sptsr.images.draws import image_of
 from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
@@ -55,6 +55,9 @@ class FromOtherImages(Source):
         for key in keys:
             if self._other(key) not in self.others:
                 raise UserError(f"{self.others.root}: no image '{key}' for --oracle; give a folder with all of them")
+
+    def digest(self, key: str) -> str:
+        return image_digest(self.others.read(self._other(key))).hex() + self.source.digest(key)
 
     def _other(self, key: str) -> str:
         """Returns the key of the image that the source gets: for a noisy draw, the key of its image."""

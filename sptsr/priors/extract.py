@@ -108,10 +108,11 @@ def _fill(
                 assert ahead is not None
                 loaded = ahead.result()
                 ahead = reader.submit(_read, images, groups[number + 1]) if number + 1 < len(groups) else None
+                of = {key: _digest(source, key) for key in group}
                 missing = [
                     (key, image)
                     for key, image in zip(group, loaded, strict=True)
-                    if not writer.holds(key, image) and not others.hold(key, image)
+                    if not writer.holds(key, image, of[key]) and not others.hold(key, image, of[key])
                 ]
                 kept += len(group) - len(missing)
                 progress(len(group) - len(missing))
@@ -120,7 +121,7 @@ def _fill(
                     source.must_fit(image, images.name(key))
                 priors = _several(source, [image for _, image in missing], wanted, max_masks)
                 for (key, image), prior in zip(missing, priors, strict=True):
-                    written.append(packer.submit(writer.put, key, image, prior))
+                    written.append(packer.submit(writer.put, key, image, prior, of[key]))
                     made += 1
                     while len(written) > _WAITING:
                         written.popleft().result()
@@ -133,6 +134,11 @@ def _fill(
             wait(written)  # priors that are already made are still written
             raise
     return made, kept
+
+
+def _digest(source: Source, key: str) -> str:
+    with refusing(f'{key}: what its masks are made of cannot be read', '--debug shows where'):
+        return source.digest(key)
 
 
 def _read(images: ImageFolder, keys: Sequence[str]) -> list[RGB]:
@@ -181,8 +187,8 @@ class _Others:
                 store.header.must_agree(header, other)
                 self.stores.append(store)
 
-    def hold(self, key: str, image: RGB) -> bool:
-        return any(key in store and store.made_from(key, image) for store in self.stores)
+    def hold(self, key: str, image: RGB, made_of: str) -> bool:
+        return any(key in store and store.made_from(key, image, made_of) for store in self.stores)
 
 
 def shards_folder(path: str | os.PathLike[str]) -> Path:

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import lmdb
@@ -15,11 +15,12 @@ import torch.distributed as dist
 from sptsr.core.distributed import enter_group, leave_group
 from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader
+from sptsr.core.locks import try_lock
 from sptsr.core.progress import bar
 from sptsr.images.folder import ImageFolder
 from sptsr.priors.extract import ExtractReport, extract, header_of, shard_path, shards_folder, shards_of
 from sptsr.priors.sources.source import Source
-from sptsr.priors.store import PriorStore, PriorWriter, has_header
+from sptsr.priors.store import WRITER_LOCK, PriorStore, PriorWriter, has_header
 from sptsr.priors.store_header import StoreHeader
 
 _PATIENCE = timedelta(days=30)
@@ -32,16 +33,26 @@ def merge(path: str | os.PathLike[str], header: StoreHeader) -> int:
         number of entries in the store.
 
     Raises:
-        UserError: a shard holds priors that were made otherwise.
+        UserError: a shard holds priors that were made otherwise, or another process is writing one.
     """
+    with ExitStack() as locks:
+        for shard in shards_of(path):
+            lock = try_lock(shard / WRITER_LOCK)
+            if lock is None:
+                raise UserError(f'{shard}: another extraction is writing it; wait for it, or choose another store')
+            locks.enter_context(lock)
+        return _merge(path, header)
+
+
+def _merge(path: str | os.PathLike[str], header: StoreHeader) -> int:
     shards = [PriorStore(shard) for shard in shards_of(path) if has_header(shard)]
     for shard in shards:
         shard.header.must_agree(header, shard.path)
     with PriorWriter(path, header) as writer:
-        rows = ((key, *shard.raw(key)) for shard in shards for key in shard.keys())  # noqa: SIM118 (not a dict)
+        rows = ((key, *shard.raw(key), shard.made_of(key)) for shard in shards for key in shard.keys())  # noqa: SIM118
         with bar(sum(map(len, shards)), 'merge') as progress:
-            for key, digest, content in rows:
-                writer.put_raw(key, digest, content)
+            for key, digest, content, made_of in rows:
+                writer.put_raw(key, digest, content, made_of)
                 progress.update()
         count = writer.entries()
     for shard in shards:

@@ -1,7 +1,8 @@
 """Reads and writes prior stores: an LMDB with the priors of a folder of images.
 
-Two named databases. `header` holds one JSON record (see `StoreHeader`). `entries` maps the image's key (see
-`sptsr.images.image_key`) to sha256 of the image it was made from (32 bytes) and the prior.
+Named databases. `header` holds one JSON record (see `StoreHeader`). `entries` maps the image's key (see
+`sptsr.images.image_key`) to sha256 of the image it was made from (32 bytes) and the prior. A third, `made_of`, maps it
+to the digest of what decides its masks beside that image (see `Source.digest`), where there is anything.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sptsr.priors.store_header import StoreHeader, read_header, write_header
 
 _DIGEST_BYTES = 32
 _FIRST_MAP_BYTES = 1 << 26
+WRITER_LOCK = 'writer.lock'
 
 
 class PriorStore:
@@ -61,7 +63,10 @@ class PriorStore:
         """Yields the keys in byte order."""
         with self._begin() as transaction:
             for key in transaction.cursor().iternext(values=False):
-                yield bytes(key).decode()
+                try:
+                    yield bytes(key).decode()
+                except UnicodeDecodeError as error:
+                    raise UserError(f'{self.path}: damaged (a key is not UTF-8); extract the priors again') from error
 
     def get(self, key: str, image: RGB | None = None) -> Prior:
         """Returns the prior of an image.
@@ -105,9 +110,24 @@ class PriorStore:
             value = bytes(_value(transaction, key) or b'')
         return value[:_DIGEST_BYTES], value[_DIGEST_BYTES:]
 
-    def made_from(self, key: str, image: RGB) -> bool:
-        """Returns True for the entry of this very image; raises UserError when it is another image's."""
-        return _made_from(self.raw(key)[0], image, self.path, key)
+    def made_of(self, key: str) -> str:
+        """Returns what `Source.digest` gave for an entry when it was made; '' for nothing, or where it is not known."""
+        try:
+            with read_transaction(self.path, b'made_of') as transaction:
+                return _text(_value(transaction, key))
+        except lmdb.NotFoundError:
+            return ''
+
+    def made_from(self, key: str, image: RGB, made_of: str = '') -> bool:
+        """Returns True for the entry of this very image; raises UserError when it was made from something else.
+
+        Args:
+            key: of an entry.
+            image: uint8 RGB [H, W, 3].
+            made_of: what `Source.digest` gives for it.
+        """
+        _must_be_of(self.raw(key)[0], self.made_of(key), image, made_of, f'{self.path}[{key}]')
+        return True
 
     def _begin(self) -> Any:
         return read_transaction(self.path, b'entries')
@@ -129,14 +149,14 @@ class PriorWriter:
     def __init__(self, path: str | os.PathLike[str], header: StoreHeader) -> None:
         self.path = Path(path)
         if self.path.is_dir() and not (self.path / 'data.mdb').exists():
-            others = [entry.name for entry in self.path.iterdir() if entry.name not in ('lock.mdb', 'writer.lock')]
+            others = [entry.name for entry in self.path.iterdir() if entry.name not in ('lock.mdb', WRITER_LOCK)]
             if others:
                 raise UserError(f'{path}: not a prior store, but holds {others[0]}; choose another folder')
         elif self.path.exists() and not self.path.is_dir():
             raise UserError(f'{path}: is a file; choose another name for the store')
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / 'writer.lock', 'w')  # noqa: SIM115 (held for the writer's life)
+            self._lock = open(self.path / WRITER_LOCK, 'w')  # noqa: SIM115 (held for the writer's life)
         except OSError as error:
             raise UserError(f'{path}: cannot write here ({error.strerror}); choose another folder') from error
         try:
@@ -180,7 +200,11 @@ class PriorWriter:
                     write_header(transaction, header_db, header)
                 self.header = header
             self._entries = self._env.open_db(b'entries', create=False)
+            self._made_of = self._env.open_db(b'made_of')
             self._turn = threading.Lock()
+        except lmdb.Error as error:
+            self._env.close()
+            raise self._cannot_write(error) from error
         except BaseException:
             self._env.close()
             raise
@@ -200,19 +224,26 @@ class PriorWriter:
         self._env.close()
         self._lock.close()
 
-    def holds(self, key: str, image: RGB) -> bool:
-        """Returns whether the prior of this very image is there; raises UserError when it is another image's."""
+    def holds(self, key: str, image: RGB, made_of: str = '') -> bool:
+        """Returns whether an entry is there; raises UserError when it was made from something else (see `put`)."""
         with self._turn, self._env.begin(db=self._entries) as transaction:
             value = transaction.get(key.encode())
-        return value is not None and _made_from(value[:_DIGEST_BYTES], image, self.path, key)
+            stored = _text(transaction.get(key.encode(), db=self._made_of))
+        if value is None:
+            return False
+        _must_be_of(value[:_DIGEST_BYTES], stored, image, made_of, f'{self.path}[{key}]')
+        return True
 
     def entries(self) -> int:
         """Returns the number of entries."""
         with self._turn, self._env.begin(db=self._entries) as transaction:
             return transaction.stat(self._entries)['entries']
 
-    def put(self, key: str, image: RGB, prior: Prior) -> None:
-        """Writes and commits one entry; raises UserError for a prior of another size than the image's."""
+    def put(self, key: str, image: RGB, prior: Prior, made_of: str = '') -> None:
+        """Writes and commits one entry; raises UserError for a prior of another size than the image's.
+
+        `made_of` is what `Source.digest` gives for its masks.
+        """
         if prior.size != image.shape[:2]:
             height, width = prior.size
             raise UserError(
@@ -221,10 +252,10 @@ class PriorWriter:
             )
         if prior.fine != self.header.fine:
             raise ValueError(f'{key}: a prior {prior.fine} times as fine, in a store of {self.header.fine} times')
-        self.put_raw(key, image_digest(image), prior.to_bytes())
+        self.put_raw(key, image_digest(image), prior.to_bytes(), made_of)
 
-    def put_raw(self, key: str, digest: bytes, content: bytes) -> None:
-        """Writes and commits one entry from what `PriorStore.raw` returns."""
+    def put_raw(self, key: str, digest: bytes, content: bytes, made_of: str = '') -> None:
+        """Writes and commits one entry from what `PriorStore.raw` and `PriorStore.made_of` return."""
         name = key.encode()
         if len(name) > self._env.max_key_size():
             raise UserError(f"'{key}': a key of {len(name)} bytes, LMDB takes {self._env.max_key_size()}; shorten it")
@@ -233,12 +264,17 @@ class PriorWriter:
             try:
                 with self._turn, self._env.begin(write=True, db=self._entries) as transaction:
                     transaction.put(name, value)
+                    if made_of:
+                        transaction.put(name, made_of.encode(), db=self._made_of)
                 return
             except lmdb.MapFullError:
                 with self._turn:  # LMDB forbids it while another thread reads
                     self._env.set_mapsize(2 * self._env.info()['map_size'])
             except lmdb.Error as error:
-                raise UserError(f'{self.path}: cannot write ({error}); free space and run again') from error
+                raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: lmdb.Error) -> UserError:
+        return UserError(f'{self.path}: cannot write ({error}); free space and run again')
 
 
 def has_header(path: str | os.PathLike[str]) -> bool:
@@ -263,10 +299,16 @@ def _value(transaction: lmdb.Transaction, key: str) -> Any:
     return value
 
 
-def _made_from(digest: bytes, image: RGB, path: object, key: str) -> bool:
+def _text(value: Any) -> str:
+    return bytes(value or b'').decode(errors='replace')
+
+
+def _must_be_of(digest: bytes, stored: str, image: RGB, made_of: str, what: str) -> None:
+    """Raises UserError where an entry, called `what`, was made from another image, or of other labels or GT."""
     if digest != image_digest(image):
-        raise UserError(f'{path}[{key}]: the image changed since its prior was stored; extract into a new store')
-    return True
+        raise UserError(f'{what}: the image changed since its prior was stored; extract into a new store')
+    if stored and made_of and stored != made_of:
+        raise UserError(f'{what}: its labels, or its GT, changed since its prior was stored; extract into a new store')
 
 
 def _size(shape: tuple[int, ...]) -> str:

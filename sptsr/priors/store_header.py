@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import lmdb
@@ -55,12 +55,12 @@ class StoreHeader:
             raise UserError(f'{wrong}, not a {type(self.params).__name__}; set self.params in __init__')
         try:
             object.__setattr__(self, 'params', json.loads(json.dumps(self.params, allow_nan=False)))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f'{wrong} ({reason_of(error)}); turn them into such') from error
 
     def differences(self, other: StoreHeader) -> list[str]:
         """Lists what makes masks differ, as `name: ours != theirs`; versions are not compared."""
-        mine, theirs = asdict(self), asdict(other)
+        mine, theirs = vars(self), vars(other)
         found = []
         for key in ('source', 'weights_sha256', 'max_masks', 'fine'):
             if mine[key] != theirs[key]:
@@ -90,7 +90,7 @@ def _decisive(key: str, value: Any) -> Any:
 
 def write_header(transaction: lmdb.Transaction, database: Any, header: StoreHeader) -> None:
     """Puts a header into its database of an LMDB."""
-    transaction.put(_KEY, json.dumps(asdict(header)).encode(), db=database)
+    transaction.put(_KEY, json.dumps(vars(header)).encode(), db=database)
 
 
 def read_header(begin: Callable[[], Any], path: str) -> StoreHeader:

@@ -212,6 +212,9 @@ class Through(Source):
     def check(self, keys: Sequence[str]) -> None:
         self.source.check(keys)
 
+    def digest(self, key: str) -> str:
+        return self.source.digest(key)
+
     def header(self, max_masks: int) -> StoreHeader:
         return replace(self.source.header(max_masks), params=self.params, fine=self.fine)
 

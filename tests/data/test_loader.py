@@ -93,7 +93,8 @@ def test_a_bad_file_ends_the_loader_with_its_name(photographs: Path, tmp_path: P
     with pytest.raises(UserError) as caught:
         list(train_loader(dataset, opt, TrainStream(4, 4, 0, 0, 2)))
     message = str(unwrapped(caught.value))
-    assert message.endswith('coffee.png: not a readable image (corrupt); copy or make it again')
+    assert 'coffee.png: not a readable image (corrupt' in message
+    assert message.endswith('; copy or make it again')
     assert '\n' not in message
 
 

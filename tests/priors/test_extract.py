@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import lmdb
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from sptsr.core.errors import UserError
 from sptsr.images.decode import write_png
@@ -53,6 +55,7 @@ def _entries(path: Path) -> dict[str, tuple[bytes, bytes]]:
 def _rank(rank: int, port: int, root: Path, path: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     sys.stderr = open(os.devnull, 'w')  # noqa: SIM115 (until the process ends)
+    tqdm.set_lock(threading.RLock())  # its own is shared with the other rank, and stays held when that is killed
     extract_distributed(ImageFolder(root), path, build_source('felzenszwalb', SETTINGS))
     os._exit(0)
 
@@ -197,6 +200,19 @@ def test_mistakes(images: ImageFolder, tmp_path: Path):
     with PriorWriter(shard_path(path, 0), source.header(64)):
         with pytest.raises(UserError, match='another process is writing it'):
             extract(images, path, source, rank=0, world=2)
+
+
+def test_shards_of_a_run_that_goes_on_are_left_to_it(images: ImageFolder, tmp_path: Path):
+    source = build_source('felzenszwalb', SETTINGS)
+    path = tmp_path / 'store'
+    extract(images, path, source, rank=0, world=2)
+    with PriorWriter(shard_path(path, 1), source.header(64)):
+        with pytest.raises(UserError, match='00001: another extraction is writing it'):
+            extract_distributed(images, path, source)
+    assert len(shards_of(path)) == 2
+    report = extract_distributed(images, path, source)
+    assert report is not None
+    assert report.kept == COUNT // 2
 
 
 def test_verifying_a_sample(images: ImageFolder, tmp_path: Path):

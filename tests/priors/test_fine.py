@@ -10,7 +10,7 @@ import torch
 from basicsr.data import build_dataset
 
 import sptsr
-from sptsr.archs.geometry import GeometryStem
+from sptsr.archs.geometry import MAPS, GeometryStem
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 from sptsr.data.loader import SeededIndex
@@ -295,3 +295,23 @@ def test_padding_and_tiling_keep_the_grid(sets: Path):
 def test_a_stem_that_is_too_fine_is_refused(fine: int):
     with pytest.raises(UserError, match=f'stem geometry: fine {fine} is not in 1..4'):
         _net({'type': 'geometry', 'fine': fine})
+
+
+@pytest.mark.parametrize('fine', [2, 4])
+def test_a_mask_between_the_middles_of_pixels_is_no_pixels_smallest_when_flipped(fine):
+    lq = torch.rand(1, 3, 30, 32, generator=torch.Generator().manual_seed(0))
+    height, width = lq.shape[2:]
+    masks = np.zeros((2, fine * height, fine * width), np.bool_)
+    masks[0, : fine * 20] = True
+    masks[1, 5 * fine + fine // 2 - 1, 6 * fine : 9 * fine] = True  # above the middles: the pixels below are taken
+    whole = PriorBatch.of([replace(Prior.encode(masks), fine=fine)]).describe(lq)
+    assert whole.statistics is not None
+    assert whole.statistics[0, :2, 0].tolist() == [pytest.approx(20 / height), 0]
+    flipped = replace(whole, index=whole.index.flip(1))
+    stem, sizes = GeometryStem(3, 64, 4), [1, 1, 1, 1, 3, 1]
+    maps = dict(zip(MAPS, stem.maps(lq.flip(2), flipped)[0].split(sizes), strict=True))
+    assert maps['count'].max() == pytest.approx(0.8)  # it is there
+    largest = replace(whole, palette=whole.palette & 1)
+    expected = dict(zip(MAPS, stem.maps(lq, largest)[0].split(sizes), strict=True))
+    for name in ('size', 'residual', 'spread'):
+        assert torch.equal(maps[name], expected[name].flip(1))

@@ -1,18 +1,22 @@
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import cv2
 import numpy as np
 import pytest
 import scipy.io
 import torch
+from PIL import Image, ImageOps
 from pycocotools import mask as coco
 
 from sptsr.core.errors import UserError
+from sptsr.images.decode import write_png
 from sptsr.images.folder import ImageFolder
-from sptsr.priors.extract import build_source
+from sptsr.priors.controls import FromOtherImages
+from sptsr.priors.extract import build_source, extract
 from sptsr.priors.sources import sam as sam_module
-from tests.conftest import photograph
+from tests.conftest import photograph, run_cli
 from tests.priors import tiny_sam
 
 IMAGE = photograph('astronaut.png', 24, 30)
@@ -105,6 +109,55 @@ def test_names_map_images_to_labels(tmp_path: Path):
     (tmp_path / 'names.json').write_text(json.dumps({'img_001.png': '3096'}))
     source = _labels(tmp_path / 'val', names=tmp_path / 'names.json')
     assert source(IMAGE, 'img_001', 64).count == 3
+
+
+def test_names_with_dots_are_whole_names(tmp_path: Path):
+    for name in ('img.v2', 'img.v3'):
+        np.save(tmp_path / f'{name}.npy', np.ones((24, 30), np.int32) * (name == 'img.v3'))
+    (tmp_path / 'names.json').write_text('{"a.0": "img.v2", "a.1": "img.v3", "b.png": "img.v3.npy"}')
+    source = _labels(tmp_path, names=tmp_path / 'names.json')
+    assert [source(IMAGE, key, 64).count for key in ('a.0', 'a.1', 'b')] == [0, 1, 1]
+
+
+def test_labels_are_turned_as_images_are(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    labels = np.zeros((30, 24), np.uint8)
+    labels[:10] = 1
+    Image.fromarray(labels).save(tmp_path / 'a.png', exif=exif)
+    mask = _labels(tmp_path)(IMAGE, 'a', 64).decode()[0]
+    assert np.array_equal(mask, ImageOps.exif_transpose(Image.open(tmp_path / 'a.png')))
+    assert 0 < mask.mean() < 1
+
+
+def test_masks_of_other_labels_are_not_kept(tmp_path: Path):
+    images, labels = tmp_path / 'images', tmp_path / 'labels'
+    write_png(images / 'a.png', IMAGE)
+    labels.mkdir()
+
+    def extracted(*more: str) -> CompletedProcess[str]:
+        words = ('-i', images, '-o', tmp_path / 'store', '--source', 'labels', '--set', f'dir={labels}')
+        return run_cli('prior', 'extract', *words, *more)
+
+    np.save(labels / 'a.npy', np.ones((24, 30), np.int32))
+    assert '1 priors made' in extracted().stdout
+    assert '1 were there' in extracted().stdout
+    np.save(labels / 'a.npy', np.tri(24, 30, dtype=np.int32))
+    done = extracted()
+    assert done.returncode == 2
+    assert 'store[a]: its labels, or its GT, changed since its prior was stored; extract into a new' in done.stderr
+
+
+def test_masks_of_another_gt_are_not_kept(tmp_path: Path):
+    write_png(tmp_path / 'lq' / 'a.png', IMAGE)
+    write_png(tmp_path / 'gt' / 'a.png', photograph('coffee.png', *(2 * side for side in IMAGE.shape[:2])))
+    images, source = ImageFolder(tmp_path / 'lq'), build_source('felzenszwalb')
+    oracle = FromOtherImages(source, ImageFolder(tmp_path / 'gt'))
+    assert extract(images, tmp_path / 'store', oracle).made == 1
+    assert extract(images, tmp_path / 'store', oracle).kept == 1
+    write_png(tmp_path / 'gt' / 'a.png', photograph('chelsea.png', *(2 * side for side in IMAGE.shape[:2])))
+    with pytest.raises(UserError, match=r'store\[a\]: its labels, or its GT, changed'):
+        extract(images, tmp_path / 'store', oracle)
 
 
 def test_felzenszwalb_is_deterministic_ordered_and_deduplicated():

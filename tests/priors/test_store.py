@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -241,3 +242,31 @@ def verify_entry(path: Path, images: Path) -> list[bool]:
         return []
     folder = ImageFolder(images)
     return [store.get(key, folder.read(key)).count > 0 for key in store.keys()]  # noqa: SIM118
+
+
+def test_a_store_that_another_took_the_place_of_is_read_anew(tmp_path: Path):
+    for name, level in (('old', 3), ('new', 9)):
+        with PriorWriter(tmp_path / name, HEADER) as writer:
+            writer.put('a', IMAGE + np.uint8(level), PRIOR)
+    store = PriorStore(tmp_path / 'old')
+    old, _ = store.raw('a')
+    (tmp_path / 'old').rename(tmp_path / 'aside')
+    assert store.raw('a')[0] == old  # one that is gone is read to the end
+    (tmp_path / 'new').rename(tmp_path / 'old')
+    assert store.raw('a')[0] != old
+
+
+def test_a_key_that_is_no_text_is_one_line(tmp_path: Path):
+    with PriorWriter(tmp_path / 'store', HEADER) as writer, writer._env.begin(write=True, db=writer._entries) as txn:
+        txn.put(b'\xff\xfe', b'x')
+    with pytest.raises(UserError, match='damaged'):
+        list(PriorStore(tmp_path / 'store').keys())
+
+
+def test_threads_open_one_store_at_once(tmp_path: Path):
+    _fill(tmp_path / 'store', 'a')
+    store = PriorStore(tmp_path / 'store')
+    for _ in range(20):
+        close_reader(store.path)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(lambda _: store.raw('a'), range(8)))) == 1

@@ -17,9 +17,9 @@ from sptsr.core.files import must_be_regular, read_json, sha256_file
 from sptsr.core.free_memory import must_fit
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.core.values import Range
-from sptsr.images.decode import RGB
+from sptsr.images.decode import RGB, upright
 from sptsr.images.draws import image_of
-from sptsr.images.folder import image_key, normalised
+from sptsr.images.folder import IMAGE_SUFFIXES, image_key, normalised
 from sptsr.images.headers import Header, check_pixels, read_header
 from sptsr.masks.prior import MAX_FINE, Prior
 from sptsr.masks.regions import BoolArray, Regions, to_size
@@ -160,7 +160,12 @@ def _read_names(path: str) -> dict[str, str]:
     table = read_json(path, 'give names= a JSON file of image name: label name')
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
         raise UserError(f'labels: names={path}: must be one JSON object of image name: label name')
-    return {image_key(key): image_key(value) if '.' in value else value for key, value in table.items()}
+    return {_name(key, IMAGE_SUFFIXES): _name(value, LABEL_SUFFIXES + IMAGE_SUFFIXES) for key, value in table.items()}
+
+
+def _name(name: str, suffixes: tuple[str, ...]) -> str:
+    """Returns a file's name without its suffix, where it has one of these: `img.v2` is a name, not a suffix."""
+    return image_key(name) if name.lower().endswith(suffixes) else normalised(name)
 
 
 def _read_label_maps(path: Path) -> list[LabelMap]:
@@ -184,9 +189,11 @@ def _read_label_maps(path: Path) -> list[LabelMap]:
     header = read_header(encoded)
     check_pixels(header, path)
     _check_memory(header.height, header.width, path)
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
+    is_known = header.width * header.height > 0
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if is_known else None
     if image is None:
         raise UserError(f'{path}: not a readable PNG; copy or make it again')
+    image = upright(image, header.orientation)
     if image.ndim == 3:  # a colour is a label: blue, green and red become one number
         channels = image[:, :, :3].astype(np.int64)
         return [channels[:, :, 0] | channels[:, :, 1] << 16 | channels[:, :, 2] << 32]

@@ -11,6 +11,7 @@ import numpy as np
 from sptsr.core.errors import UserError
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.images.decode import RGB
+from sptsr.images.draws import image_of
 from sptsr.masks.prior import Prior
 from sptsr.masks.regions import Regions
 from sptsr.priors.sources.source import Source, must_lie_in
@@ -69,7 +70,8 @@ class RandomSource(Source):
 
     def _pattern(self, key: str, rng: np.random.Generator) -> str:
         """Returns the key of the entry whose counts and areas an image gets."""
-        return key if key in self.like else self.keys[int(rng.integers(len(self.keys)))]
+        known = next((name for name in (key, image_of(key)) if name in self.like), None)
+        return self.keys[int(rng.integers(len(self.keys)))] if known is None else known
 
 
 def _voronoi(seeds: np.ndarray, height: int, width: int) -> np.ndarray:
