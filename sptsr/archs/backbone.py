@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.building import build, fault
-from sptsr.archs.call import call_network, call_unguarded
+from sptsr.archs.call import call_network, call_unguarded, takes_sigma
 from sptsr.archs.recipes import RECIPES, find_recipe
 from sptsr.archs.sites import Site, match_sites, measure_sites, tile_step
 from sptsr.archs.sizes import SizeRules, round_up
@@ -101,7 +101,7 @@ def size_rules(net: nn.Module, section: Mapping[str, Any] | None = None) -> Size
     """Returns what a network asks of the size of its input.
 
     It may say so itself: by an attribute `sizes` (`SizeRules`) or `size_multiple` (a number), or its section by
-    `size_multiple`. Else its recipe does, where the section `{type: NAME, ...}` that it was built from is known.
+    `size_multiple`. Else its recipe does, for a module without a section as far as its attributes tell.
     """
     own = getattr(net, 'sizes', None)
     if isinstance(own, SizeRules):
@@ -112,8 +112,11 @@ def size_rules(net: nn.Module, section: Mapping[str, Any] | None = None) -> Size
     multiple = getattr(net, 'size_multiple', None)
     if isinstance(multiple, int):
         return SizeRules(multiple)
-    recipe = find_recipe(section['type']) if section and 'type' in section else None
-    return recipe.resolve(section['type'], section).sizes if recipe and section else SizeRules()
+    name = section['type'] if section and 'type' in section else type(net).__name__
+    recipe = find_recipe(name)
+    if recipe is None:
+        return SizeRules()
+    return recipe.resolve(name, section).sizes if section else SizeRules(recipe.multiple_of(net))
 
 
 def tile_rules(net: nn.Module, sizes: SizeRules) -> SizeRules:
@@ -145,7 +148,13 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
         return Placement(_some(record.sites_of(net), name), record.scale, sizes, record.in_channels)
     if sites == 'auto' and recipe is not None:
         # A module whose arguments are unknown: the recipe's patterns, and measured numbers.
-        take = recipe.take(vars(net)) if callable(recipe.take) else recipe.take
+        try:
+            take = recipe.take(vars(net)) if callable(recipe.take) else recipe.take
+        except KeyError as error:
+            raise UserError(
+                f"sites: 'auto' knows a {name} built from its section, and this module keeps no {error}; name modules, "
+                "such as ['body.*']"
+            ) from error
         paths = _some(match_sites(net, recipe.sites)[slice(*take)], name)
     else:
         paths = [] if sites is None else match_sites(net, [sites] if isinstance(sites, str) else list(sites))
@@ -185,6 +194,8 @@ def probe_of(net: nn.Module, sizes: SizeRules) -> Tensor:
     assert failure is not None
     height, width = image.shape[-2:]
     remedy = 'mend its forward, or say size_multiple in its section'
+    if takes_sigma(net):
+        remedy += ', and give sigma a default value if it has none: networks are tried without'
     raise fault(type(net).__name__, f'takes no image of {height}x{width}', failure, remedy) from failure
 
 

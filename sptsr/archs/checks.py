@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.frozen import remember_less
-from sptsr.archs.sites import Site
+from sptsr.archs.sites import Site, describe
 from sptsr.core.errors import UserError
 from sptsr.masks.batch import PriorBatch
 
@@ -37,6 +37,31 @@ def codes_of(lq: Tensor, masks: Tensor | PriorBatch | None, num_masks: int) -> P
     return PriorBatch.from_masks(masks)
 
 
+def checked_prior(prior: Any, lq: Tensor, width: int) -> Tensor:
+    """Returns what a stem gave; raises UserError unless it is S0 [B, width, h, w] for lq [B, C, h, w]."""
+    if torch.compiler.is_compiling():
+        return prior
+    expected = (len(lq), width, *lq.shape[-2:])
+    if not isinstance(prior, Tensor) or prior.shape != expected:
+        raise UserError(f'stem: gave {describe(prior)} in place of S0 {list(expected)}; mend its forward')
+    return prior
+
+
+def checked_refined(refined: Any, features: Tensor, width: int, unit: str) -> tuple[Tensor, Tensor]:
+    """Returns what a unit gave; raises UserError unless it is F, of the shape it was given, and S."""
+    if torch.compiler.is_compiling():
+        return refined
+    if not isinstance(refined, tuple) or len(refined) != 2:
+        raise UserError(f'unit {unit}: gave {describe(refined)} in place of a pair (F, S); mend its forward')
+    for what, given, channels in zip('FS', refined, (features.shape[1], width), strict=True):
+        expected = (len(features), channels, *features.shape[2:])
+        if not isinstance(given, Tensor) or given.shape != expected:
+            raise UserError(
+                f'unit {unit}: gave {describe(given)} as {what} in place of {list(expected)}; mend its forward'
+            )
+    return refined
+
+
 def make_trainable(net: Any, probe: Tensor) -> None:
     """Raises UserError when the backbone keeps a gradient from a unit, or is not what it was with untrained units.
 
@@ -49,6 +74,8 @@ def make_trainable(net: Any, probe: Tensor) -> None:
     """
     name = type(net.backbone).__name__
     masks = probe.new_zeros(1, net.num_masks, *probe.shape[-2:])
+    with torch.no_grad():
+        net(probe, masks)  # what fails here too has nothing to do with gradients
 
     def failure() -> RuntimeError | None:
         return gradient_failure(net, probe, masks, net.units, net.sites, name)

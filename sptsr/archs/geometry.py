@@ -39,7 +39,7 @@ class GeometryStem(nn.Sequential):
     - `nearness`: 1 at a pixel where a mask ends, less by 1/6 for each pixel of distance from one (the larger of height
       and width), 0 from 6 pixels on;
     - `count`: the number of masks around the pixel;
-    - `size`: -log of the share of the image that the smallest mask around the pixel takes;
+    - `size`: -log of the share of the image that the smallest mask around the pixel takes, of those that take any;
     - `residual`: each channel of the LQ image less its mean in that mask, over 0.1 + its spread there;
     - `spread`: that spread over 0.1 + itself.
 
@@ -160,15 +160,17 @@ def _largest_around(values: Tensor) -> Tensor:
 
 
 def _of_regions(lq: Tensor, masks: PriorBatch) -> dict[str, Tensor]:
-    masks = masks.describe(lq)
+    given, masks = masks.statistics is not None, masks.describe(lq)
     assert masks.statistics is not None
-    table = masks.table()
-    numbers = torch.arange(1, MAX_MASKS + 1, device=table.device, dtype=table.dtype)
-    smallest = (table * numbers).amax(dim=1).long()  # 1 for the first mask, 0 for none
+    table, owners = masks.table(), masks.owners()
+    numbered = table * torch.arange(1, MAX_MASKS + 1, device=table.device, dtype=table.dtype)
+    if given:  # a mask of a finer grid that no pixel's middle is in may gain one when the image is flipped
+        numbered = numbered * (masks.statistics[..., SHARE] > 0).index_select(0, owners)
+    smallest = numbered.amax(dim=1).long()  # 1 for the first mask, 0 for none
     # The row before the first mask of each image is for codes in none. All else there follows from its share.
     rows = F.pad(masks.statistics, (0, 0, 1, 0))
     rows[:, 0, SHARE] = 1
-    own = rows.flatten(0, 1).index_select(0, masks.owners() * rows.shape[1] + smallest)
+    own = rows.flatten(0, 1).index_select(0, owners * rows.shape[1] + smallest)
     share, mean, spread = own[:, :1], own[:, MEAN], own[:, SPREAD:]
     divisor = torch.where(smallest[:, None] > 0, spread + _NOISE, math.inf)  # a residual is 0 in no mask
     # All but the pixel's own colour follows from its code, so it is computed for each code and looked up once.

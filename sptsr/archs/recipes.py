@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from sptsr.archs.sites import Grid, Layout, Site, match_sites
 from sptsr.archs.sizes import SizeRules
 from sptsr.core.registry import ARCH_REGISTRY, lookup
@@ -64,6 +66,16 @@ class Recipe:
             stride=number(self.stride),
             sizes=SizeRules(number(self.multiple), grid=number(self.stride)),
         )
+
+    def multiple_of(self, net: nn.Module) -> int:
+        """Returns `multiple` for a module whose arguments are not known, from its attributes; 1 where they say none."""
+        if isinstance(self.multiple, str):
+            found = [getattr(module, self.multiple, 1) for module in net.modules()]
+            return max(value for value in found if isinstance(value, int))
+        try:
+            return self.multiple(vars(net)) if callable(self.multiple) else self.multiple
+        except KeyError:
+            return 1
 
 
 @dataclass(frozen=True)

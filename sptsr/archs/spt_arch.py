@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sptsr.archs.backbone import Found, Placement, build_network, kind_of, out_channels, place
 from sptsr.archs.call import call_network
 from sptsr.archs.call_state import Call, EnterBackbone, RefineSite, Token, current
-from sptsr.archs.checks import codes_of, make_trainable
+from sptsr.archs.checks import checked_prior, checked_refined, codes_of, make_trainable
 from sptsr.archs.learned import Learned
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.recipes import find_recipe
@@ -193,7 +193,8 @@ class SPTNet(nn.Module):
     def _restore(self, lq: Tensor, codes: PriorBatch | None, sigma: Tensor | None) -> Tensor:
         keeps_detail = self.rules > 1 and has_several_strides(self.sites)
         coarse = None if codes is None else codes.at(1)
-        carried = CarriedPrior(self.stem(lq, coarse if self.fine == 1 else codes), keeps_detail)
+        prior = checked_prior(self.stem(lq, coarse if self.fine == 1 else codes), lq, self._unit(0).width)
+        carried = CarriedPrior(prior, keeps_detail)
         regions = SiteMasks.of(coarse, self.num_masks) if self.uses_regions and coarse is not None else None
         size = (lq.shape[-2], lq.shape[-1])
         outer = current.set(Call(self, size, carried, regions, torch.is_grad_enabled()))
@@ -308,13 +309,12 @@ class SPTNet(nn.Module):
         if self.copies and call.learns:
             features = features.clone()
         size = (features.shape[-2], features.shape[-1])
-        prior = call.prior.at(size, site.grid)
-        if call.regions is None:
-            features, prior = unit(features, prior)
-        else:
+        given_to: list[Any] = [features, call.prior.at(size, site.grid)]
+        if call.regions is not None:
             place = size, site.grid
             if place not in call.at_site:
                 call.at_site[place] = regions_to_site(call.regions, *place)
-            features, prior = unit(features, prior, call.at_site[place])
+            given_to.append(call.at_site[place])
+        features, prior = checked_refined(unit(*given_to), features, unit.width, type(unit).__name__)
         call.prior.leave(prior, site.grid)
         return None if self.ladder else site.from_map(features)

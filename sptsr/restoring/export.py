@@ -36,6 +36,7 @@ RECORD = 'sptsr_record.json'  # entry of a .pt2 with the record; in an ONNX file
 SIZES = ((48, 64), (37, 53), (61, 45))
 _CODES = (40, 7, 300)
 _TRACED = (52, 68), 12  # size and codes of the example that is traced: none of the above
+_LARGE = 1 << 14  # pixels of a side: what is decided otherwise for such an image is not decided by the file
 _MASK_FORMAT = 'index [1, fine h, fine w] int64: row of palette; palette [K, masks] uint8: 1 inside, largest mask first'
 _EXTRA = "pip install 'sptsr[export]'"
 
@@ -148,10 +149,24 @@ def traced(call: TracedCall) -> ExportedProgram:
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         if node.target is torch.ops.aten._assert_scalar.default:
+            _must_hold_for_large(node.args[0], type(call.net.backbone).__name__)
             graph.erase_node(node)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
+
+
+def _must_hold_for_large(condition: Any, name: str) -> None:
+    """Raises UserError for a bound from above on a size: the network does something else with larger images."""
+    value = condition.meta.get('val') if hasattr(condition, 'meta') else condition
+    bound: Any = getattr(getattr(value, 'node', None), 'expr', None)
+    if getattr(bound, 'rel_op', None) in ('<', '<=', '>', '>='):
+        large = {symbol: _LARGE + 96 * n for n, symbol in enumerate(sorted(bound.free_symbols, key=str))}
+        if bound.subs(large) == False:  # noqa: E712 (sympy's)
+            raise UserError(
+                f'export: {name} does otherwise with large images than with small ones (where not {bound}), and a file '
+                'does one thing; restore with sptsr'
+            )
 
 
 def example(net: SPTNet, names: Sequence[str], size: tuple[int, int], codes: int) -> dict[str, Tensor]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+import sptsr
 from sptsr.archs.attach import attach
 from sptsr.archs.backbone import build_network
 from sptsr.archs.call import call_network
+from sptsr.archs.units import ModulationUnit
 from sptsr.core import free_memory
 from sptsr.core.errors import UserError
 from sptsr.core.free_memory import free_bytes, in_words
-from sptsr.core.registry import ARCH_REGISTRY, import_plugins
+from sptsr.core.registry import ARCH_REGISTRY, STEM_REGISTRY, UNIT_REGISTRY, import_plugins
 from tests.conftest import run_cli
 
 NET = """
@@ -127,3 +131,59 @@ def test_memory_in_words():
         '7,200.0 TB',
     ]
     assert 1e8 < free_bytes() < 1e15
+
+
+class _Unit(ModulationUnit):
+    """A unit that gives what a test says in place of (F, S)."""
+
+    def forward(self, features, prior, regions=None):
+        return GIVEN(features, prior)
+
+
+class _Stem(nn.Sequential):
+    """A stem that gives what a test says in place of S0."""
+
+    uses_masks = True
+
+    def __init__(self, in_channels: int, num_masks: int, width: int) -> None:
+        super().__init__(nn.Conv2d(in_channels, width, 3, padding=1))
+
+    def forward(self, lq, masks):
+        return GIVEN(super().forward(lq), masks)
+
+
+GIVEN: Callable[[Tensor, Any], Any] = lambda features, prior: (features, prior)  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ('given', 'said'),
+    [
+        (lambda f, s: f, r'gave a tensor of 4 dimensions \[1, 8, 40, 80\] in place of a pair'),
+        (lambda f, s: [f, s], 'gave a list in place of a pair'),
+        (lambda f, s: (f[:, :4], s), r'\[1, 4, 40, 80\] as F in place of \[1, 8, 40, 80\]'),
+        (lambda f, s: (f, f), r'\[1, 8, 40, 80\] as S in place of \[1, 4, 40, 80\]'),
+        (lambda f, s: (f, None), 'gave a NoneType as S'),
+    ],
+)
+def test_what_a_unit_of_ones_own_gives_is_looked_at(given, said: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(UNIT_REGISTRY._obj_map, '_Unit', _Unit)
+    monkeypatch.setitem(globals(), 'GIVEN', given)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1))
+    with pytest.raises(UserError, match=f'unit _Unit: .*{said}'):
+        sptsr.attach(net, sites=['0'], unit='_Unit', width=4)
+
+
+@pytest.mark.parametrize(
+    ('given', 'said'),
+    [
+        (lambda s, m: s[:, :3], r'\[1, 3, 40, 80\] in place of S0 \[1, 4, 40, 80\]'),
+        (lambda s, m: s[..., ::2], r'\[1, 4, 40, 40\] in place of S0'),
+        (lambda s, m: (s, s), 'a tuple in place of S0'),
+    ],
+)
+def test_what_a_stem_of_ones_own_gives_is_looked_at(given, said: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(STEM_REGISTRY._obj_map, '_Stem', _Stem)
+    monkeypatch.setitem(globals(), 'GIVEN', given)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1))
+    with pytest.raises(UserError, match=f'stem: gave .*{said}'):
+        sptsr.attach(net, sites=['0'], stem='_Stem', width=4)

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import sptsr
+from sptsr.archs.backbone import build_network
+from sptsr.archs.recipes import RECIPES
 from sptsr.archs.sites import match_sites
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
@@ -201,3 +203,29 @@ def test_a_module_of_unknown_arguments_is_measured():
     assert net.scale == 2
     lq, masks = torch.rand(1, 1, 8, 9), torch.rand(1, 5, 8, 9)
     assert torch.equal(net(lq, masks), net.backbone(lq))
+
+
+class DnCNN(nn.Module):
+    """A network of one's own with the name of another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
+
+    def forward(self, image, sigma):
+        return self.model(image) + sigma.view(-1, 1, 1, 1)
+
+
+def test_a_network_of_ones_own_with_a_name_that_is_known():
+    with pytest.raises(UserError, match=r"'auto' knows a DnCNN built from its section.*'act_mode'; name modules"):
+        sptsr.attach(DnCNN(), sites='auto')
+
+
+def test_a_noise_level_without_a_default_is_said():
+    with pytest.raises(UserError, match=r"missing .* 'sigma'.*give sigma a default value"):
+        sptsr.attach(DnCNN(), sites=['model.1'])
+
+
+def test_a_module_of_a_known_kind_says_its_multiple():
+    section = {'type': 'SwinIR', **RECIPES['SwinIR'].usual, 'embed_dim': 12, 'depths': [2], 'num_heads': [2]}
+    assert sptsr.attach(build_network(section), sites='auto').sizes.multiple == 8
