@@ -38,6 +38,7 @@ def main() -> None:
     datasets = read_json(Path(cell['metrics']), 'run sptsr table again')['datasets']
     metrics = {name: {key: value['mean'] for key, value in each.items()} for name, each in datasets.items()}
     study = {key: record[key] for key in ('title', 'commit', 'study_sha256')}
+    study['commit'] = ', '.join(run.get('commits') or [str(record['commit'])])  # of who trained, not of who printed
     study |= {key: cell[key] for key in ('row', 'arm', 'seed')}
     study['differences'] = {
         name: {metric: dict(zip(('difference', 'low', 'high'), values, strict=True)) for metric, values in each.items()}

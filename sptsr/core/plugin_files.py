@@ -20,7 +20,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -79,12 +79,50 @@ def plugin_modules() -> list[ModuleType]:
     return [module for name, module in list(sys.modules.items()) if name.startswith(_PREFIX)]
 
 
-def _deepest_relative_import(path: Path) -> int:
+def neighbours(path: Path) -> list[Path]:
+    """Returns the files that a plug-in file imports from beside it, and what they import, as their statements say."""
+    path = path.resolve()
+    found: dict[Path, None] = {}
+    waiting = [path]
+    while waiting:
+        for file in _imported_by(waiting.pop()):
+            if file != path and file not in found:
+                found[file] = None
+                waiting.append(file)
+    return sorted(found)
+
+
+def _imported_by(file: Path) -> Iterator[Path]:
+    """Yields the files beside a plug-in that one of its files imports."""
+    own = module_name(file)
+    imports = _Imports(file, Path(_decoded(own.removeprefix(_PREFIX).partition('.')[0])))
+    package = own if file.name == '__init__.py' else own.rpartition('.')[0]
+    for node in ast.walk(_tree(file)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = ['.' * node.level + (node.module or '')]
+            names += [f'{names[0]}{"." if node.module else ""}{alias.name}' for alias in node.names]
+        for name in names:
+            try:
+                full = importlib.util.resolve_name(name, package) if name.startswith('.') else imports.local(name)
+                spec = importlib.util.find_spec(full) if full and full.startswith(_PREFIX) else None
+            except (ImportError, ValueError):
+                continue
+            if spec is not None and spec.has_location and spec.origin is not None:
+                yield Path(spec.origin).resolve()
+
+
+def _tree(path: Path) -> ast.Module:
     try:
-        tree = ast.parse(path.read_bytes())
+        return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError):  # importing it says what is wrong
-        return 0
-    levels = [node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        return ast.Module([], [])
+
+
+def _deepest_relative_import(path: Path) -> int:
+    levels = [node.level for node in ast.walk(_tree(path)) if isinstance(node, ast.ImportFrom)]
     return min(max(levels, default=0), len(path.parents))
 
 

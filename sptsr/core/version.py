@@ -1,5 +1,10 @@
 """The version of sptsr, written into every store and adapter, and that of the rules of its units."""
 
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
 __version__ = '0.2.0'
 
 # Which rules units follow; an adapter and a training state say which theirs are.
@@ -7,3 +12,18 @@ __version__ = '0.2.0'
 # 2: `PlainStem`, and `CarriedPrior` keeps the detail.
 # 3: where nothing names a stem, it is `GeometryStem` or `GreyStem` in place of `MaskStem` or `PlainStem`.
 RULES = 3
+
+
+def commit() -> str | None:
+    """Returns the commit of the checkout that this sptsr runs from, with `+` where files differ; None elsewhere."""
+    here = Path(__file__).parents[2]
+    try:
+        found = [
+            subprocess.run(
+                ['git', '-C', str(here), *words], capture_output=True, text=True, timeout=20, check=True
+            ).stdout
+            for words in (('rev-parse', '--short=12', 'HEAD'), ('status', '--porcelain', '--', 'sptsr'))
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found[0].strip() + ('+' if found[1].strip() else '')

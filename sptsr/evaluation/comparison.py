@@ -142,8 +142,8 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], common: bool = False) -> Co
             of one arm with one seed.
     """
     for arm, runs in (('A', a), ('B', b)):
-        paths = [run.path for run in runs]
-        again = next((path for path in paths if paths.count(path) > 1), None)
+        paths = [os.path.realpath(run.path) for run in runs]
+        again = next((run.path for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1), None)
         if again is not None:
             raise UserError(f'compare: {again} stands twice; give each run of {arm} once')
         seeds = [run.seed for run in runs if run.seed is not None]

@@ -28,6 +28,7 @@ class Cell:
         sd: standard deviation over the runs; None for fewer than two.
         mark: `best`, `second`, or nothing.
         published: figure that was published for it; None where the study names none.
+        images: number of images that the means are of.
     """
 
     means: tuple[float, ...]
@@ -35,6 +36,7 @@ class Cell:
     sd: float | None
     mark: str
     published: float | None
+    images: int = 0
 
 
 def cells_of(
@@ -78,6 +80,7 @@ def cells_of(
             statistics.stdev(of_arm) if len(of_arm) > 1 else None,
             marks.get(arm, ''),
             published.get(arm),
+            len(common) if of_arm else 0,
         )
         for arm, of_arm in means.items()
     }

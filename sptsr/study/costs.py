@@ -90,6 +90,10 @@ def _measured(
         macs = [count_macs(net, size) for size in (input_for(net), INPUT)]
         for name, one in zip((_OUTPUT, _INPUT), macs, strict=True):
             found[f'MACs (G), {name}'] = (one.tuned if tuned else one.backbone) / 1e9
+        meant = [(-(-OUTPUT[0] // net.scale), -(-OUTPUT[1] // net.scale)), INPUT]
+        if [one.size for one in macs] != meant:
+            taken = ' and '.join(f'{one.size[1]}x{one.size[0]}' for one in macs)
+            notes.append(f'MACs of {_title(section)}: of inputs of the next sizes that it takes, {taken}.')
         notes.append('MACs are those of convolutions and matrix products: a multiplication and an addition each.')
         others = ', '.join(f'{name} {count}x' for name, count in sorted(macs[0].uncounted.items()))
         if tuned and others:

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import read_json, sha256_file, write_json
-from sptsr.core.plugin_files import file_of
+from sptsr.core.files import read_json, sha256_file, sha256_json, write_json
+from sptsr.core.plugin_files import file_of, neighbours
 from sptsr.priors.store import PriorStore
 
 _LARGEST = 64 << 20
@@ -41,14 +41,19 @@ class Digests:
         return self._noted('file', path, [path], sha256_file)
 
     def plugins(self, plugins: Iterable[str]) -> list[str]:
-        """Returns plug-ins with the digests of those that are files, `:NAME` behind them; modules stay as they are."""
+        """Returns plug-ins with the digests of those that are files, `:NAME` behind them; modules stay as they are.
+
+        The digest is of the file, and of what it imports from beside it, where there is anything.
+        """
         found = []
         for plugin in plugins:
             file = file_of(plugin)
             if file is None or not os.path.isfile(file[0]):
                 found.append(plugin)
             else:
-                found.append(':'.join([self.file(file[0]), *([] if file[1] is None else [file[1]])]))
+                own = [self.file(str(path)) for path in (Path(file[0]), *neighbours(Path(file[0])))]
+                digest = own[0] if len(own) == 1 else sha256_json(own)
+                found.append(':'.join([digest, *([] if file[1] is None else [file[1]])]))
         return found
 
     def folder(self, path: str) -> str:

@@ -70,7 +70,7 @@ def _images(study: Study, runs: Sequence[Run]) -> dict[tuple[str, str], Path]:
     found = {}
     for run in runs:
         for use, test in run.uses:
-            if use.seed in (None, study.seeds[0]) and run.metrics(test).is_file():
+            if use.seed in (None, study.seeds[0]) and run.tested(test):
                 found[use.row, use.arm] = run.metrics(test).parent / 'visualization'
     return found
 

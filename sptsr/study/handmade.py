@@ -13,6 +13,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_json, write_bytes
 from sptsr.core.homes import expanded
 from sptsr.core.plugin_files import file_of
+from sptsr.core.version import RULES
 from sptsr.core.yaml_io import read_yaml
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity, training_record
@@ -45,7 +46,7 @@ def take_over(runs: Sequence[Run], experiments: Path, digests: Digests) -> list[
         run_id = _identity_of(home, digests)
         if run_id in wanted:
             run = wanted.pop(run_id)
-            run.prepare()
+            run.prepare(by_hand=True)
             write_bytes(run.adapter, adapter.read_bytes())
             taken.append((run, home))
     return taken
@@ -71,6 +72,8 @@ def _is_finished(home: Path, opt: Mapping[str, Any]) -> bool:
 
     state = read_state(home / 'training_states' / f'{opt["train"]["total_iter"]}.state')
     digest = sha256_json(opt)
+    if state['rules'] != opt['network_g'].get('rules', RULES):  # begun by an older sptsr
+        return False
     return state['options_sha256'] == digest and state.get('history') == {'changed': False, 'processes': 1}
 
 

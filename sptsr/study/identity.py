@@ -58,6 +58,8 @@ def test_record(opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, s
     record.pop('manual_seed', None)  # the noise of a test has a seed of its own
     val = {key: value for key, value in (opt.get('val') or {}).items() if key not in _SHOWN}
     val = _without(val, VAL_DEFAULTS)
+    if 'metrics' in val:
+        val['metrics'] = {name: _metric(section, digests) for name, section in val['metrics'].items()}
     if 'bands' in val:
         val['bands'] = {name: _store(path, digests, priors) for name, path in val['bands'].items()}
     names = {phase: data.get('name') for phase, data in opt['datasets'].items()}
@@ -102,6 +104,12 @@ def _dataset(section: Mapping[str, Any], digests: Digests, priors: Mapping[str, 
         elif key.endswith('_file') and Path(path).is_file():
             data[key] = digests.file(path)
     return data
+
+
+def _metric(section: Any, digests: Digests) -> Any:
+    """Returns the section of a metric with the digest of its weights in the place of their file."""
+    file = expanded(section['weights']) if isinstance(section, Mapping) and section.get('weights') else ''
+    return {**section, 'weights': digests.file(str(Path(file)))} if file and Path(file).is_file() else section
 
 
 def _store(path: str, digests: Digests, priors: Mapping[str, str]) -> str:

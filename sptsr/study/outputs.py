@@ -7,14 +7,13 @@ import importlib.metadata
 import io
 import platform
 import shlex
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_json, sha256_file, write_json, write_text
-from sptsr.core.version import __version__
+from sptsr.core.version import __version__, commit
 from sptsr.study.latex import table_latex
 from sptsr.study.markdown import table_markdown
 from sptsr.study.pool import Failure
@@ -47,7 +46,10 @@ def _name(study: Study) -> str:
 
 
 def table_csv(blocks: Sequence[Block]) -> str:
-    """Returns a line for each row, arm, dataset and metric."""
+    """Returns a line for each row, arm, dataset and metric; then those of parts of the images, and of costs.
+
+    A part stands behind the metric (`psnr boundary`); it has a difference and no mean.
+    """
     names = ['row', 'arm', 'dataset', 'metric', 'better', 'runs', 'mean', 'sd', 'mark', 'published']
     names += ['difference', 'low', 'high', 'bootstrap_low', 'bootstrap_high', 'p', 'p_holm', 'better_on', 'images']
     rows: list[list[Any]] = []
@@ -63,6 +65,12 @@ def table_csv(blocks: Sequence[Block]) -> str:
                     row += [*(figures.bootstrap or (None, None)), figures.p, one.p_holm]
                     row += [figures.better, figures.images]
                 rows.append(row + [None] * (len(names) - len(row)))
+    for block in blocks:
+        for part in block.parts:
+            better = 'higher' if block.higher.get((part.dataset, part.metric), True) else 'lower'
+            row = [block.name, part.arm, part.dataset, f'{part.metric} {part.part}', better, *[None] * 5]
+            row += [part.difference, *(part.interval or (None, None))]
+            rows.append([*row, *[None] * 5, part.images])
     for block in blocks:
         for arm, costs in block.costs.items():
             rows += [[block.name, arm, '', name, 'lower', '', value, *[None] * 12] for name, value in costs.items()]
@@ -97,7 +105,7 @@ def read_differences(path: Path, row: str, arm: str) -> dict[str, dict[str, tupl
     found: dict[str, dict[str, tuple[float, float, float]]] = {}
     with open(path, newline='', encoding='utf-8') as stream:
         for line in csv.DictReader(stream):
-            if (line['row'], line['arm']) == (row, arm) and line['difference']:
+            if (line['row'], line['arm']) == (row, arm) and line['mean'] and line['low']:  # not of parts, or one image
                 values = float(line['difference']), float(line['low']), float(line['high'])
                 found.setdefault(line['dataset'], {})[line['metric']] = values
     if not found:
@@ -129,6 +137,7 @@ def runs_json(
         'runs': [
             {
                 'id': run.id,
+                'commits': run.commits,
                 'identity': run.record,
                 'adapter': str(run.adapter) if run.train is not None else None,
                 'adapter_sha256': sha256_file(run.adapter) if run.train is not None and run.trained else None,
@@ -143,21 +152,6 @@ def runs_json(
             for run in runs
         ],
     }
-
-
-def commit() -> str | None:
-    """Returns the commit of the checkout that this sptsr runs from, with `+` where files differ; None elsewhere."""
-    here = Path(__file__).parents[2]
-    try:
-        found = [
-            subprocess.run(
-                ['git', '-C', str(here), *words], capture_output=True, text=True, timeout=20, check=True
-            ).stdout
-            for words in (('rev-parse', '--short=12', 'HEAD'), ('status', '--porcelain', '--', 'sptsr'))
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found[0].strip() + ('+' if found[1].strip() else '')
 
 
 def _version(name: str) -> str | None:

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sptsr.core.errors import UserError
 from sptsr.evaluation.bands import BANDS
 from sptsr.evaluation.comparison import Row, compare_runs, other_inputs, read_run
 from sptsr.evaluation.comparison import Run as Measured
@@ -98,7 +99,7 @@ def blocks_of(study: Study, cases: Cases, runs: Sequence[Run]) -> tuple[list[Blo
     measured: dict[Use, Measured] = {}
     for run in runs:
         for use, test in run.uses:
-            if run.metrics(test).is_file():
+            if run.tested(test):
                 measured[use] = read_run(run.metrics(test))
     names = [row.name for row in study.rows if cases.of(row.name)]
     blocks = [_block(study, name, cases, measured) for name in names]
@@ -149,7 +150,8 @@ def _block(study: Study, name: str, cases: Cases, measured: Mapping[Use, Measure
         notes += [f'{name}: {one}' for one in said]
         for arm, cell in cells.items():
             lines[arm][column] = cell
-    against = _against(study.control, arms, columns)
+    against, said = _against(study.control, arms, lines)
+    notes += [f'{name}: {one}' for one in said]
     frozen = next((case.arm for case in cases.of(name) if case.train is None and arms[case.arm]), study.control)
     parts = _parts(study.control, frozen, arms, {column: band for column, band in banded.items() if band is not None})
     return Block(name, tuple(columns), higher, lines, against, tuple(parts), tuple(notes))
@@ -216,7 +218,11 @@ def _is_higher(some: Sequence[Measured], column: Column) -> bool:
 
 
 def _compared(a: Sequence[Measured], b: Sequence[Measured], column: Column) -> Row | None:
-    """Returns the comparison of two arms in one column; None where no image has a value in both."""
+    """Returns the comparison of two arms in one column, by the images that both have; None where there is none.
+
+    Raises:
+        UserError: the arms were measured against other GT images.
+    """
     dataset, metric = column
     if gain(a, b, column) is None:
         return None
@@ -224,21 +230,36 @@ def _compared(a: Sequence[Measured], b: Sequence[Measured], column: Column) -> R
         [Measured(one.path, one.seed, {dataset: {metric: one.datasets[dataset][metric]}}, one.images) for one in arm]
         for arm in of_common_seeds(a, b)
     ]
-    return compare_runs(both[0], both[1]).rows[0]
+    return compare_runs(both[0], both[1], common=True).rows[0]
 
 
 def _against(
-    control: str | None, arms: Mapping[str, Sequence[Measured]], columns: Sequence[Column]
-) -> dict[Column, tuple[Against, ...]]:
+    control: str | None, arms: Mapping[str, Sequence[Measured]], lines: Mapping[str, Mapping[Column, Cell]]
+) -> tuple[dict[Column, tuple[Against, ...]], list[str]]:
+    """Returns each arm against the control by column, and where that is not of the runs and images of the means."""
     if control is None or not arms.get(control):
-        return {}
-    found = {}
-    for column in columns:
-        rows = {
-            arm: row
-            for arm, measured in arms.items()
-            if arm != control and measured and (row := _compared(arms[control], measured, column)) is not None
-        }
+        return {}, []
+    found, notes = {}, []
+    for column, own in lines[control].items():
+        rows: dict[str, Row] = {}
+        for arm, measured in arms.items():
+            if arm == control or not measured:
+                continue
+            where = f'{", ".join(column)}: {arm} against {control}'
+            try:
+                row = _compared(arms[control], measured, column)
+            except UserError as error:
+                notes.append(f'{where} is not compared: {error}')
+                continue
+            if row is None:
+                continue
+            rows[arm] = row
+            pairs = of_common_seeds(arms[control], measured)
+            runs = [len(one) for one in pairs]
+            if runs != [len(arms[control]), len(measured)]:
+                notes.append(f'{where} is of the seeds that both have, {runs[0]}; the means are of all')
+            if own.images and row.figures.images != own.images:
+                notes.append(f'{where} is of {row.figures.images} images, and the means are of {own.images}')
         corrected = holm([row.figures.p for row in rows.values()])
         found[column] = tuple(Against(arm, row, p) for (arm, row), p in zip(rows.items(), corrected, strict=True))
-    return found
+    return found, notes

@@ -12,8 +12,9 @@ from typing import Any, TextIO
 import yaml
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import read_json, write_json, write_text
+from sptsr.core.files import read_json, sha256_file, write_json, write_text
 from sptsr.core.locks import try_lock
+from sptsr.core.version import commit
 from sptsr.study.cases import Case
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity, test_record, training_record
@@ -77,6 +78,16 @@ class Run:
         """Returns the file of a test's figures, which is there when the test is complete."""
         return self.home / 'results' / test / 'metrics.json'
 
+    def tested(self, test: str) -> bool:
+        """Returns whether a test is complete, and of the adapter that is there."""
+        file = self.metrics(test)
+        if not file.is_file():
+            return False
+        content = read_json(file, 'remove it')
+        adapter = content.get('adapter') if isinstance(content, dict) else None
+        noted = adapter.get('sha256') if isinstance(adapter, dict) else None
+        return noted is None or (self.adapter.is_file() and noted == sha256_file(self.adapter))
+
     @property
     def trained(self) -> bool:
         """Whether nothing is left to train."""
@@ -84,7 +95,7 @@ class Run:
 
     def missing(self) -> list[str]:
         """Returns the tests that are not done."""
-        return [test for test in self.tests if not self.metrics(test).is_file()]
+        return [test for test in self.tests if not self.tested(test)]
 
     @property
     def done(self) -> bool:
@@ -95,17 +106,36 @@ class Run:
         """Raises UserError where the folder of the run holds another one."""
         note = self.home / 'run.json'
         if note.is_file():
-            noted = read_json(note, 'remove the folder')
-            if not isinstance(noted, dict) or noted.get('identity') != self.record:
+            if self._noted.get('identity') != self.record:
                 raise UserError(f'{self.home}: holds a run of other options; remove it, or choose another --runs')
         elif (self.home / 'experiments').exists():
             raise UserError(
                 f'{self.home}: holds a run that does not say what it is; remove it, or choose another --runs'
             )
 
-    def prepare(self) -> None:
-        """Writes what the run is, and its option files."""
-        write_json(self.home / 'run.json', {'identity': self.record, 'uses': [str(use) for use, _ in self.uses]})
+    @property
+    def commits(self) -> list[str]:
+        """The commits of sptsr that trained it, one after the other, as far as that was noted."""
+        found = self._noted.get('commits')
+        return found if isinstance(found, list) else []
+
+    @property
+    def _noted(self) -> dict[str, Any]:
+        note = self.home / 'run.json'
+        noted = read_json(note, 'remove the folder') if note.is_file() else {}
+        return noted if isinstance(noted, dict) else {}
+
+    def prepare(self, by_hand: bool = False) -> None:
+        """Writes what the run is, and its option files.
+
+        Args:
+            by_hand: it was trained elsewhere, by who knows which sptsr.
+        """
+        commits, now = self.commits, None if self.trained or by_hand else commit()
+        if now is not None and now not in commits:
+            commits = [*commits, now]
+        note = {'identity': self.record, 'uses': [str(use) for use, _ in self.uses], 'commits': commits}
+        write_json(self.home / 'run.json', note)
         if self.train is not None:
             _write_options(self.home / 'train.yml', self.train)
         for test, options in self.tests.items():
@@ -127,7 +157,7 @@ class Run:
         """Returns whether one of its commands is done."""
         if words[0] == 'train':
             return self.trained
-        return self.metrics(Path(words[2]).stem.removeprefix('test_')).is_file()
+        return self.tested(Path(words[2]).stem.removeprefix('test_'))
 
     def log(self, words: Sequence[str]) -> Path:
         """Returns where one of its commands writes its messages."""

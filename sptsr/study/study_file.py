@@ -40,6 +40,7 @@ _ROW = ('base', 'prior')
 _ARM = ('tune', 'rank', 'prior')
 _PATH = ('param_key_g',)
 _LONGEST = 80
+_PICTURES = ('GT', 'LQ')
 _MOST_RUNS = 10_000
 
 
@@ -220,6 +221,8 @@ def _part_problems(kind: str, name: str, part: Any, folder: Path) -> list[Proble
     here = (kind, name)
     if not name.strip() or len(name) > _LONGEST or not name.isprintable():
         return [(here, f'{kind}: {name!a} cannot be a name in a table; use 1 to {_LONGEST} printable characters')]
+    if kind == 'arms' and name in _PICTURES:
+        return [(here, f"arms: '{name}' is what the report calls other pictures; choose another name")]
     if part is None:
         return []
     if not isinstance(part, Mapping):

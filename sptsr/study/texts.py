@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from sptsr.study.cells import Cell
@@ -39,11 +40,11 @@ def cost_columns(group: Sequence[Block]) -> list[str]:
 
 
 def cost_text(costs: Mapping[str, float] | None, column: str) -> str:
-    """Returns a cost with four digits or all before the point; `-` where there is none."""
+    """Returns a cost with three digits, or all before the point; `-` where there is none."""
     value = (costs or {}).get(column)
     if value is None:
         return '-'
-    decimals = max(0, 3 - len(str(int(value)))) if value else 0
+    decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     return f'{value:.{decimals}f}'
 
 

@@ -23,6 +23,7 @@ from sptsr.archs.weights import load_strictly, read_weights
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
+from sptsr.core.files import sha256_file
 from sptsr.core.registry import MODEL_REGISTRY, register
 from sptsr.evaluation.evaluate import evaluate, rgb_of
 from sptsr.evaluation.metrics import better_of
@@ -84,6 +85,7 @@ class SPTModel(BaseModel):
         adapter = load_adapter(self.net_g, path, key)
         self.adapter = {
             'file': path,
+            'sha256': sha256_file(path),
             'iteration': adapter.iteration,
             'entry': adapter.entry(key, path),
             'seed': adapter.trained_with.get('seed'),

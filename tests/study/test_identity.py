@@ -134,3 +134,31 @@ def test_the_content_of_a_plug_in_counts(options, tmp_path, monkeypatch, name):
 
 def test_a_loss_that_is_switched_off_plays_no_part(options, tmp_path):
     assert _id(_changed(options, 'train/perceptual_opt', None), tmp_path) == _id(options, tmp_path)
+
+
+def test_what_a_plug_in_imports_from_beside_it_counts(options, tmp_path):
+    options['plugins'] = [str(tmp_path / 'net.py')]
+    (tmp_path / 'net.py').write_text('import torch\nfrom parts import block\nfrom package.deep import Layer\n')
+    (tmp_path / 'parts.py').write_text('block = 1\n')
+    (tmp_path / 'other.py').write_text('')
+    (tmp_path / 'package').mkdir()
+    (tmp_path / 'package' / 'deep.py').write_text('from . import more\nLayer = more.Layer\n')
+    (tmp_path / 'package' / 'more.py').write_text('Layer = 1\n')
+    before = _id(options, tmp_path)
+    for name in ('parts.py', 'package/deep.py', 'package/more.py'):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(f'{text}# changed')
+        assert _id(options, tmp_path) != before
+        (tmp_path / name).write_text(text)
+    (tmp_path / 'other.py').write_text('1')
+    assert _id(options, tmp_path) == before
+
+
+def test_the_content_of_a_metrics_weights_counts(study, tmp_path):
+    opt = yaml.safe_load((tmp_path / 'options' / 'test.yml').read_text())
+    opt['val']['metrics']['lpips'] = {'type': 'calculate_lpips', 'weights': str(tmp_path / 'vgg.pth')}
+    found = set()
+    for content in ('one', 'other'):
+        (tmp_path / 'vgg.pth').write_text(content)
+        found.add(identity(record_of_test(opt, Digests(tmp_path / 'digests.json'), {})))
+    assert len(found) == 2

@@ -13,7 +13,7 @@ import pytest
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_json
 from sptsr.study.latex import escaped
-from sptsr.study.outputs import check_folder
+from sptsr.study.outputs import check_folder, read_differences
 from sptsr.study.table import far_off, make_plan, write_table
 from tests.conftest import run_cli
 from tests.study.conftest import write_study
@@ -81,7 +81,11 @@ def test_each_arm_against_the_control(study, tmp_path):
     assert parts['SPT', 'boundary'].difference == pytest.approx(figures.difference)
     assert [parts['SPT', third].images for third in ('hard', 'middling', 'easy')] == [4, 4, 4]
     rows = list(csv.DictReader((tmp_path / 'out' / 'table.csv').read_text().splitlines()))
-    assert len(rows) == 4 * 2
+    assert len(rows) == 4 * 2 + 3 * 4  # of parts: three arms against the control, a band and three thirds
+    (one,) = [row for row in rows if (row['arm'], row['metric']) == ('SPT', 'psnr boundary')]
+    assert float(one['difference']) == parts['SPT', 'boundary'].difference
+    assert (one['mean'], one['images']) == ('', str(IMAGES))
+    assert read_differences(tmp_path / 'out' / 'table.csv', 'IMDN', 'SPT')['photographs'].keys() == {'psnr', 'ssim'}
     record = json.loads((tmp_path / 'out' / 'runs.json').read_text())
     for run in record['runs']:
         verbs = [command.split()[1] for command in run['commands']]
@@ -106,6 +110,8 @@ def test_a_run_without_results_is_named(study, tmp_path):
     assert len(blocks[0].lines['SPT']['photographs', 'psnr'].means) == 1
     (one,) = [one for one in blocks[0].against['photographs', 'psnr'] if one.arm == 'SPT']
     assert one.row.figures.runs == (1, 1)  # paired by the seed that both have
+    text = (tmp_path / 'out' / 'table.md').read_text()
+    assert 'IMDN: photographs, psnr: SPT against plain is of the seeds that both have, 1; the means are of all' in text
 
 
 def test_a_metric_that_an_arm_lacks_is_named(study, tmp_path):

@@ -35,7 +35,8 @@ def test_a_release_file_holds_the_average_and_the_figures_of_the_first_seed(tmp_
     record = {'title': 'T', 'commit': 'abc', 'study_sha256': 'def', 'runs': runs}
     (tmp_path / 'runs.json').write_text(json.dumps(record))
     (tmp_path / 'table.csv').write_text(
-        'row,arm,dataset,metric,difference,low,high\nIMDN,other,B100,psnr,,,\nIMDN,SPT,B100,psnr,0.5,0.4,0.6\n'
+        'row,arm,dataset,metric,mean,difference,low,high\nIMDN,other,B100,psnr,27,,,\nIMDN,SPT,B100,psnr,27,0.5,0.4,0.6\n'
+        'IMDN,SPT,B100,psnr boundary,,0.9,0.8,1.0\n'
     )
     done = ship('.', 'IMDN', 'SPT', '-o', 'out.safetensors', cwd=tmp_path)
     assert done.returncode == 0, done.stderr

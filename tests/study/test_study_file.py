@@ -30,6 +30,7 @@ def _change(content: dict, path: str, value: object) -> dict:
 
 MISTAKES = [
     ('arm', {}, r"study.yml:\d+: unknown key 'arm'; did you mean 'arms'"),
+    ('arms/GT', {}, r"'GT' is what the report calls other pictures; choose another name"),
     ('arms/SPT', {'tuna': 'none'}, r"study.yml:\d+: unknown key 'arms.SPT.tuna'; did you mean 'tune'"),
     ('arms/SPT', {'tune': 'lore', 'rank': 4}, r"study.yml:\d+: arms.SPT.tune: 'lore'; did you mean 'lora'"),
     ('arms/SPT', {'rank': 4}, r'study.yml:\d+: arms.SPT.rank: .* for tune: lora and adapter\+lora only'),
