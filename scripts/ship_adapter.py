@@ -38,7 +38,8 @@ def main() -> None:
     datasets = read_json(Path(cell['metrics']), 'run sptsr table again')['datasets']
     metrics = {name: {key: value['mean'] for key, value in each.items()} for name, each in datasets.items()}
     study = {key: record[key] for key in ('title', 'commit', 'study_sha256')}
-    study['commit'] = ', '.join(run.get('commits') or [str(record['commit'])])  # of who trained, not of who printed
+    commits = run.get('commits', [str(record['commit'])])  # of who trained; older files say only who printed
+    study['commit'] = ', '.join(commits) or 'not known'
     study |= {key: cell[key] for key in ('row', 'arm', 'seed')}
     study['differences'] = {
         name: {metric: dict(zip(('difference', 'low', 'high'), values, strict=True)) for metric, values in each.items()}

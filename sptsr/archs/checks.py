@@ -51,7 +51,7 @@ def checked_refined(refined: Any, features: Tensor, width: int, unit: str) -> tu
     """Returns what a unit gave; raises UserError unless it is F, of the shape it was given, and S."""
     if torch.compiler.is_compiling():
         return refined
-    if not isinstance(refined, tuple) or len(refined) != 2:
+    if not isinstance(refined, tuple | list) or len(refined) != 2:
         raise UserError(f'unit {unit}: gave {describe(refined)} in place of a pair (F, S); mend its forward')
     for what, given, channels in zip('FS', refined, (features.shape[1], width), strict=True):
         expected = (len(features), channels, *features.shape[2:])
@@ -59,7 +59,7 @@ def checked_refined(refined: Any, features: Tensor, width: int, unit: str) -> tu
             raise UserError(
                 f'unit {unit}: gave {describe(given)} as {what} in place of {list(expected)}; mend its forward'
             )
-    return refined
+    return refined[0], refined[1]
 
 
 def make_trainable(net: Any, probe: Tensor) -> None:

@@ -74,7 +74,7 @@ class Recipe:
             return max(value for value in found if isinstance(value, int))
         try:
             return self.multiple(vars(net)) if callable(self.multiple) else self.multiple
-        except KeyError:
+        except (KeyError, TypeError):  # of a network of one's own with its name
             return 1
 
 

@@ -3,8 +3,8 @@
 lmdb 3.0 refuses to open one path twice in a process, and an environment must not
 cross a fork or a pickle. BasicSR opens one for each dataset (file_client.py:112),
 so a set shared by train and val, or by a forked worker, dies. Here environments
-are cached by path and closed in a forked child, which opens its own; nothing that holds one is ever pickled. A file
-that another took the place of is opened anew.
+are cached by path and closed in a forked child, which opens its own; nothing that holds one is ever pickled. Who begins
+to read a path anew calls `refresh_reader`, in case another file took the place of the one that is open.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ def open_reader(path: str | os.PathLike[str]) -> lmdb.Environment:
     """
     real = os.path.realpath(path)
     with _turn:
-        known, file = _environments.get(real), _identity(Path(real) / 'data.mdb')
-        if known is not None and file in (None, known[1]):  # one that was only removed is read to the end
-            return known[0]
+        if real in _environments:
+            return _environments[real][0]
+        file = _identity(Path(real) / 'data.mdb')
         if file is None:
             raise UserError(f'{path}: no LMDB here (data.mdb is missing); check the path')
-        close_reader(real)
         check_whole(path)
         try:
             environment = lmdb.open(
@@ -85,6 +84,14 @@ def check_whole(path: str | os.PathLike[str]) -> None:
         check_lmdb(os.path.realpath(Path(path) / 'data.mdb'))
     except (DamagedError, struct.error) as error:
         raise UserError(f'{path}: not a readable LMDB (cut off or changed: {error}); copy or make it again') from error
+
+
+def refresh_reader(path: str | os.PathLike[str]) -> None:
+    """Closes this process's reader of `path` where another file has taken the place of the one that it reads."""
+    with _turn:
+        known = _environments.get(os.path.realpath(path))
+        if known is not None and _identity(Path(path) / 'data.mdb') != known[1]:
+            close_reader(path)
 
 
 def close_reader(path: str | os.PathLike[str]) -> None:

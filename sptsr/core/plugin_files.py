@@ -81,37 +81,37 @@ def plugin_modules() -> list[ModuleType]:
 
 def neighbours(path: Path) -> list[Path]:
     """Returns the files that a plug-in file imports from beside it, and what they import, as their statements say."""
-    path = path.resolve()
-    found: dict[Path, None] = {}
-    waiting = [path]
-    while waiting:
-        for file in _imported_by(waiting.pop()):
-            if file != path and file not in found:
-                found[file] = None
-                waiting.append(file)
-    return sorted(found)
+    found, new = {path.resolve()}, {path.resolve()}
+    while new:
+        new = {other.resolve() for file in new for other in _imported_by(file)} - found
+        found |= new
+    return sorted(found - {path.resolve()})
 
 
 def _imported_by(file: Path) -> Iterator[Path]:
-    """Yields the files beside a plug-in that one of its files imports."""
-    own = module_name(file)
-    imports = _Imports(file, Path(_decoded(own.removeprefix(_PREFIX).partition('.')[0])))
-    package = own if file.name == '__init__.py' else own.rpartition('.')[0]
+    """Yields the files beside a plug-in that one of its files imports; none of them is run."""
+    imports = _Imports(file, Path(_decoded(module_name(file).removeprefix(_PREFIX).partition('.')[0])))
     for node in ast.walk(_tree(file)):
-        names: list[str] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            for alias in node.names:
+                yield from _files_of(imports.place(alias.name.partition('.')[0]), alias.name)
         elif isinstance(node, ast.ImportFrom):
-            names = ['.' * node.level + (node.module or '')]
-            names += [f'{names[0]}{"." if node.module else ""}{alias.name}' for alias in node.names]
-        for name in names:
-            try:
-                full = importlib.util.resolve_name(name, package) if name.startswith('.') else imports.local(name)
-                spec = importlib.util.find_spec(full) if full and full.startswith(_PREFIX) else None
-            except (ImportError, ValueError):
-                continue
-            if spec is not None and spec.has_location and spec.origin is not None:
-                yield Path(spec.origin).resolve()
+            name = node.module or ''
+            place = file.parents[node.level - 1] if node.level else imports.place(name.partition('.')[0])
+            for alias in node.names:
+                yield from _files_of(place, f'{name}.{alias.name}'.lstrip('.'))
+
+
+def _files_of(place: Path | None, name: str) -> Iterator[Path]:
+    """Yields the files that `import NAME` runs of a folder; what follows a file is a name in it."""
+    for part in name.split('.') if place is not None else ():
+        assert place is not None
+        file, place = place / f'{part}.py', place / part
+        if (place / '__init__.py').is_file():
+            yield place / '__init__.py'
+        elif not place.is_dir():
+            yield from [file] if file.is_file() else []
+            return
 
 
 def _tree(path: Path) -> ast.Module:
@@ -266,10 +266,7 @@ class _Imports:
 
         What a project's copy of a package lacks is taken from the installed one.
         """
-        top = name.partition('.')[0]
-        if top not in self.places:
-            self.places[top] = self._place(top) if top else None
-        place = self.places[top]
+        place = self.place(name.partition('.')[0])
         if place is None:
             return None
         full = f'{_alias(place)}.{name}'
@@ -278,8 +275,13 @@ class _Imports:
         except ModuleNotFoundError:
             return None
 
+    def place(self, top: str) -> Path | None:
+        """Returns the folder beside the plug-in that holds the module or package `top`; None for others."""
+        if top not in self.places:
+            self.places[top] = self._place(top) if top else None
+        return self.places[top]
+
     def _place(self, top: str) -> Path | None:
-        """Returns the folder that holds the module or package `top`."""
         if top == 'sptsr' or top in sys.stdlib_module_names:
             return None
         installed = _installed(top)

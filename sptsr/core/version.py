@@ -16,14 +16,15 @@ RULES = 3
 
 def commit() -> str | None:
     """Returns the commit of the checkout that this sptsr runs from, with `+` where files differ; None elsewhere."""
-    here = Path(__file__).parents[2]
+    here = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        command = ['git', '--no-optional-locks', '-C', str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+
     try:
-        found = [
-            subprocess.run(
-                ['git', '-C', str(here), *words], capture_output=True, text=True, timeout=20, check=True
-            ).stdout
-            for words in (('rev-parse', '--short=12', 'HEAD'), ('status', '--porcelain', '--', 'sptsr'))
-        ]
+        if Path(git('rev-parse', '--show-toplevel')).resolve() != here:  # installed in the checkout of another project
+            return None
+        return git('rev-parse', '--short=12', 'HEAD') + ('+' if git('status', '--porcelain', '--', 'sptsr') else '')
     except (OSError, subprocess.SubprocessError):
         return None
-    return found[0].strip() + ('+' if found[1].strip() else '')

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import must_be_regular
-from sptsr.core.lmdb_env import read_transaction
+from sptsr.core.lmdb_env import read_transaction, refresh_reader
 from sptsr.images.chain import read_degradation
 from sptsr.images.decode import RGB, decode_rgb
 
@@ -112,6 +112,7 @@ class ImageFolder:
         for name in names:
             if PurePosixPath(name).is_absolute() or '..' in PurePosixPath(name).parts:
                 raise UserError(f"{meta}: '{name}' is no name below a folder; make the LMDB again")
+        refresh_reader(self.root)
         return self._by_key(names)
 
     def _scan_disk(self) -> dict[str, str]:

@@ -55,9 +55,10 @@ def read_header(content: bytes) -> Header:
             tags = _tiff_tags(content)
             return Header(tags.get(256, 0), tags.get(257, 0), is_negative=tags.get(_PHOTOMETRIC) == 0)
         if content[:2] == b'BM':
-            is_old = struct.unpack_from('<I', content, 14)[0] < 40  # OS/2's header
-            width, height = struct.unpack_from('<HH' if is_old else '<ii', content, 18)
-            return Header(abs(width), abs(height))
+            length = struct.unpack_from('<I', content, 14)[0]
+            if length == 12 or length >= 36:  # 12: OS/2's; of others OpenCV reads none
+                width, height = struct.unpack_from('<HH' if length == 12 else '<ii', content, 18)
+                return Header(abs(width), abs(height))
         if match := _PPM.match(content):
             found = _PPM_WHITE.match(content, match.end()) if match[1] in b'2356' else None
             white = int(found[1]) if found else 0
@@ -166,5 +167,6 @@ def _tiff_tags(content: bytes) -> dict[int, int]:
     for at in range(first, min(first + count * entry, len(content) - entry + 1), entry):
         tag, kind = struct.unpack_from(order + 'HH', content, at)
         if kind in _WHOLE and struct.calcsize('=' + _WHOLE[kind]) <= entry - value_at:
-            tags[tag] = struct.unpack_from(order + _WHOLE[kind], content, at + value_at)[0]
+            value = struct.unpack_from(order + _WHOLE[kind], content, at + value_at)[0]
+            tags.setdefault(tag, value)  # of two the first counts
     return tags

@@ -39,6 +39,7 @@ class FromOtherImages(Source):
     ) -> None:
         self.source, self.others, self.names, self.fine = source, others, names or {}, fine
         self.params = {**source.params, 'oracle': True}
+        self.seen = '', ''  # the last of the others, with its digest
         self.weights_sha256 = source.weights_sha256
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
@@ -57,7 +58,10 @@ class FromOtherImages(Source):
                 raise UserError(f"{self.others.root}: no image '{key}' for --oracle; give a folder with all of them")
 
     def digest(self, key: str) -> str:
-        return image_digest(self.others.read(self._other(key))).hex() + self.source.digest(key)
+        other = self._other(key)
+        if self.seen[0] != other:  # draws of an image follow each other
+            self.seen = other, image_digest(self.others.read(other)).hex()
+        return self.seen[1] + self.source.digest(key)
 
     def _other(self, key: str) -> str:
         """Returns the key of the image that the source gets: for a noisy draw, the key of its image."""

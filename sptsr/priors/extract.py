@@ -102,16 +102,16 @@ def _fill(
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as packer:
         written: deque[Future[None]] = deque()
         groups = [keys[n : n + source.group] for n in range(0, len(keys), source.group)]
-        ahead = reader.submit(_read, images, groups[0]) if groups else None
+        ahead = reader.submit(_read, images, source, groups[0]) if groups else None
         try:
             for number, group in enumerate(groups):
                 assert ahead is not None
                 loaded = ahead.result()
-                ahead = reader.submit(_read, images, groups[number + 1]) if number + 1 < len(groups) else None
-                of = {key: _digest(source, key) for key in group}
+                ahead = reader.submit(_read, images, source, groups[number + 1]) if number + 1 < len(groups) else None
+                of = {key: digest for key, (_, digest) in zip(group, loaded, strict=True)}
                 missing = [
                     (key, image)
-                    for key, image in zip(group, loaded, strict=True)
+                    for key, (image, _) in zip(group, loaded, strict=True)
                     if not writer.holds(key, image, of[key]) and not others.hold(key, image, of[key])
                 ]
                 kept += len(group) - len(missing)
@@ -136,13 +136,17 @@ def _fill(
     return made, kept
 
 
+def _read(images: ImageFolder, source: Source, keys: Sequence[str]) -> list[tuple[RGB, str]]:
+    """Returns images, each with the digest of what else decides its masks."""
+    return [(images.read(key), _digest(source, key)) for key in keys]
+
+
 def _digest(source: Source, key: str) -> str:
     with refusing(f'{key}: what its masks are made of cannot be read', '--debug shows where'):
-        return source.digest(key)
-
-
-def _read(images: ImageFolder, keys: Sequence[str]) -> list[RGB]:
-    return [images.read(key) for key in keys]
+        digest = source.digest(key)
+    if not isinstance(digest, str):
+        raise UserError(f'{key}: digest of source {source.name} gave a {type(digest).__name__}; let it return a str')
+    return digest
 
 
 def _several(source: Source, images: Sequence[RGB], keys: Sequence[str], max_masks: int) -> Iterator[Prior]:

@@ -18,7 +18,7 @@ from typing import Any
 import lmdb
 
 from sptsr.core.errors import UserError
-from sptsr.core.lmdb_env import check_whole, close_reader, read_transaction
+from sptsr.core.lmdb_env import check_whole, close_reader, read_transaction, refresh_reader
 from sptsr.images.chain import degradation_of
 from sptsr.images.decode import RGB, image_digest
 from sptsr.masks.prior import Prior
@@ -47,6 +47,7 @@ class PriorStore:
         self.path = str(path)
         if not (Path(path) / 'data.mdb').is_file():
             raise UserError(f'{path}: no prior store here; make it with: sptsr prior extract -i IMAGES -o {path}')
+        refresh_reader(path)
         self.header = read_header(lambda: read_transaction(self.path, b'header'), self.path)
         record = self.header.degradation
         self.degradation = None if record is None else degradation_of(record, self.path)
@@ -186,6 +187,8 @@ class PriorWriter:
                 str(self.path), map_size=max(_FIRST_MAP_BYTES, 2 * size), max_dbs=4, metasync=False, meminit=False
             )
         except lmdb.Error as error:
+            if not size:
+                raise self._cannot_write(error) from error
             raise UserError(f'{self.path}: not a readable LMDB ({error}); remove it and extract again') from error
         try:
             if size and self._env.stat()['entries']:

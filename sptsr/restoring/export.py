@@ -161,12 +161,13 @@ def _must_hold_for_large(condition: Any, name: str) -> None:
     value = condition.meta.get('val') if hasattr(condition, 'meta') else condition
     bound: Any = getattr(getattr(value, 'node', None), 'expr', None)
     if getattr(bound, 'rel_op', None) in ('<', '<=', '>', '>='):
-        large = {symbol: _LARGE + 96 * n for n, symbol in enumerate(sorted(bound.free_symbols, key=str))}
-        if bound.subs(large) == False:  # noqa: E712 (sympy's)
-            raise UserError(
-                f'export: {name} does otherwise with large images than with small ones (where not {bound}), and a file '
-                'does one thing; restore with sptsr'
-            )
+        symbols = sorted(bound.free_symbols, key=str)
+        for order in (symbols, symbols[::-1]):
+            if bound.subs({symbol: _LARGE + 96 * n for n, symbol in enumerate(order)}) == False:  # noqa: E712 (sympy's)
+                raise UserError(
+                    f'export: {name} does otherwise with large images than with small ones, and a file does one thing; '
+                    'restore with sptsr'
+                )
 
 
 def example(net: SPTNet, names: Sequence[str], size: tuple[int, int], codes: int) -> dict[str, Tensor]:

@@ -41,20 +41,22 @@ class Digests:
         return self._noted('file', path, [path], sha256_file)
 
     def plugins(self, plugins: Iterable[str]) -> list[str]:
-        """Returns plug-ins with the digests of those that are files, `:NAME` behind them; modules stay as they are.
-
-        The digest is of the file, and of what it imports from beside it, where there is anything.
-        """
+        """Returns plug-ins with the digests of those that are files, `:NAME` behind them; modules stay as they are."""
         found = []
         for plugin in plugins:
             file = file_of(plugin)
             if file is None or not os.path.isfile(file[0]):
                 found.append(plugin)
             else:
-                own = [self.file(str(path)) for path in (Path(file[0]), *neighbours(Path(file[0])))]
-                digest = own[0] if len(own) == 1 else sha256_json(own)
-                found.append(':'.join([digest, *([] if file[1] is None else [file[1]])]))
+                found.append(':'.join([self.code(file[0]), *([] if file[1] is None else [file[1]])]))
         return found
+
+    def code(self, path: str) -> str:
+        """Returns the digest of a file of code, and of what it imports from beside it, where there is anything."""
+        if ('code', path) not in self.found:
+            own = [self.file(path), *(self.file(str(file)) for file in neighbours(Path(path)))]
+            self.found['code', path] = own[0] if len(own) == 1 else sha256_json(own)
+        return self.found['code', path]
 
     def folder(self, path: str) -> str:
         """Returns a digest of the names and the bytes of all files below a folder, those of LMDB's locks left out."""

@@ -12,9 +12,10 @@ from typing import Any
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_json, write_bytes
 from sptsr.core.homes import expanded
-from sptsr.core.plugin_files import file_of
+from sptsr.core.plugin_files import file_of, neighbours
 from sptsr.core.version import RULES
 from sptsr.core.yaml_io import read_yaml
+from sptsr.options.tune import WITH_UNITS
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity, training_record
 from sptsr.study.runs import Run
@@ -72,7 +73,9 @@ def _is_finished(home: Path, opt: Mapping[str, Any]) -> bool:
 
     state = read_state(home / 'training_states' / f'{opt["train"]["total_iter"]}.state')
     digest = sha256_json(opt)
-    if state['rules'] != opt['network_g'].get('rules', RULES):  # begun by an older sptsr
+    network = opt['network_g']
+    has_units = network.get('tune', 'adapter') in WITH_UNITS
+    if has_units and state['rules'] != network.get('rules', RULES):  # begun by an older sptsr
         return False
     return state['options_sha256'] == digest and state.get('history') == {'changed': False, 'processes': 1}
 
@@ -89,8 +92,9 @@ def _newest(opt: Mapping[str, Any]) -> float:
     """Returns when a file that the options name was changed last."""
     data, network = opt['datasets']['train'], opt['network_g']
     paths = [value for key, value in data.items() if key.startswith('dataroot_') or key.endswith('_file')]
-    plugins = map(file_of, opt.get('plugins') or [])
-    paths += [network.get('backbone_weights'), *(plugin[0] for plugin in plugins if plugin)]
+    plugins = [plugin[0] for plugin in map(file_of, opt.get('plugins') or []) if plugin]
+    paths += [network.get('backbone_weights'), *plugins]
+    paths += [str(file) for plugin in plugins if Path(plugin).is_file() for file in neighbours(Path(plugin))]
     newest = 0.0
     for path in paths:
         if isinstance(path, str) and Path(expanded(path)).exists():

@@ -58,6 +58,7 @@ class Run:
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     uses: list[tuple[Use, str]] = field(default_factory=list)
     needs: list[Recipe] = field(default_factory=list)
+    looked: dict[str, tuple[tuple[Any, ...], bool]] = field(default_factory=dict, repr=False)  # see `tested`
 
     @property
     def name(self) -> str:
@@ -80,10 +81,16 @@ class Run:
 
     def tested(self, test: str) -> bool:
         """Returns whether a test is complete, and of the adapter that is there."""
-        file = self.metrics(test)
-        if not file.is_file():
+        marks = tuple(_mark(file) for file in (self.metrics(test), self.adapter))
+        if self.looked.get(test, ((), False))[0] != marks:
+            self.looked[test] = marks, marks[0] is not None and self._is_of_adapter(self.metrics(test))
+        return self.looked[test][1]
+
+    def _is_of_adapter(self, metrics: Path) -> bool:
+        try:
+            content = read_json(metrics, 'remove it')
+        except UserError:  # damaged: measured again
             return False
-        content = read_json(file, 'remove it')
         adapter = content.get('adapter') if isinstance(content, dict) else None
         noted = adapter.get('sha256') if isinstance(adapter, dict) else None
         return noted is None or (self.adapter.is_file() and noted == sha256_file(self.adapter))
@@ -131,7 +138,7 @@ class Run:
         Args:
             by_hand: it was trained elsewhere, by who knows which sptsr.
         """
-        commits, now = self.commits, None if self.trained or by_hand else commit()
+        commits, now = [] if by_hand else self.commits, None if self.trained or by_hand else commit()
         if now is not None and now not in commits:
             commits = [*commits, now]
         note = {'identity': self.record, 'uses': [str(use) for use, _ in self.uses], 'commits': commits}
@@ -227,6 +234,15 @@ def make_runs(
             run.uses.append((Use(case.row, case.arm, seed), test_id))
             run.needs += [recipe for recipe in _made_for(stores, case.train, case.test) if recipe not in run.needs]
     return list(runs.values())
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Returns size and time of change of a file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _made_for(stores: Stores, *options: Mapping[str, Any] | None) -> list[Recipe]:

@@ -166,7 +166,7 @@ class Stores:
             record['draws'] = _DRAWS if phase == 'train' else 1
         file, _, registered = name.rpartition(':')
         if file:
-            record |= {'source': registered, 'file': self.digests.file(expanded(file))}
+            record |= {'source': registered, 'file': self.digests.code(expanded(file))}
         elif find('source', name).module not in OWN:  # it is of one of the plug-ins
             record['plugins'] = self.digests.plugins(plugins)
         path = self.folder / f'{registered}-{identity(record)}'

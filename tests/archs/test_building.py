@@ -159,7 +159,7 @@ GIVEN: Callable[[Tensor, Any], Any] = lambda features, prior: (features, prior) 
     ('given', 'said'),
     [
         (lambda f, s: f, r'gave a tensor of 4 dimensions \[1, 8, 40, 80\] in place of a pair'),
-        (lambda f, s: [f, s], 'gave a list in place of a pair'),
+        (lambda f, s: {'F': f, 'S': s}, 'gave a dict in place of a pair'),
         (lambda f, s: (f[:, :4], s), r'\[1, 4, 40, 80\] as F in place of \[1, 8, 40, 80\]'),
         (lambda f, s: (f, f), r'\[1, 8, 40, 80\] as S in place of \[1, 4, 40, 80\]'),
         (lambda f, s: (f, None), 'gave a NoneType as S'),

@@ -1,7 +1,9 @@
 """Files that one of two decoders reads otherwise, or that are no images."""
 
+import struct
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,3 +66,43 @@ def test_images_in_hidden_folders_are_none(tmp_path: Path):
     write_png(tmp_path / '.ipynb_checkpoints' / 'a-checkpoint.png', photograph('coffee.png', 40, 50))
     assert ImageFolder(tmp_path).keys == ['a']
     assert list(find_images(tmp_path, tmp_path / 'out')) == ['a.png']
+
+
+@pytest.mark.parametrize(
+    'kind', ['.jp2', '.gif', '.avif', '.pam', '.ras', 'old.bmp', 'os2.bmp', 'signed.tif', 'twice.tif']
+)
+def test_no_format_escapes_the_bound(kind: str, monkeypatch: pytest.MonkeyPatch):
+    image = photograph('coffee.png', 40, 60)
+    if kind == 'old.bmp':  # OS/2's header of 12 bytes
+        content = struct.pack('<2sIHHIIHHHH', b'BM', 26 + 40 * 180, 0, 0, 26, 12, 60, 40, 1, 24) + bytes(40 * 180)
+    elif kind == 'os2.bmp':  # a header of 36 bytes, with sides of 32 bits
+        content = struct.pack('<2sIHHIIiiHH5I', b'BM', 50 + 40 * 180, 0, 0, 50, 36, 60, 40, 1, 24, 0, 40 * 180, 0, 0, 0)
+        content += bytes(40 * 180)
+    elif kind == 'twice.tif':  # its sides stand there twice; decoders take the first
+        raw = cv2.imencode('.tif', image)[1].tobytes()
+        (start,) = struct.unpack_from('<I', raw, 4)
+        (count,) = struct.unpack_from('<H', raw, start)
+        tags = raw[start + 2 : start + 2 + 12 * count]
+        more = b''.join(struct.pack('<HHII', tag, 3, 1, 5) for tag in (256, 257))
+        content = raw[:4] + struct.pack('<I', len(raw)) + raw[8:]
+        content += struct.pack('<H', count + 2) + tags + more + struct.pack('<I', 0)
+    elif kind == 'signed.tif':
+        raw = cv2.imencode('.tif', image)[1].tobytes()
+        size = struct.pack('<HHI', 256, 3, 1), struct.pack('<HHI', 257, 3, 1)
+        assert all(raw.count(tag) == 1 for tag in size)
+        for tag in size:
+            raw = raw.replace(tag, tag[:2] + struct.pack('<H', 9) + tag[4:])
+        content = raw
+    else:
+        try:
+            content = cv2.imencode(kind, image)[1].tobytes()
+        except cv2.error:
+            pytest.skip(f'this OpenCV writes no {kind}')
+    if cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) is None:
+        pytest.skip(f'this OpenCV reads no {kind}')
+    monkeypatch.setenv('SPTSR_MAX_PIXELS', '2399')
+    with pytest.raises(UserError, match='more than 2399 pixels|not a readable image'):
+        decode_rgb(content, kind, to_rgb=True)
+    monkeypatch.setenv('SPTSR_MAX_PIXELS', '2400')
+    if kind in ('old.bmp', 'signed.tif', 'os2.bmp', 'twice.tif'):
+        assert decode_rgb(content, kind, to_rgb=True).shape == (40, 60, 3)

@@ -318,6 +318,6 @@ class _Large(nn.Module):
 @pytest.mark.parametrize('suffix', ['.onnx', '.pt2'])
 def test_a_network_that_does_otherwise_with_large_images_is_refused(suffix, tmp_path):
     net = changed(sptsr.attach(_Large(), sites=['body.1'], width=4))
-    with pytest.raises(UserError, match='_Large does otherwise with large images than with small ones.*<= 8192'):
+    with pytest.raises(UserError, match='_Large does otherwise with large images than with small ones'):
         export(net, tmp_path / f'model{suffix}')
     assert not list(tmp_path.iterdir())

@@ -139,7 +139,7 @@ def test_a_loss_that_is_switched_off_plays_no_part(options, tmp_path):
 def test_what_a_plug_in_imports_from_beside_it_counts(options, tmp_path):
     options['plugins'] = [str(tmp_path / 'net.py')]
     (tmp_path / 'net.py').write_text('import torch\nfrom parts import block\nfrom package.deep import Layer\n')
-    (tmp_path / 'parts.py').write_text('block = 1\n')
+    (tmp_path / 'parts.py').write_text('block = 1\nraise RuntimeError  # it is not run\n')
     (tmp_path / 'other.py').write_text('')
     (tmp_path / 'package').mkdir()
     (tmp_path / 'package' / 'deep.py').write_text('from . import more\nLayer = more.Layer\n')

@@ -165,7 +165,7 @@ def _read_names(path: str) -> dict[str, str]:
 
 def _name(name: str, suffixes: tuple[str, ...]) -> str:
     """Returns a file's name without its suffix, where it has one of these: `img.v2` is a name, not a suffix."""
-    return image_key(name) if name.lower().endswith(suffixes) else normalised(name)
+    return image_key(name) if name.lower().endswith(suffixes) else normalised(Path(name).as_posix())
 
 
 def _read_label_maps(path: Path) -> list[LabelMap]:
