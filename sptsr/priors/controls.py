@@ -52,6 +52,7 @@ class FromOtherImages(Source):
         return replace(Prior.from_regions(Regions.from_masks(small).select(max_masks)), fine=self.fine)
 
     def check(self, keys: Sequence[str]) -> None:
+        self.seen = '', ''
         self.source.check(keys)
         for key in keys:
             if self._other(key) not in self.others:
