@@ -48,7 +48,7 @@ def checked_prior(prior: Any, lq: Tensor, width: int) -> Tensor:
 
 
 def checked_refined(refined: Any, features: Tensor, width: int, unit: str) -> tuple[Tensor, Tensor]:
-    """Returns what a unit gave; raises UserError unless it is F, of the shape it was given, and S."""
+    """Returns what a unit gave; raises UserError unless it is a pair of F, shaped as it was given, and S."""
     if torch.compiler.is_compiling():
         return refined
     if not isinstance(refined, tuple | list) or len(refined) != 2:

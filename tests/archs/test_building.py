@@ -155,6 +155,14 @@ class _Stem(nn.Sequential):
 GIVEN: Callable[[Tensor, Any], Any] = lambda features, prior: (features, prior)  # noqa: E731
 
 
+def _attached(monkeypatch: pytest.MonkeyPatch, given: Callable[[Any, Any], Any], **options: str) -> None:
+    monkeypatch.setitem(UNIT_REGISTRY._obj_map, '_Unit', _Unit)
+    monkeypatch.setitem(STEM_REGISTRY._obj_map, '_Stem', _Stem)
+    monkeypatch.setitem(globals(), 'GIVEN', given)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1))
+    sptsr.attach(net, sites=['0'], width=4, **options)
+
+
 @pytest.mark.parametrize(
     ('given', 'said'),
     [
@@ -166,11 +174,8 @@ GIVEN: Callable[[Tensor, Any], Any] = lambda features, prior: (features, prior) 
     ],
 )
 def test_what_a_unit_of_ones_own_gives_is_looked_at(given, said: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(UNIT_REGISTRY._obj_map, '_Unit', _Unit)
-    monkeypatch.setitem(globals(), 'GIVEN', given)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1))
     with pytest.raises(UserError, match=f'unit _Unit: .*{said}'):
-        sptsr.attach(net, sites=['0'], unit='_Unit', width=4)
+        _attached(monkeypatch, given, unit='_Unit')
 
 
 @pytest.mark.parametrize(
@@ -182,8 +187,5 @@ def test_what_a_unit_of_ones_own_gives_is_looked_at(given, said: str, monkeypatc
     ],
 )
 def test_what_a_stem_of_ones_own_gives_is_looked_at(given, said: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(STEM_REGISTRY._obj_map, '_Stem', _Stem)
-    monkeypatch.setitem(globals(), 'GIVEN', given)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1))
     with pytest.raises(UserError, match=f'stem: gave .*{said}'):
-        sptsr.attach(net, sites=['0'], stem='_Stem', width=4)
+        _attached(monkeypatch, given, stem='_Stem')
