@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 from sptsr.core.errors import UserError
@@ -88,7 +87,7 @@ class Digests:
 def digest_of_store(path: str) -> str:
     """Returns a digest of a store's header, without versions, and of all its entries."""
     store = PriorStore(path)
-    header = asdict(store.header)
+    header = dict(vars(store.header))
     header.pop('versions')
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for key in store.keys():  # noqa: SIM118 (not a dict)
