@@ -261,7 +261,7 @@ def load_params(net: SPTNet, params: Mapping[str, Tensor], path: str | os.PathLi
     different = sorted(own.keys() ^ params.keys())
     different += sorted(n for n in own.keys() & params.keys() if own[n].shape != params[n].shape)
     if different:
-        keys = 'sites and rank' if not net.units else 'sites, unit, num_masks and rank'
+        keys = 'sites and rank' if not net.units else 'sites, unit, num_masks, rank and lora_sites'
         raise UserError(
             f"{path}: the adapter's tensors do not fit ({len(different)} differ, such as '{different[0]}'); "
             f'set {keys} to those it was trained with'

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sptsr.archs.call import call_network
-from sptsr.archs.sites import Site
+from sptsr.archs.sites import Site, match_sites
 from sptsr.core.errors import UserError
 from sptsr.options.tune import WITH_LORA, Tune
 
@@ -32,7 +32,8 @@ class Learned:
         backbone: the pretrained network, frozen. With `lora` its layers are wrapped in place.
         tune: the way.
         rank: of LoRA.
-        sites: name the blocks that get LoRA.
+        sites: name the blocks that get LoRA,
+        lora_sites: unless these patterns do.
 
     Attributes:
         merged: whether LoRA is added to the weights of its layers.
@@ -41,9 +42,20 @@ class Learned:
         UserError: peft is not installed, or there is nothing of this kind that could learn.
     """
 
-    def __init__(self, backbone: nn.Module, tune: Tune, rank: int, sites: Sequence[Site]) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        tune: Tune,
+        rank: int,
+        sites: Sequence[Site],
+        lora_sites: str | Sequence[str] | None = None,
+    ) -> None:
         self.backbone = backbone
-        self.layers = _add_lora(backbone, rank, sites) if tune in WITH_LORA else []
+        paths = [site.path for site in sites]
+        if lora_sites is not None:
+            patterns = [lora_sites] if isinstance(lora_sites, str) else lora_sites
+            paths = match_sites(backbone, patterns, 'lora_sites')
+        self.layers = _add_lora(backbone, rank, paths) if tune in WITH_LORA else []
         self._paths = _lora_paths(self.layers) if tune in WITH_LORA else _paths(backbone, tune)
         if not self._paths:
             what = 'biases or normalisation layers' if tune == 'bias' else 'parameters'
@@ -146,18 +158,18 @@ class Learned:
             parameter.copy_(values[name])
 
 
-def lora_layers(net: nn.Module, sites: Sequence[Site]) -> list[str]:
+def lora_layers(net: nn.Module, paths: Sequence[str]) -> list[str]:
     """Returns the paths of the layers that get LoRA, in the network's order.
 
-    They are the convolutions and linear layers in the modules that the sites name. A site that has none, such as an
+    They are the convolutions and linear layers in the modules of these paths. A module that has none, such as an
     activation, stands for the last one before it in its container. Grouped and dilated convolutions are left out, and
     those that pad with anything but zeros: what peft adds to them is no convolution of their own kind.
     """
     fit = {path for path, module in net.named_modules() if _takes_lora(module)}
     found: set[str] = set()
-    for site in sites:
-        inside = {path for path in fit if path == site.path or path.startswith(f'{site.path}.')}
-        found |= inside or _before(net, site.path, fit)
+    for outer in paths:
+        inside = {path for path in fit if path == outer or path.startswith(f'{outer}.')}
+        found |= inside or _before(net, outer, fit)
     return [path for path, _ in net.named_modules() if path in found]
 
 
@@ -175,15 +187,17 @@ def _takes_lora(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and (module.groups, module.dilation, module.padding_mode) == (1, (1, 1), 'zeros')
 
 
-def _add_lora(net: nn.Module, rank: int, sites: Sequence[Site]) -> list[str]:
+def _add_lora(net: nn.Module, rank: int, paths: Sequence[str]) -> list[str]:
     """Wraps the layers of `lora_layers` in place, and returns their paths. LoRA starts as nothing."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("tune: LoRA needs peft; pip install 'sptsr[lora]'") from error
-    layers = lora_layers(net, sites)
+    layers = lora_layers(net, paths)
     if not layers:
-        raise UserError(f'tune: the sites of {type(net).__name__} have no layer that takes LoRA; choose other sites')
+        raise UserError(
+            f'tune: the blocks that get LoRA in {type(net).__name__} have no layer that takes it; choose others'
+        )
     # alpha = rank: what LoRA adds is B A, whatever the rank
     inject_adapter_in_model(
         LoraConfig(r=rank, lora_alpha=rank, target_modules='|'.join(map(re.escape, layers))), net, _ADAPTER

@@ -17,6 +17,7 @@ from sptsr.archs.sizes import round_up
 from sptsr.core.errors import UserError, nearest
 
 Layout = Literal['NCHW', 'NHWC', 'NLC']
+_INSTEAD = {'sites': "say 'auto'", 'lora_sites': 'leave it out'}
 
 
 @dataclass(frozen=True)
@@ -110,37 +111,37 @@ def describe(output: object) -> str:
     return f'a {type(output).__name__}'
 
 
-def match_sites(net: nn.Module, patterns: Sequence[str]) -> list[str]:
+def match_sites(net: nn.Module, patterns: Sequence[str], key: str = 'sites') -> list[str]:
     """Returns the paths of the modules that the patterns name, in the network's own order.
 
     A pattern is a glob over a dotted path (`IMDB*`, `body.*.conv2`; `*` does not cross a dot), or
     `re:` and a regular expression that must match the whole path.
 
     Raises:
-        UserError: a pattern matches nothing; names the closest module.
+        UserError: a pattern matches nothing; names the closest module. `key` is the option that it blames.
     """
     paths = [path for path, _ in net.named_modules() if path]
     matched: set[str] = set()
     for pattern in patterns:
-        found = [path for path in paths if _matches(path, pattern)]
+        found = [path for path in paths if _matches(path, pattern, key)]
         if not found:
             close = nearest(pattern.removeprefix('re:').replace('*', '1'), paths)
             tops = ', '.join(name for name, _ in net.named_children())
             raise UserError(
-                f"sites: '{pattern}' matches no module of {type(net).__name__}{close or f'; its modules: {tops}'}"
+                f"{key}: '{pattern}' matches no module of {type(net).__name__}{close or f'; its modules: {tops}'}"
             )
         matched.update(found)
     if not matched:
-        raise UserError("sites: the list is empty; name at least one module, or say 'auto'")
+        raise UserError(f'{key}: the list is empty; name at least one module, or {_INSTEAD[key]}')
     return [path for path in paths if path in matched]
 
 
-def _matches(path: str, pattern: str) -> bool:
+def _matches(path: str, pattern: str, key: str) -> bool:
     if pattern.startswith('re:'):
         try:
             return re.fullmatch(pattern[3:], path) is not None
         except re.error as error:
-            raise UserError(f"sites: '{pattern}' is no regular expression ({error})") from error
+            raise UserError(f"{key}: '{pattern}' is no regular expression ({error})") from error
     names, globs = path.split('.'), pattern.split('.')
     return len(names) == len(globs) and all(fnmatchcase(n, g) for n, g in zip(names, globs, strict=True))
 

@@ -53,6 +53,7 @@ class SPTNet(nn.Module):
         tune: what learns: `adapter` (the units), `all` (every weight of the backbone), `bias` (its biases and
             normalisation layers), `lora` (LoRA in the layers of the blocks that `sites` name) or `adapter+lora`.
         rank: of LoRA, 1..256; 4 where nothing is said.
+        lora_sites: patterns of the modules that get LoRA with `adapter+lora`; those of `sites` where nothing is said.
         rules: which rules the units follow (see `RULES` in sptsr/core/version.py); older ones go on with what an older
             sptsr began.
 
@@ -85,16 +86,13 @@ class SPTNet(nn.Module):
         num_masks: Annotated[int, Range(1, 64)] = MAX_MASKS,
         tune: Literal['adapter', 'adapter+lora', 'all', 'lora', 'bias'] = 'adapter',
         rank: int | None = None,
+        lora_sites: str | Sequence[str] | None = None,
         rules: Annotated[int, Range(1, 3)] = RULES,
     ) -> None:
         super().__init__()
-        given = {
-            'sites': (sites, 'auto'),
-            'unit': (unit, None),
-            'num_masks': (num_masks, MAX_MASKS),
-            'rank': (rank, None),
-        }
-        for _, problem in tune_problems({'tune': tune, **{k: v for k, (v, default) in given.items() if v != default}}):
+        given = {'sites': sites, 'unit': unit, 'num_masks': num_masks, 'rank': rank, 'lora_sites': lora_sites}
+        usual = {'sites': 'auto', 'num_masks': MAX_MASKS}
+        for _, problem in tune_problems({'tune': tune, **{k: v for k, v in given.items() if v != usual.get(k)}}):
             raise UserError(problem)
         if not 1 <= num_masks <= MAX_MASKS:
             raise UserError(f'num_masks: {num_masks} is not in 1..{MAX_MASKS}')
@@ -107,6 +105,8 @@ class SPTNet(nn.Module):
             'unit': {'type': 'ModulationUnit', **(unit or {})},
             'num_masks': num_masks,
         }
+        if lora_sites is not None:
+            self.options['lora_sites'] = lora_sites if isinstance(lora_sites, str) else list(lora_sites)
         if tune != 'adapter':
             self.options = tuned_as(self.options, tune, rank)
         self.tune = tune
@@ -130,7 +130,7 @@ class SPTNet(nn.Module):
         self.hooks = [self.backbone.register_load_state_dict_post_hook(self.digest)]
         self.learned: Learned | None = None
         if tune != 'adapter':
-            self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, self.sites)
+            self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, self.sites, lora_sites)
         self.units = nn.ModuleList()
         self.uses_masks = self.uses_regions = self.ladder = False
         if tune in WITH_UNITS:

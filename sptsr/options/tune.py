@@ -15,15 +15,20 @@ WITH_UNITS: tuple[Tune, ...] = ('adapter', 'adapter+lora')
 WITH_LORA: tuple[Tune, ...] = ('lora', 'adapter+lora')
 RANK = 4
 RANKS = (1, 256)
+_OF_LORA = ('rank', 'lora_sites')
 # Keys of `network_g` that play no part in a way.
 _UNUSED = {
-    'adapter': ('rank',),
+    'adapter': _OF_LORA,
     'adapter+lora': (),
-    'all': ('sites', 'unit', 'num_masks', 'rank'),
-    'lora': ('unit', 'num_masks'),
-    'bias': ('sites', 'unit', 'num_masks', 'rank'),
+    'all': ('sites', 'unit', 'num_masks', *_OF_LORA),
+    'lora': ('unit', 'num_masks', 'lora_sites'),
+    'bias': ('sites', 'unit', 'num_masks', *_OF_LORA),
 }
-_WHY = {'rank': 'only tune: lora and adapter+lora have a rank', 'sites': 'tune: {} has no sites'}
+_WHY = {
+    'rank': 'only tune: lora and adapter+lora have a rank',
+    'lora_sites': 'only tune: adapter+lora has LoRA at other sites than those of the units',
+    'sites': 'tune: {} has no sites',
+}
 
 
 def tune_problems(section: Mapping[str, Any]) -> list[tuple[str, str]]:

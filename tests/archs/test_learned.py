@@ -220,7 +220,7 @@ def test_a_file_of_another_way_is_refused():
         load_adapter(tuned('IMDN', 'lora', rank=3), 'b.safetensors')
     net = tuned('IMDN', 'adapter+lora', rank=2)
     save_adapter('c.safetensors', net, net.options, 1)
-    with pytest.raises(UserError, match='set sites, unit, num_masks and rank to those it was trained with'):
+    with pytest.raises(UserError, match='set sites, unit, num_masks, rank and lora_sites to those it was trained with'):
         load_adapter(tuned('IMDN', 'adapter+lora', rank=3), 'c.safetensors')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 import sptsr
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.errors import UserError
 from sptsr.evaluation.cost import count_parameters
 from sptsr.restoring.export import example, expected, export
 from tests.archs.cases import CASES, inputs, make_net, trained
@@ -104,3 +106,38 @@ def test_it_is_exported(tmp_path: Path):
     with net.units_off():
         frozen = expected(net, given)
     assert np.abs(expected(net, given) - frozen).max() > 1e-3
+
+
+def test_lora_at_other_sites_than_the_units(tmp_path: Path):
+    """Units cost time at inference and LoRA does not, so fewer blocks may have units than LoRA."""
+    section, both = {'type': 'IMDN', **CASES['IMDN'][1]}, {'tune': 'adapter+lora', 'rank': 2, 'num_masks': 5}
+    torch.save(SPTNet(section).backbone.state_dict(), tmp_path / 'imdn.pth')
+
+    def layers(net: SPTNet) -> list[str]:
+        return [name for name in net.adapter_parameters() if '.lora_A.' in name]
+
+    net = _filled(SPTNet(section, str(tmp_path / 'imdn.pth'), sites=['IMDB2'], lora_sites=['IMDB*'], **both))
+    assert [site.path for site in net.sites] == ['IMDB2']
+    assert layers(net) == layers(SPTNet(section, **both))
+    one = layers(SPTNet(section, sites=['IMDB2'], lora_sites='IMDB1', **both))
+    assert one == [name for name in layers(net) if name.startswith('backbone.IMDB1.')] != []
+    sptsr.save(net, tmp_path / 'both.safetensors')
+    lq, masks = inputs(12, 16)
+    again = sptsr.load(tmp_path / 'both.safetensors')
+    assert again.options['lora_sites'] == ['IMDB*']
+    assert torch.equal(again(lq, masks), net(lq, masks))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'lora_sites': ['IMDX*']}, "lora_sites: 'IMDX*' matches no module of IMDN; did you mean 'IMDB1'?"),
+        ({'lora_sites': []}, 'lora_sites: the list is empty; name at least one module, or leave it out'),
+        ({'lora_sites': ['re:(']}, "lora_sites: 're:(' is no regular expression"),
+        ({'lora_sites': ['IMDB*'], 'tune': 'lora'}, 'lora_sites: only tune: adapter+lora has LoRA at other sites'),
+        ({'lora_sites': ['IMDB*'], 'tune': 'adapter'}, 'lora_sites: only tune: adapter+lora has LoRA at other sites'),
+    ],
+)
+def test_wrong_lora_sites(arguments: dict, message: str):
+    with pytest.raises(UserError, match=re.escape(message)):
+        SPTNet({'type': 'IMDN', **CASES['IMDN'][1]}, **{'tune': 'adapter+lora', **arguments})
