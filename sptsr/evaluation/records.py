@@ -63,6 +63,7 @@ def metrics_json(
     results: Mapping[str, Results],
     params: Mapping[str, int],
     adapter: Mapping[str, Any] | None = None,
+    saved_images: bool = False,
 ) -> dict[str, Any]:
     """Returns the content of `metrics.json`.
 
@@ -72,6 +73,7 @@ def metrics_json(
         results: by dataset.
         params: numbers of parameters.
         adapter: what is known of the adapter that was tested; its `seed` is that of the training.
+        saved_images: whether the restored images of all datasets were written.
     """
     return {
         'name': name,
@@ -83,6 +85,7 @@ def metrics_json(
         'inputs': {dataset: records.inputs for dataset, records in results.items()},
         'params': dict(params),
         'adapter': adapter,
+        'saved_images': saved_images,
     }
 
 

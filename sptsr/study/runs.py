@@ -80,18 +80,22 @@ class Run:
         return self.home / 'results' / test / 'metrics.json'
 
     def tested(self, test: str) -> bool:
-        """Returns whether a test is complete, and of the adapter that is there."""
+        """Returns whether a test is complete, of the adapter that is there, with the images that are wanted."""
         marks = tuple(_mark(file) for file in (self.metrics(test), self.adapter))
         if self.looked.get(test, ((), False))[0] != marks:
-            self.looked[test] = marks, marks[0] is not None and self._is_of_adapter(self.metrics(test))
+            self.looked[test] = marks, marks[0] is not None and self._is_complete(test)
         return self.looked[test][1]
 
-    def _is_of_adapter(self, metrics: Path) -> bool:
+    def _is_complete(self, test: str) -> bool:
         try:
-            content = read_json(metrics, 'remove it')
+            content = read_json(self.metrics(test), 'remove it')
         except UserError:  # damaged: measured again
             return False
-        adapter = content.get('adapter') if isinstance(content, dict) else None
+        content = content if isinstance(content, dict) else {}
+        # Another study, with another first seed, may have measured it alone. Images that were removed are not missed.
+        if self.tests[test]['val']['save_img'] and content.get('saved_images') is False:
+            return False
+        adapter = content.get('adapter')
         noted = adapter.get('sha256') if isinstance(adapter, dict) else None
         return noted is None or (self.adapter.is_file() and noted == sha256_file(self.adapter))
 

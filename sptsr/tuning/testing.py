@@ -57,7 +57,8 @@ def test_pipeline(
     home = Path(opt['path']['results_root'])
     results = model.validation_results
     if ranks.first:
-        record = metrics_json(opt['name'], options.sha256, results, model.parameter_counts(), model.adapter)
+        counts, saved = model.parameter_counts(), opt['val']['save_img']
+        record = metrics_json(opt['name'], options.sha256, results, counts, model.adapter, saved)
         write_json(home / 'metrics.json', record)
         logs.get().info('Wrote %s', home / 'metrics.json')
         if page is not None:

@@ -1,5 +1,6 @@
 """The page of a study: which images it shows, and which arms it is about."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -47,3 +48,19 @@ def test_the_page_is_about_the_arm_that_sees_masks_and_its_control(study, tmp_pa
     plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
     gallery = Gallery(plan.study, plan.cases, plan.runs, [], [])
     assert (gallery.tuned, gallery.reference) == ('SPT', 'masks of other images')
+
+
+def test_a_test_without_the_images_of_the_page_is_not_done(study, tmp_path):
+    """Another study, whose first seed is another one, measured the run and kept no images."""
+    study['seeds'] = [0, 1]
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    measure(plan, GAINS)
+    first, second = (
+        next((run, test) for run in plan.runs for use, test in run.uses if (use.arm, use.seed) == ('SPT', seed))
+        for seed in (0, 1)
+    )
+    for run, test in (first, second):
+        content = json.loads(run.metrics(test).read_text())
+        for saved, done in ((True, True), (False, (run, test) == second)):
+            run.metrics(test).write_text(json.dumps({**content, 'saved_images': saved}) + '\n' * saved)
+            assert run.tested(test) == done
