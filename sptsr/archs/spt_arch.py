@@ -53,9 +53,9 @@ class SPTNet(nn.Module):
         tune: what learns: `adapter` (the units), `all` (every weight of the backbone), `bias` (its biases and
             normalisation layers), `lora` (LoRA in the layers of the blocks that `sites` name) or `adapter+lora`.
         rank: of LoRA, 1..256; 4 where nothing is said.
-        lora_sites: patterns of the modules that get LoRA with `adapter+lora`; those of `sites` where nothing is said.
         rules: which rules the units follow (see `RULES` in sptsr/core/version.py); older ones go on with what an older
             sptsr began.
+        lora_sites: patterns of the modules that get LoRA with `adapter+lora`; those of `sites` where nothing is said.
 
     The state of a call is kept by the thread that made it: several threads, shallow and deep copies and the replicas of
     `torch.nn.DataParallel` may run at once. Stem and units have the backbone's device and dtype.
@@ -86,8 +86,8 @@ class SPTNet(nn.Module):
         num_masks: Annotated[int, Range(1, 64)] = MAX_MASKS,
         tune: Literal['adapter', 'adapter+lora', 'all', 'lora', 'bias'] = 'adapter',
         rank: int | None = None,
-        lora_sites: str | Sequence[str] | None = None,
         rules: Annotated[int, Range(1, 3)] = RULES,
+        lora_sites: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         given = {'sites': sites, 'unit': unit, 'num_masks': num_masks, 'rank': rank, 'lora_sites': lora_sites}
