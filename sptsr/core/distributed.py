@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from sptsr.core.errors import UserError, unwrapped
+from sptsr.core.errors import UserError, refusing, unwrapped
 
 _PORT = 29500  # torch's own default
 _stores: list[Any] = []  # that of the group, while there is a group
@@ -196,7 +196,7 @@ def start_ranks(
     """
     environment = os.environ
     if launcher == 'none':
-        started = max(int(environment.get('WORLD_SIZE', 1)), int(environment.get('SLURM_STEP_NUM_TASKS', 1)))
+        started = max(_number('WORLD_SIZE', '1'), _number('SLURM_STEP_NUM_TASKS', '1'))
         if started > 1:
             raise UserError(
                 f'{started} processes were started and would all write the same run; say --launcher pytorch '
@@ -206,7 +206,7 @@ def start_ranks(
     if launcher == 'slurm':
         _from_slurm(settings or {})
     try:
-        rank, world, local = (int(environment[name]) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
+        rank, world, local = (_number(name) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
     except KeyError as error:
         how = 'torchrun --nproc_per_node N -m sptsr.train -opt X.yml --launcher pytorch'
         raise UserError(f'--launcher {launcher}: {error.args[0]} is not set; start it as `{how}`') from error
@@ -225,8 +225,24 @@ def start_ranks(
     backend = (settings or {}).get('backend') or ('nccl' if cuda else 'gloo')
     # Flags and figures are exchanged on the CPU, whatever device the gradients are on.
     both = 'cpu:gloo,cuda:nccl' if cuda and backend == 'nccl' else 'gloo'
-    enter_group(both, timeout)
+    place = f'{environment.get("MASTER_ADDR")}:{environment.get("MASTER_PORT")}'
+    with refusing(
+        f'--launcher {launcher}: no group of {world} processes at {place}',
+        'start all alike, and give each run on a machine a port of its own (dist_params.port, MASTER_PORT)',
+    ):
+        enter_group(both, timeout)
     return Ranks(rank, world)
+
+
+def _number(name: str, default: str | None = None) -> int:
+    """Returns a whole number of the environment; raises KeyError where it is not set and has no default."""
+    text = os.environ.get(name) or default
+    if text is None:
+        raise KeyError(name)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"{name}: '{text}' in the environment is no whole number; the launcher sets it") from error
 
 
 def _from_slurm(settings: Mapping[str, Any]) -> None:

@@ -157,8 +157,8 @@ def _words_of(part: Any) -> list[str]:
         bound = range_of(part)
         return [f'{word} in {bound}' if bound else word for word in _words(inner[0])]
     names = [type_name(kind) for kind in plain_types(part)]
+    if names == ['a list'] and origin is tuple and inner and inner[-1] is not Ellipsis:
+        return [f'a list of {len(inner)}']
     if names != ['a list'] or not inner or not plain_types(inner[0]):
         return names
-    if origin is tuple and inner[-1] is not Ellipsis:
-        return [f'a list of {len(inner)}']
     return [f'a list (each {" or ".join(sorted(set(_words(inner[0]))))})']

@@ -160,6 +160,8 @@ class _Reader:
         where = f'{self.name}:{node.start_mark.line + 1}'
         if id(node) in self.open or self.count > _MAX_VALUES:
             raise UserError(f'{where}: an alias that contains itself; write it out')
+        if len(self.open) >= MAX_DEPTH:  # by aliases of what is nested less
+            raise UserError(f'{where}: nested more than {MAX_DEPTH} deep; write it flatter')
         self.open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode) and node.tag == 'tag:yaml.org,2002:map':
@@ -175,7 +177,10 @@ class _Reader:
     def scalar(self, node: yaml.Node, where: str) -> Any:
         if node.tag.endswith(':int') and len(node.value) > 70:
             raise UserError(f'{where}: a number of {len(node.value)} digits; numbers have at most 64 bits')
-        value = self.loader.construct_object(node)
+        try:
+            value = self.loader.construct_object(node)
+        except (KeyError, IndexError, ValueError) as error:  # by a tag such as !!bool
+            raise UserError(f"{where}: '{node.value}' is no {node.tag.rpartition(':')[2]}; correct the YAML") from error
         if isinstance(value, int) and abs(value) >= 1 << 63:
             raise UserError(f'{where}: {value} is too large; whole numbers have at most 64 bits')
         if isinstance(value, float) and not math.isfinite(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,25 @@ def check_datasets(section: Mapping[str, Any], opt: Mapping[str, Any], is_train:
     names: dict[object, str] = {}
     for phase, data in section.items():
         name = data.get('name') if isinstance(data, Mapping) and phase.split('_')[0] != 'train' else None
+        here, path = f'datasets.{phase}.name', ('datasets', phase, 'name')
         if isinstance(name, str) and name in names:
-            message = f"datasets.{phase}.name: '{name}' is the name of datasets.{names[name]} too; rename one"
-            problems.append((('datasets', phase, 'name'), message))
+            problems.append((path, f"{here}: '{name}' is the name of datasets.{names[name]} too; rename one"))
         elif isinstance(name, str):
             names[name] = phase
+        if isinstance(name, str) and not is_folder_name(name):
+            problems.append((path, f"{here}: '{name}' cannot be a folder's name, where its images go; choose another"))
     return problems
+
+
+def is_folder_name(name: str) -> bool:
+    """Returns whether a folder in another one can be called so."""
+    return name not in ('', '.', '..') and os.sep not in name
+
+
+def names_of(section: Mapping[str, Any]) -> list[str]:
+    """Returns what the sets that are validated or tested are called, of a section `datasets` that may be wrong."""
+    sets = [data for phase, data in section.items() if isinstance(data, Mapping) and phase != 'train']
+    return [str(data['name']) for data in sets if 'name' in data]
 
 
 def _dataset(data: Mapping[str, Any], path: KeyPath, opt: Mapping[str, Any]) -> list[Problem]:

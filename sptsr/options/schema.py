@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.catalogue import find
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, one_of
 from sptsr.core.homes import expanded
 from sptsr.core.losses import check_loss
 from sptsr.core.values import shown
 from sptsr.core.yaml_io import KeyPath
-from sptsr.options.data_sections import check_datasets
+from sptsr.options.data_sections import check_datasets, is_folder_name, names_of
 from sptsr.options.keys import (
     DIST,
     LOGGER,
@@ -46,7 +46,7 @@ def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
         if key not in opt:
             problems.append(((), f"'{key}' is missing at the top"))
     name = opt.get('name')
-    if isinstance(name, str) and (not name or name in ('.', '..') or os.sep in name):
+    if isinstance(name, str) and not is_folder_name(name):
         problems.append((('name',), f"'{name}' cannot be a folder's name; use letters, digits, - and _"))
     if isinstance(opt.get('model_type'), str):
         problems += _model(opt['model_type'])
@@ -55,7 +55,7 @@ def check(opt: Mapping[str, Any], is_train: bool) -> list[Problem]:
         'network_g': _network,
         'path': _path,
         'train': _train,
-        'val': lambda section: _val(section, is_train),
+        'val': lambda section: _val(section, opt.get('datasets'), is_train),
         'logger': _logger,
         'dist_params': _dist,
     }
@@ -182,12 +182,17 @@ def _loss(section: Any, path: KeyPath) -> list[Problem]:
     return []
 
 
-def _val(section: Mapping[str, Any], is_train: bool) -> list[Problem]:
+def _val(section: Mapping[str, Any], datasets: object, is_train: bool) -> list[Problem]:
     problems = wrong_keys(section, VAL, ('val',))
+    suffix = section.get('suffix')
+    if isinstance(suffix, str) and os.sep in suffix:
+        problems.append((('val', 'suffix'), f"val.suffix: '{suffix}' ends a file's name; take out {os.sep}"))
     if is_train and 'val_freq' not in section:
         problems.append((('val',), "val needs 'val_freq', a whole number"))
     bands = section.get('bands')
     for name, store in bands.items() if isinstance(bands, Mapping) else ():
+        if isinstance(datasets, Mapping) and name not in (sets := names_of(datasets)):
+            problems.append((('val', 'bands', name), f"val.bands: no set is called '{name}'{one_of(str(name), sets)}"))
         if not isinstance(store, str) or not Path(store).is_dir():
             message = f'val.bands.{name}: {store}: no such prior store; check the path'
             problems.append((('val', 'bands', name), NotThere(message) if isinstance(store, str) else message))

@@ -148,10 +148,12 @@ class Stores:
         }
         if not stores:
             return list(cases)
-        return [
-            replace(case, test={**case.test, 'val': {**(case.test.get('val') or {}), 'bands': stores}})
-            for case in cases
-        ]
+        found = []
+        for case in cases:
+            sets = [data['name'] for data in case.test['datasets'].values()]
+            bands = {name: store for name, store in stores.items() if name in sets}
+            found.append(replace(case, test={**case.test, 'val': {**(case.test.get('val') or {}), 'bands': bands}}))
+        return found
 
     def _of_source(self, data: dict[str, Any], phase: str, source: Mapping[str, Any], plugins: Sequence[str]) -> None:
         """Names the store that a source makes of a set's images."""

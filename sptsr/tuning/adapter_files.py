@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sptsr.archs.adapter import SIGMA
+from sptsr.archs.adapter import SIGMA, read_adapter
+from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
 from sptsr.core.values import misfit
 from sptsr.priors.store import PriorStore
@@ -41,6 +42,23 @@ def adopt_best(models: Path, records: Mapping[str, Mapping[str, Mapping[str, Any
             file, numbered = best_file(models, dataset, metric), numbered_file(models, best['iter'])
             if not file.is_file() and numbered.is_file():
                 write_bytes(file, numbered.read_bytes())
+
+
+def with_adapters(models: Path, records: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Returns the records of the best whose adapters are there, if only under their iterations (see `adopt_best`)."""
+    adopt_best(models, records)
+    return {
+        dataset: {name: best for name, best in by_metric.items() if best_file(models, dataset, name).is_file()}
+        for dataset, by_metric in records.items()
+    }
+
+
+def is_finished(models: Path, total: int) -> bool:
+    """Returns whether the adapter is there that a training of so many iterations ends with."""
+    try:
+        return read_adapter(latest_file(models)).iteration == total
+    except UserError:
+        return False
 
 
 def trained_with(opt: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import sys
 import zipfile
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from basicsr.utils import get_time_str
 
+from sptsr.archs.adapter import read_adapter
 from sptsr.core.errors import UserError
 from sptsr.core.files import is_compressed, must_be_regular, write_bytes
 from sptsr.core.version import RULES
@@ -74,16 +76,24 @@ def find_state(folder: Path, sha256: str, total: int, auto_resume: bool, finishe
     return None
 
 
-def put_aside_later(states: Path, models: Path, iteration: int) -> None:
-    """Puts aside states and adapters of later iterations than the one that a run goes back to.
+def put_aside_later(states: Path, models: Path, iteration: int, left: bool) -> None:
+    """Puts aside states, and adapters of a run that is left, of later iterations than the one that a run goes on from.
 
-    They are none of its own: it would go on from them after a kill, and keep them as the newest. They go into a folder
-    beside theirs, `training_states_archived_TIME` and `models_archived_TIME`.
+    Such states are damaged, or none of its own: it would go on from them after a kill, and keep them as the newest. So
+    it is with adapters, the latest and the best among them. They go into a folder beside theirs,
+    `training_states_archived_TIME` and `models_archived_TIME`.
+
+    Args:
+        states, models: their folders.
+        iteration: of the state.
+        left: whether what comes will differ from what was there: the state was named, or the options have changed.
     """
-    for folder, pattern in ((states, '*.state'), (models, 'net_g_*.safetensors')):
-        later = [path for path in folder.glob(pattern) if _number(path) > iteration]
+    later = {states: [path for path in states.glob('*.state') if _number(path) > iteration]}
+    if left:
+        later[models] = [path for path in models.glob('net_g_*.safetensors') if _iteration(path) > iteration]
+    for folder, paths in later.items():
         aside = folder.with_name(f'{folder.name}_archived_{get_time_str()}')
-        for path in later:
+        for path in paths:
             aside.mkdir(exist_ok=True)
             path.rename(aside / path.name)
 
@@ -108,3 +118,12 @@ def _number(path: Path) -> int:
     """Returns the iteration in `500.state` or `net_g_500.safetensors`, -1 where there is none."""
     found = re.fullmatch(r'(?:net_g_)?(\d+)', path.stem)
     return int(found[1]) if found else -1
+
+
+def _iteration(adapter: Path) -> float:
+    """Returns the iteration of an adapter by its name, or by what it says; infinity where it cannot be read."""
+    number = _number(adapter)
+    try:
+        return read_adapter(adapter).iteration if number < 0 else number
+    except UserError:
+        return math.inf

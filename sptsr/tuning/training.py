@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ from sptsr.data.checked import open_dataset
 from sptsr.data.loader import TrainStream, train_loader
 from sptsr.options.load import Options
 from sptsr.report.boards import Boards
-from sptsr.tuning.adapter_files import latest_file
+from sptsr.tuning.adapter_files import is_finished, latest_file, with_adapters
 from sptsr.tuning.model import UNTRAINED, SPTModel
 from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
 from sptsr.tuning.states import find_state, prune, put_aside_later, read_state, write_state
@@ -108,11 +109,17 @@ def train_pipeline(
             model.history = {'changed': changed, 'processes': max(before.get('processes', 1), ranks.world)}
         with ranks.together():
             if ranks.first:
-                if state is None and any((home / 'models').glob('*.safetensors')):
+                if state is None and any(
+                    itertools.chain(home.glob('models/*.safetensors'), home.glob('training_states/*'))
+                ):
                     _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
-                if state and opt['path'].get('resume_state'):
-                    put_aside_later(home / 'training_states', home / 'models', state['iter'])
+                if state:
+                    left = bool(opt['path'].get('resume_state')) or state['options_sha256'] != options.sha256
+                    put_aside_later(home / 'training_states', home / 'models', state['iter'], left)
+                    if left:
+                        model.best_metric_results = with_adapters(home / 'models', model.best_metric_results)
                 _prepare_folders(options, home)
+        model.best_metric_results = ranks.share(model.best_metric_results)
         _log_start(start_log(opt, ranks, not progress, quiet), opt, model, loaders, state)
         with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:
             _run(options, model, loaders, boards, stop, progress and ranks.first)
@@ -254,7 +261,7 @@ def _save(options: Options, model: SPTModel, iteration: int) -> None:
 def _found_state(opt: dict[str, Any], home: Path, sha256: str, auto_resume: bool) -> dict[str, Any] | None:
     """Returns the state that a run goes on from; None starts anew."""
     named, total = opt['path'].get('resume_state'), int(opt['train']['total_iter'])
-    finished = latest_file(home / 'models').is_file()
+    finished = is_finished(home / 'models', total)
     state = (
         read_state(Path(named)) if named else find_state(home / 'training_states', sha256, total, auto_resume, finished)
     )

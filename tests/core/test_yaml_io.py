@@ -25,6 +25,9 @@ BAD = {
     'binary': 'a: !!binary aGVsbG8=',
     'set': 'a: !!set {b, c}',
     'date tag': 'a: !!timestamp 2001-99-99',
+    'tag of another kind': 'a: !!bool foo',
+    'empty number': 'a: !!int ""',
+    'number that is none': 'a: !!float x',
     'self-containing list': 'a: &a [*a, 1]',
     'self-containing section': 'a: &a {b: *a}',
 }
@@ -74,3 +77,10 @@ def test_an_alias_of_a_section_that_overrides_what_it_merges(tmp_path: Path):
     (tmp_path / 'a.yml').write_text(text.replace('  size: 192\n', '  size: 192\n  size: 128\n'))
     with pytest.raises(UserError, match="'size' stands twice"):
         read_yaml(tmp_path / 'a.yml')
+
+
+def test_aliases_do_not_nest_deeper_than_what_is_written(tmp_path: Path):
+    path, deep = tmp_path / 'x.yml', '[' * 40
+    path.write_text(f'a: &a {deep}1{deep.replace("[", "]")}\nb: &b {deep}*a{deep.replace("[", "]")}\n')
+    with pytest.raises(UserError, match=r'x\.yml:1: nested more than 50 deep'):
+        read_yaml(path)

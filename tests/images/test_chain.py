@@ -135,6 +135,9 @@ def test_records_are_read_again(tmp_path: Path):
         (tmp_path / 'degradation.json').write_text(json.dumps(record))
         with pytest.raises(UserError, match=r'degradation\.json: does not say how images were degraded'):
             read_degradation(tmp_path)
+    (tmp_path / 'degradation.json').write_text(json.dumps(noise.record() | {'low': 10**400}))
+    with pytest.raises(UserError, match=r'degradation\.json: an amount is no number'):
+        read_degradation(tmp_path)
 
 
 @pytest.mark.parametrize(

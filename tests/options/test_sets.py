@@ -31,3 +31,17 @@ def test_a_test_leaves_out_the_training_set(photographs: Path, tmp_path: Path):
     options = load_options(write_options(tmp_path / 'x.yml', opt), False, tmp_path)
     with pytest.raises(UserError, match='a test needs a set besides train; add val or test'):
         eval_loaders(options.opt, Ranks())
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ('datasets:test:name=../evil', r"datasets\.test\.name: '\.\./evil' cannot be a folder's name"),
+        ('datasets:test:name=..', r"datasets\.test\.name: '\.\.' cannot be a folder's name"),
+        ('val:suffix=../x', r"val\.suffix: '\.\./x' ends a file's name; take out /"),
+        ('val:bands={photograps: x}', r"val\.bands: no set is called 'photograps'; did you mean 'photographs'\?"),
+    ],
+)
+def test_names_that_lead_elsewhere_or_nowhere(here, change: str, message: str):
+    with pytest.raises(UserError, match=message):
+        load_options('test.yml', False, force=[change])

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -209,6 +210,23 @@ def test_slurm_says_the_same_in_other_words(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, value)
     assert start_ranks('slurm', {'port': 12345}) == Ranks(0, 1)
     assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('gpu07', '12345')
+
+
+def test_a_wrong_environment_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('WORLD_SIZE', '')
+    assert start_ranks('none') == Ranks()
+    said = {'RANK': '0', 'WORLD_SIZE': '2', 'LOCAL_RANK': '0', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': 'x'}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r'--launcher pytorch: no group of 2 processes at 127\.0\.0\.1:x \('):
+        start_ranks('pytorch')
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        monkeypatch.setenv('MASTER_PORT', str(taken.getsockname()[1]))
+        with pytest.raises(UserError, match='give each run on a machine a port of its own'):
+            start_ranks('pytorch')
+    monkeypatch.setenv('RANK', 'abc')
+    with pytest.raises(UserError, match="RANK: 'abc' in the environment is no whole number"):
+        start_ranks('pytorch')
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def _folders(tmp_path: Path) -> tuple[Path, Path]:
 def test_what_lies_beyond_the_state_that_is_named_is_put_aside(tmp_path: Path):
     """It would be taken for the newest of the run: kept in place of what was just saved, and gone on from."""
     states, models = _folders(tmp_path)
-    put_aside_later(states, models, 300)
+    put_aside_later(states, models, 300, True)
     assert [path.name for path in states.iterdir()] == ['300.state']
     assert [path.name for path in models.iterdir()] == ['net_g_300.safetensors']
     assert {path.name for path in tmp_path.glob('training_states_archived_*/*')} == {'400.state', '500.state'}
