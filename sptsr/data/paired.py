@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,9 @@ class PriorPairedImageDataset(CheckedDataset):
         self.lq = ImageFolder(dataroot_lq, to_rgb)
         _check_backend(name, io_backend, *([self.lq] if self.gt is None else [self.gt, self.lq]))
         self.pairs = self._pairs(filename_tmpl, meta_info_file)
+        twice = [key for key, count in Counter(key for _, key in self.pairs).items() if count > 1]
+        if twice and not self.train:  # a training may draw an image more often
+            raise UserError(f"datasets: {name}: '{twice[0]}' is listed twice; an image has one figure, so list it once")
         self.prior = PriorStore(dataroot_prior) if dataroot_prior is not None else None
         if self.prior is not None:
             must_hold(self.prior, [lq_key for _, lq_key in self.pairs])

@@ -64,11 +64,20 @@ def started(
     except UserError as error:
         raise unwrapped(error) from error
     except RuntimeError as error:
+        if 'DataLoader worker' in str(error):  # torch's handler of SIGCHLD raises it, wherever the process is
+            raise worker_killed() from error
         if ranks.world > 1 and 'gloo' in str(error):
             raise UserError('another rank ended without a word (it may have been killed); see what it wrote') from error
         raise
     finally:
         ranks.close()
+
+
+def worker_killed() -> UserError:
+    """Returns what to say where a process that loads images is gone."""
+    return UserError(
+        'a process that loads images was killed, for want of memory perhaps; free some, or lower num_worker_per_gpu'
+    )
 
 
 def _check_processes(options: Options, launcher: str) -> None:

@@ -29,7 +29,7 @@ from sptsr.options.load import Options
 from sptsr.report.boards import Boards
 from sptsr.tuning.adapter_files import is_finished, latest_file, with_adapters
 from sptsr.tuning.model import UNTRAINED, SPTModel
-from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started
+from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started, worker_killed
 from sptsr.tuning.states import find_state, prune, put_aside_later, read_state, write_state
 
 
@@ -214,6 +214,8 @@ def _until_stopped(loader: Any, model: SPTModel, stop: _Stop) -> Iterator[None]:
                 wish = _STOP
             else:
                 model.feed_data(batch)
+        except (ConnectionError, EOFError):
+            wish, error = _FAILED, worker_killed()
         except Exception as caught:
             wish, error = _FAILED, caught
         if stop.asked:  # the signal may have reached the workers too, while one of them handed over a batch

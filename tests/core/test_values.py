@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import pytest
+from torch import Tensor
 
 from sptsr.core.values import Range, choices, misfit, plain_types, range_of, shown
 
@@ -33,11 +34,7 @@ def test_what_fits(value: object, hint: object):
         (1, Literal['1'], 'must be 1, got a whole number 1'),
         ([1, 'a'], list[float], "must be a list (each a number), got [1, 'a']"),
         ([0.5], tuple[float, float], 'must be a list of 2, got [0.5]'),
-        (
-            [0.9],
-            tuple[float | Tensor, float | Tensor],
-            'must be a list of 2, got [0.9]',
-        ),  # as torch.optim.Adam's betas
+        ([0.9], tuple[float | Tensor, float | Tensor], 'must be a list of 2, got [0.9]'),  # Adam's betas
         ([2, 0], list[WIDTH], 'must be a list (each a whole number in 1..64), got [2, 0]'),
         ('x' * 1000, int, f"must be a whole number, got text '{'x' * 59}..."),
         ('a\nb\x00', int, r"must be a whole number, got text 'a\nb\x00'"),

@@ -54,7 +54,12 @@ def test_a_list_may_name_both_images_of_a_pair(copy: Path):
 
 @pytest.mark.parametrize(
     ('content', 'match'),
-    [(b'', 'lists no images'), (b'\xff\xfec\x00', 'is not UTF-8'), (b'cofee.png', "no GT image 'cofee'; did you mean")],
+    [
+        (b'coffee.png\ncoffee.png', "'coffee' is listed twice"),
+        (b'', 'lists no images'),
+        (b'\xff\xfec\x00', 'is not UTF-8'),
+        (b'cofee.png', "no GT image 'cofee'; did you mean"),
+    ],
 )
 def test_other_lists_end_in_one_line(copy: Path, content: bytes, match: str):
     with pytest.raises(UserError, match=match):
@@ -142,5 +147,9 @@ def test_folders_of_different_length_for_basicsrs_own_dataset(here: Path):
 
 
 def test_a_list_that_names_an_image_twice_in_two_ways(copy: Path):
-    pairs = _pairs(copy, b'coffee.png\ncoffee.png, coffee.png\n')
-    assert pairs == [('coffee', 'coffee')] * 2
+    """A training may draw it more often; a figure is of an image."""
+    content = b'coffee.png\ncoffee.png, coffee.png\n'
+    with pytest.raises(UserError, match="'coffee' is listed twice; an image has one figure, so list it once"):
+        _pairs(copy, content)
+    options = _options(copy, dataroot_prior=None, meta_info_file=str(copy / 'list.txt'))
+    assert build_dataset(options).pairs == [('coffee', 'coffee')] * 2

@@ -13,7 +13,7 @@ import pytest
 from sptsr.archs.adapter import read_adapter
 from sptsr.core.errors import UserError
 from sptsr.tuning.states import read_state
-from tests.conftest import base_options, write_options
+from tests.conftest import base_options, run_cli, write_options
 from tests.tuning.processes import finish, start, tune
 
 TOTAL = 40
@@ -193,3 +193,28 @@ def test_another_place_does_not_matter(options: dict, tmp_path: Path):
     assert 'Going on from iteration 3' in (tmp_path / 'log').read_text()
     left, right = (h / 'models' / 'net_g_latest.safetensors' for h in (moved, home))
     assert left.read_bytes() == right.read_bytes()
+
+
+_KILLED = """
+import os, signal
+from torch.utils.data import get_worker_info
+from sptsr.core.registry import DATASET_REGISTRY, register
+from sptsr.data.paired import PriorPairedImageDataset
+
+@register(DATASET_REGISTRY)
+class KilledDataset(PriorPairedImageDataset):
+    def __getitem__(self, index):
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+"""
+
+
+def test_a_worker_that_is_killed_ends_the_run_in_one_line(options: dict, tmp_path: Path):
+    (tmp_path / 'killed.py').write_text(_KILLED)
+    options['plugins'] = [str(tmp_path / 'killed.py')]
+    options['datasets']['train'] |= {'type': 'KilledDataset', 'num_worker_per_gpu': 1}
+    done = run_cli('train', '-opt', write_options(tmp_path / 'x.yml', options), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert 'sptsr: a process that loads images was killed, for want of memory perhaps' in done.stderr
+    assert 'Traceback' not in done.stderr
