@@ -110,7 +110,7 @@ def train_pipeline(
         with ranks.together():
             if ranks.first:
                 if state is None and any(
-                    itertools.chain(home.glob('models/*.safetensors'), home.glob('training_states/*'))
+                    itertools.chain(home.glob('models/*.safetensors'), home.glob('training_states/*.state'))
                 ):
                     _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
                 if state:
