@@ -257,14 +257,16 @@ class SPTModel(BaseModel):
 
         A figure that is infinite or not a number is never the best.
         """
-        better = better_of(self.opt['val']['metrics'][metric])
+        arguments = dict(self.opt['val']['metrics'][metric])
+        better = better_of(arguments)
         records = self.best_metric_results.setdefault(name, {})
         best = records.get(metric)
-        if best is not None and (best['better'] != better or not math.isfinite(best['val'])):
+        of_others = best is not None and (best['better'] != better or best.get('arguments', arguments) != arguments)
+        if best is not None and (of_others or not math.isfinite(best['val'])):
             best = None  # of other options, or of sptsr 0.1, which counted infinite figures
         sign = 1 if better == 'higher' else -1
         if math.isfinite(value) and (best is None or sign * value > sign * best['val']):
-            best = records[metric] = {'better': better, 'val': value, 'iter': iteration}
+            best = records[metric] = {'better': better, 'val': value, 'iter': iteration, 'arguments': arguments}
             self.save(-1, iteration, str(best_file(self.models, name, metric)))
         return best
 

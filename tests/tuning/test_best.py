@@ -54,16 +54,23 @@ def _figures(model: SPTModel, home: Path) -> None:
     for value in (math.nan, math.inf, -math.inf):
         assert model._note_best('other', 'psnr', value, 1) is None
         assert not file.exists()
-    assert model._note_best('other', 'psnr', 20.0, 2) == {'better': 'higher', 'val': 20.0, 'iter': 2}
+    metric = model.opt['val']['metrics']['psnr']
+    first = {'better': 'higher', 'val': 20.0, 'iter': 2, 'arguments': dict(metric)}
+    assert model._note_best('other', 'psnr', 20.0, 2) == first
     assert read_adapter(file).iteration == 2
     for value in (math.nan, math.inf, 19.0, 20.0):
         best = model._note_best('other', 'psnr', value, 3)
         assert best is not None
         assert best['iter'] == 2
-    model.opt['val']['metrics']['psnr']['better'] = 'lower'  # as if the file had been changed
-    assert model._note_best('other', 'psnr', 21.0, 4) == {'better': 'lower', 'val': 21.0, 'iter': 4}
+    metric['better'] = 'lower'  # as if the file had been changed
+    second = {'better': 'lower', 'val': 21.0, 'iter': 4, 'arguments': dict(metric)}
+    assert model._note_best('other', 'psnr', 21.0, 4) == second
     model.best_metric_results['other']['psnr']['val'] = math.inf  # 0.1 had that for ever
-    assert model._note_best('other', 'psnr', 30.0, 5) == {'better': 'lower', 'val': 30.0, 'iter': 5}
+    assert model._note_best('other', 'psnr', 30.0, 5) == {**second, 'val': 30.0, 'iter': 5}
+    metric['crop_border'] = 3  # figures of other pixels
+    assert model._note_best('other', 'psnr', 40.0, 6) == {**second, 'val': 40.0, 'iter': 6, 'arguments': dict(metric)}
+    del model.best_metric_results['other']['psnr']['arguments']  # as versions before wrote it
+    assert model._note_best('other', 'psnr', 50.0, 7)['iter'] == 6
 
 
 def test_the_best_of_0_1_which_has_a_number_only_is_taken_over(options: dict, tmp_path: Path):
