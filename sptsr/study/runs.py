@@ -93,7 +93,8 @@ class Run:
             return False
         content = content if isinstance(content, dict) else {}
         # Another study, with another first seed, may have measured it alone. Images that were removed are not missed.
-        if self.tests[test]['val']['save_img'] and content.get('saved_images') is False:
+        wanted = (self.tests[test].get('val') or {}).get('save_img', False)
+        if wanted and content.get('saved_images') is False:
             return False
         adapter = content.get('adapter')
         noted = adapter.get('sha256') if isinstance(adapter, dict) else None
