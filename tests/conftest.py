@@ -106,6 +106,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def validated_options(photographs: Path, weights: Path) -> dict:
+    """Returns options of a training that is validated after each iteration, on its own images as `a set`."""
+    options = base_options(photographs, trains=True)
+    options['network_g']['backbone_weights'] = str(weights)
+    train = options['datasets']['train']
+    options['datasets']['val'] = {k: v for k, v in train.items() if k[:8] in ('dataroot', 'type')} | {'name': 'a set'}
+    options['val']['val_freq'] = 1
+    return options
+
+
 def base_options(photographs: Path, *, trains: bool) -> dict[str, Any]:
     """Options of a tiny run on the photographs, to be changed and written by a test."""
     dataset = {

@@ -10,16 +10,12 @@ from sptsr.tuning.adapter_files import adopt_best
 from sptsr.tuning.model import SPTModel
 from sptsr.tuning.states import read_state
 from sptsr.tuning.training import train_pipeline
-from tests.conftest import base_options, write_options
+from tests.conftest import validated_options, write_options
 
 
 @pytest.fixture
 def options(photographs: Path, tiny_weights: Path) -> dict:
-    options = base_options(photographs, trains=True)
-    options['network_g']['backbone_weights'] = str(tiny_weights)
-    train = options['datasets']['train']
-    options['datasets']['val'] = {k: v for k, v in train.items() if k[:8] in ('dataroot', 'type')} | {'name': 'a set'}
-    options['val']['val_freq'] = 1
+    options = validated_options(photographs, tiny_weights)
     options['train'] |= {'total_iter': 5, 'ema_decay': 0.0}
     options['logger'] |= {'save_checkpoint_freq': 4, 'keep_last': 1}
     return options
