@@ -106,13 +106,13 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def validated_options(photographs: Path, weights: Path) -> dict:
-    """Returns options of a training that is validated after each iteration, on its own images as `a set`."""
+def validated_options(photographs: Path, weights: Path, name: str = 'a set', val_freq: int = 1) -> dict:
+    """Returns options of a training that is validated on its own images, as a set of this name."""
     options = base_options(photographs, trains=True)
     options['network_g']['backbone_weights'] = str(weights)
     train = options['datasets']['train']
-    options['datasets']['val'] = {k: v for k, v in train.items() if k[:8] in ('dataroot', 'type')} | {'name': 'a set'}
-    options['val']['val_freq'] = 1
+    options['datasets']['val'] = {k: v for k, v in train.items() if k[:8] in ('dataroot', 'type')} | {'name': name}
+    options['val']['val_freq'] = val_freq
     return options
 
 

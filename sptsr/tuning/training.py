@@ -105,8 +105,9 @@ def train_pipeline(
             if state:
                 model.resume_training(state)
             before = state.get('history', {'changed': True}) if state else {'changed': False}
-            changed = before['changed'] or (state is not None and state['options_sha256'] != options.sha256)
-            model.history = {'changed': changed, 'processes': max(before.get('processes', 1), ranks.world)}
+            differs = state is not None and state['options_sha256'] != options.sha256
+            processes = max(before.get('processes', 1), ranks.world)
+            model.history = {'changed': before['changed'] or differs, 'processes': processes}
         with ranks.together():
             if ranks.first:
                 if state is None and any(
@@ -114,7 +115,7 @@ def train_pipeline(
                 ):
                     _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
                 if state:
-                    left = bool(opt['path'].get('resume_state')) or state['options_sha256'] != options.sha256
+                    left = differs or bool(opt['path'].get('resume_state'))
                     put_aside_later(home / 'training_states', home / 'models', state['iter'], left)
                     if left:
                         model.best_metric_results = with_adapters(home / 'models', model.best_metric_results)

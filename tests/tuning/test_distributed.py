@@ -19,7 +19,7 @@ from sptsr.core.distributed import Ranks, first_host, start_ranks
 from sptsr.core.errors import UserError
 from sptsr.tuning.training import train_pipeline
 from tests.archs.cases import inputs, make_net
-from tests.conftest import base_options, write_options
+from tests.conftest import base_options, validated_options, write_options
 from tests.tuning.processes import finish, measure, start, tune
 
 
@@ -84,12 +84,7 @@ def test_a_parameter_that_one_rank_did_not_use_has_the_mean_on_all(tmp_path: Pat
 
 @pytest.fixture
 def options(photographs: Path, tiny_weights: Path) -> dict:
-    options = base_options(photographs, trains=True)
-    options['network_g']['backbone_weights'] = str(tiny_weights)
-    data = options['datasets']['train']
-    options['datasets']['val'] = {k: v for k, v in data.items() if k[:8] in ('dataroot', 'type')} | {'name': 'holdout'}
-    options['val']['val_freq'] = 3
-    return options
+    return validated_options(photographs, tiny_weights, 'holdout', 3)
 
 
 def _adapter(root: Path) -> Path:

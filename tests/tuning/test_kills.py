@@ -13,7 +13,7 @@ import pytest
 from sptsr.archs.adapter import read_adapter
 from sptsr.core.errors import UserError
 from sptsr.tuning.states import read_state
-from tests.conftest import base_options, run_cli, write_options
+from tests.conftest import run_cli, validated_options, write_options
 from tests.tuning.processes import finish, start, tune
 
 TOTAL = 40
@@ -23,15 +23,9 @@ KILLS = [(1, 0, 13), (1, 2, 3), (2, 0, 6)]
 
 @pytest.fixture
 def options(photographs: Path, tiny_weights: Path) -> dict:
-    options = base_options(photographs, trains=True)
-    options['network_g']['backbone_weights'] = str(tiny_weights)
+    options = validated_options(photographs, tiny_weights, 'holdout', 17)
     options['train']['total_iter'] = TOTAL
     options['logger']['save_checkpoint_freq'] = 1  # so that many kills meet a save
-    options['datasets']['val'] = {
-        k: v for k, v in options['datasets']['train'].items() if k[:8] in ('dataroot', 'type')
-    }
-    options['datasets']['val']['name'] = 'holdout'
-    options['val']['val_freq'] = 17
     return options
 
 
