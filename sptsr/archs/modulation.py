@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_PART = 1 << 20  # values of gamma and beta that are there at once on a CPU: 4 MB in float32
+
 
 def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Returns F (1 + gamma) + beta, where (gamma, beta) = conv1x1(hidden).
@@ -27,9 +29,7 @@ def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> 
         hidden, weight, bias = hidden.to(half), weight.to(half), bias.to(half)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return cast(Tensor, _Modulate.apply(features, hidden, weight, bias))
-    gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
-    # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
-    return (features + beta).addcmul_(features, gamma)
+    return _modulated(features, hidden, weight, bias)
 
 
 def sum_of_both(x: Tensor, of_x: Tensor, y: Tensor, of_y: Tensor, bias: Tensor) -> Tensor:
@@ -51,8 +51,7 @@ class _Modulate(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(features, hidden, weight, bias)
         with torch.autocast(features.device.type, enabled=False):
-            gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
-        return (features + beta).addcmul_(features, gamma)
+            return _modulated(features, hidden, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -66,6 +65,22 @@ class _Modulate(torch.autograd.Function):
             gradient_f = torch.addcmul(gradient, gradient, gamma)
         both = torch.cat([gradient * features, gradient], dim=1).to(hidden.dtype)
         return gradient_f, *_conv1x1_backward(both, hidden, weight, ctx.needs_input_grad[1:])
+
+
+def _modulated(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Returns F (1 + gamma) + beta. On a CPU part by part, so that gamma and beta stay in its caches."""
+    if torch.compiler.is_compiling() or not (_is_matrices(features) and _is_matrices(hidden)):
+        gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
+        # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
+        return (features + beta).addcmul_(features, gamma)
+    result = torch.empty_like(features)
+    matrix, start = weight.flatten(1), bias[:, None]
+    pixels = max(1, _PART // len(bias))
+    for image in zip(features, hidden, result, strict=True):
+        for f, h, out in zip(*(x.flatten(1).split(pixels, dim=1) for x in image), strict=True):
+            gamma, beta = torch.addmm(start, matrix, h).to(f.dtype).chunk(2)
+            torch.add(f, beta, out=out).addcmul_(f, gamma)
+    return result
 
 
 def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ def add_restore(commands: Any) -> None:
 def _restore(options: argparse.Namespace) -> int:
     import torch
 
+    from sptsr.core.allocator import keep_freed_memory
     from sptsr.core.files import sha256_file, sha256_tensors
     from sptsr.core.plugin_files import plugin_modules
     from sptsr.report.page import FROZEN, TUNED, Page, Picture
@@ -91,6 +92,7 @@ def _restore(options: argparse.Namespace) -> int:
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     if options.precision == 'fp16' and device == 'cpu':
         raise UserError('--precision fp16: needs a CUDA GPU, and none is here; say bf16 or leave it out')
+    keep_freed_memory()
     net = _network(options).merge()
     net.to(device)
     sigma = _sigma(options.sigma, net, net.trained_with.get('sigma'))

@@ -38,6 +38,14 @@ def test_training_and_inference_give_the_same_bits():
     assert torch.equal(modulate(*inputs), still)
 
 
+def test_parts_of_an_image_have_the_values_of_the_whole(monkeypatch: pytest.MonkeyPatch):
+    inputs = _inputs(torch.float32)
+    whole = _plainly(*inputs)
+    for values in (1, 7 * 6, 19 * 6):  # of 20 pixels each
+        monkeypatch.setattr('sptsr.archs.modulation._PART', values)
+        torch.testing.assert_close(modulate(*inputs), whole)
+
+
 @pytest.mark.parametrize('half', [torch.bfloat16, torch.float16])
 def test_halves(half: torch.dtype):
     inputs = _inputs(torch.float32)
