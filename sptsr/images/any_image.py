@@ -117,10 +117,10 @@ def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) 
     colour, alpha = image.colour, image.alpha
     if suffix in ('jpg', 'webp') and image.white != 255:
         colour, alpha = in_8_bits(colour), None if alpha is None else in_8_bits(alpha)
-        lost.append('16 bits')
+        lost.append('16 bits not kept')
     if suffix == 'jpg' and alpha is not None:
         alpha = None
-        lost.append('alpha')
+        lost.append('alpha not kept')
     buffer = io.BytesIO()
     if colour.dtype == np.uint16:
         buffer.write(_encoded_deep(colour, alpha, suffix, image.profile, lost))
@@ -187,8 +187,11 @@ def _plain_pixels(
     if image.mode in ('CMYK', 'YCbCr', 'LAB', 'HSV'):
         notes.append(f'{image.mode} converted to RGB')
         if image.mode == 'CMYK' and profile:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            image = ImageCms.profileToProfile(image, source, ImageCms.createProfile('sRGB'), outputMode='RGB') or image
+            try:
+                source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile('sRGB')
+                image = ImageCms.profileToProfile(image, source, target, outputMode='RGB') or image
+            except (ImageCms.PyCMSError, OSError):  # damaged, or not of CMYK
+                notes.append('colour profile not usable')
         image, profile = image.convert('RGB'), None
     transparent = image.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in image.info
     gray = image.mode in ('1', 'L', 'LA', 'La')
@@ -218,7 +221,7 @@ def _encoded_deep(colour: Pixels, alpha: Pixels | None, suffix: str, profile: by
     if profile and suffix == 'png':
         return _with_profile(content, profile)
     if profile:
-        lost.append('colour profile')
+        lost.append('colour profile not kept')
     return content
 
 

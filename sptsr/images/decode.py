@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from typing import Any
 
@@ -52,9 +53,14 @@ def decode_rgb(content: bytes, name: str, to_rgb: bool = False) -> RGB:
         image = None
     if image is None:
         raise UserError(f'{name}: not a readable image (corrupt); copy or make it again')
+    if header.is_tiff and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 4:
+        image = _tiff_with_alpha(content, name)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
-    image = as_meant(image, header)
+    try:
+        image = as_meant(image, header)
+    except ValueError as error:
+        raise UserError(f'{name}: {error}') from error
     image = upright(image, header.orientation)
     if not to_rgb:
         kind = _unusual_kind(image)
@@ -81,16 +87,43 @@ def in_8_bits(image: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
 def as_meant(image: Any, header: Header) -> Any:
     """Returns pixels as OpenCV decodes them, uint8 or uint16, with the white that the file means.
 
-    OpenCV leaves values of a PNM as they are whatever its largest one, and makes a negative of 16-bit TIFFs whose white
-    is 0. Other types are returned as they are.
+    OpenCV leaves values of a PNM as they are whatever its largest one, makes a negative of 16-bit TIFFs whose white is
+    0, and leaves colours of 16 bits multiplied by alpha. Other types are returned as they are.
+
+    Raises:
+        ValueError: 16 bits in planes of their own, which OpenCV and Pillow do not read as they are.
     """
     if image.dtype not in (np.uint8, np.uint16):
         return image
+    if header.is_planar and image.dtype == np.uint16 and image.ndim == 3:
+        raise ValueError('16 bits in a plane for each colour (PlanarConfiguration 2) are not read; convert it to PNG')
+    if header.is_premultiplied and image.dtype == np.uint16 and image.ndim == 3 and image.shape[2] == 4:
+        image = _divided_by_alpha(image)
     white = int(np.iinfo(image.dtype).max)
     if header.white not in (0, white):
         values = np.minimum(image, header.white).astype(np.int64)
         image = ((values * white + header.white // 2) // header.white).astype(image.dtype)
     return white - image if header.is_negative and image.dtype == np.uint16 and image.ndim == 2 else image
+
+
+def _tiff_with_alpha(content: bytes, name: str) -> Any:
+    """Returns BGRA of 8 bits as Pillow reads it: OpenCV multiplies colour by alpha. Both turn a TIFF upright."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=['TIFF']) as image:
+            return np.asarray(image.convert('RGBA'))[:, :, [2, 1, 0, 3]]
+    except Exception as error:  # decoders of damaged files raise what they like
+        raise UserError(f'{name}: not a readable image ({error}); copy or make it again') from error
+
+
+def _divided_by_alpha(image: Any) -> Any:
+    """Returns BGRA whose colour is not multiplied by alpha any more, rounded down as Pillow does it."""
+    white = int(np.iinfo(image.dtype).max)
+    colour, alpha = image[:, :, :3].astype(np.int64), image[:, :, 3:].astype(np.int64)
+    plain = np.minimum(colour * white // np.maximum(alpha, 1), white)
+    plain = np.where(alpha == 0, colour, plain)  # nothing is known of them
+    return np.concatenate([plain, alpha], axis=2).astype(image.dtype)
 
 
 def upright(image: Any, orientation: int) -> Any:

@@ -17,6 +17,8 @@ _PPM = re.compile(rb'P([1-6])' + _BETWEEN + rb'(\d{1,9})' + _BETWEEN + rb'(\d{1,
 _PPM_WHITE = re.compile(_BETWEEN + rb'(\d{1,5})\s')
 _WHOLE = {1: 'B', 3: 'H', 4: 'I', 6: 'B', 8: 'H', 9: 'I', 16: 'Q', 17: 'Q'}  # kinds of whole numbers in a TIFF
 _PHOTOMETRIC = 262  # TIFF tag; 0: white is 0
+_PLANAR = 284  # TIFF tag; 2: all red, then all green, then all blue
+_EXTRA_SAMPLES = 338  # TIFF tag; 1: colour is multiplied by alpha
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class Header:
         is_whole: whether the end of a PNG or JPEG is there; what follows it (motion photos) does not matter.
             True for other formats, whose decoder notices.
         white: value of white of a PNM that OpenCV does not bring to its type's; 0 where it does.
+        is_tiff: whether it is a TIFF.
         is_negative: whether white is 0, in a TIFF.
+        is_planar: whether each colour is a plane of its own, in a TIFF.
+        is_premultiplied: whether colour is multiplied by alpha, in a TIFF.
     """
 
     width: int = 0
@@ -39,7 +44,10 @@ class Header:
     is_jpeg: bool = False
     is_whole: bool = True
     white: int = 0
+    is_tiff: bool = False
     is_negative: bool = False
+    is_planar: bool = False
+    is_premultiplied: bool = False
 
 
 def read_header(content: bytes) -> Header:
@@ -53,7 +61,14 @@ def read_header(content: bytes) -> Header:
             return _webp(content)
         if content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
             tags = _tiff_tags(content)
-            return Header(tags.get(256, 0), tags.get(257, 0), is_negative=tags.get(_PHOTOMETRIC) == 0)
+            return Header(
+                tags.get(256, 0),
+                tags.get(257, 0),
+                is_tiff=True,
+                is_negative=tags.get(_PHOTOMETRIC) == 0,
+                is_planar=tags.get(_PLANAR) == 2,
+                is_premultiplied=tags.get(_EXTRA_SAMPLES) == 1,
+            )
         if content[:2] == b'BM':
             length = struct.unpack_from('<I', content, 14)[0]
             if length == 12 or length >= 36:  # 12: OS/2's; of others OpenCV reads none

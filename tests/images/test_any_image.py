@@ -137,8 +137,8 @@ def test_what_is_no_image_is_one_line(tmp_path):
 
 def test_a_format_that_keeps_less_says_so(tmp_path):
     deep = AnyImage(RGB.astype(np.uint16) * 257, np.full((24, 32), 7, np.uint16))
-    assert write_any(tmp_path / 'a.jpg', deep) == ['16 bits', 'alpha']
-    assert write_any(tmp_path / 'a.webp', deep) == ['16 bits']
+    assert write_any(tmp_path / 'a.jpg', deep) == ['16 bits not kept', 'alpha not kept']
+    assert write_any(tmp_path / 'a.webp', deep) == ['16 bits not kept']
     assert Image.open(io.BytesIO((tmp_path / 'a.webp').read_bytes())).mode == 'RGBA'
 
 
