@@ -6,6 +6,7 @@ Also its control, which is told as much of the image and nothing of masks.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
@@ -101,7 +102,8 @@ class GeometryStem(nn.Sequential):
         """Returns the maps, float32 [B, number of maps, h, w], computed in float32 under autocast too."""
         if self.num_masks < MAX_MASKS:
             masks = replace(masks, palette=masks.palette & ((1 << self.num_masks) - 1))
-        with torch.autocast(lq.device.type, enabled=False):
+        kind = lq.device.type
+        with nullcontext() if kind == 'meta' else torch.autocast(kind, enabled=False):  # meta has no autocast
             boundary, nearness = _of_boundaries(masks.at(1), REACH)
             found = {'boundary': boundary, 'nearness': nearness, **_of_regions(lq.float(), masks.at(1))}
             if self.fine > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import os
 import sys
@@ -25,12 +24,11 @@ from sptsr.commands.restore_command import add_restore
 from sptsr.commands.run_command import add_train_and_test
 from sptsr.commands.sites_command import add_sites
 from sptsr.commands.table_command import add_table
-from sptsr.core.errors import UserError, nearest, shortened
+from sptsr.core.errors import UserError, is_disk_full, nearest, shortened
 from sptsr.core.homes import expanded
 from sptsr.core.version import __version__
 
 # Errors of a disk or a quota that is full, which come without a file's name.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _ABOUT = """\
 Tune a frozen image-restoration network with what Segment Anything sees in the degraded image.
 
@@ -102,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        if error.filename is None and error.errno not in _FULL:
+        if error.filename is None and not is_disk_full(error):
             return _unexpected(error)
         what = f'{error.filename}: {error.strerror}' if error.filename else str(error.strerror)
         print(f'sptsr: {shortened(what)}; check the path, its rights and the free space', file=sys.stderr)

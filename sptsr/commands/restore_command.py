@@ -96,7 +96,7 @@ def _restore(options: argparse.Namespace) -> int:
     net = _network(options).merge()
     net.to(device)
     sigma = _sigma(options.sigma, net, net.trained_with.get('sigma'))
-    masks = masks_of(options, net, list(images), sigma)
+    masks = masks_of(options, net, images, sigma)
     how = How(options.tile, options.self_ensemble, sigma, options.precision, options.suffix, options.format)
     plugin_files = filter(None, (getattr(module, '__file__', None) for module in plugin_modules()))
     settings = {
@@ -120,14 +120,14 @@ def _restore(options: argparse.Namespace) -> int:
 
     on_image = show if options.report else None
     outcome = restore_all(net, images, out, how, masks.make, settings, on_image, masks.digest)
-    if options.report and outcome.made + outcome.kept:
-        page.write(report)
     for line in outcome.notes:
         print(line)
     for line in outcome.faults:
         print(f'sptsr: {line}', file=sys.stderr)
     done = f'{out}: {outcome.made} images restored'
     print(done + (f', {outcome.kept} were there' if outcome.kept else ''))
+    if options.report and outcome.made + outcome.kept:
+        page.write(report)
     return 1 if outcome.faults else 0
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sptsr.core.errors import UserError
@@ -42,8 +43,10 @@ class MasksOf:
     digest: Callable[[str], str] | None = None
 
 
-def masks_of(options: argparse.Namespace, net: SPTNet, names: list[str], sigma: float | str | None) -> MasksOf:
-    """Returns what gives the masks of the images `names`; `sigma` is the noise level that the network is told.
+def masks_of(
+    options: argparse.Namespace, net: SPTNet, images: Mapping[str, Path], sigma: float | str | None
+) -> MasksOf:
+    """Returns what gives the masks of images (see `find_images`); `sigma` is the noise level that the network is told.
 
     Raises:
         UserError: a source that cannot be built, or a store that lacks an image.
@@ -55,7 +58,7 @@ def masks_of(options: argparse.Namespace, net: SPTNet, names: list[str], sigma: 
         return MasksOf()
     known = net.trained_with.get('prior') or {}
     if options.prior:
-        return _of_store(options.prior, names, known)
+        return _of_store(options.prior, images, known)
     from sptsr.core.yaml_io import read_settings
     from sptsr.priors.extract import make_source
 
@@ -98,16 +101,25 @@ def _without_places(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key not in _PLACES}
 
 
-def _of_store(path: str, names: list[str], known: Mapping[str, Any]) -> MasksOf:
+def _of_store(path: str, images: Mapping[str, Path], known: Mapping[str, Any]) -> MasksOf:
     from sptsr.data.checked import must_hold
+    from sptsr.images.decode import decode_rgb
     from sptsr.images.folder import image_key
     from sptsr.priors.store import PriorStore
 
     store = PriorStore(path)
-    must_hold(store, map(image_key, names))
+    files = {image_key(name): file for name, file in images.items()}
+    must_hold(store, files)
     _say_differences(store.header, known)
+
+    def make(image: RGB, key: str) -> Prior:
+        try:
+            return store.get(key, image)
+        except UserError:  # CMYK and YCbCr, of which `prior extract` makes RGB otherwise
+            return store.get(key, decode_rgb(files[key].read_bytes(), key, to_rgb=True))
+
     return MasksOf(
-        lambda image, key: store.get(key, image),
+        make,
         dataclasses.asdict(store.header),
         lambda key: hashlib.sha256(store.raw(key)[1]).hexdigest(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -45,6 +46,11 @@ def unwrapped(error: UserError) -> UserError:
     return error
 
 
+def is_disk_full(error: BaseException | None) -> bool:
+    """Returns whether an error says that nothing more can be written."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Returns whether an error says that there is too little memory, on a GPU or off it."""
     names = (type(error).__name__, str(error))
@@ -67,6 +73,15 @@ def refusing(what: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f'{what} ({reason_of(error)}); {remedy}') from error
+
+
+@contextmanager
+def naming(where: object) -> Iterator[None]:
+    """Puts the file that holds what is refused in front of a UserError's message."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from error
 
 
 def reason_of(error: BaseException) -> str:

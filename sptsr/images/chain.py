@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sptsr.core.errors import UserError, one_of
+from sptsr.core.errors import UserError, naming, one_of
 from sptsr.core.files import read_json, write_json
 from sptsr.core.values import is_of
 from sptsr.images.bicubic import imresize
@@ -163,7 +163,8 @@ def degradation_of(record: object, where: object) -> Degradation | DegradationCh
     types = {'steps': (list,), 'seed': (int,), 'draws': (int,), 'gray': (bool,)}
     if record.keys() != types.keys() or not all(is_of(record[name], kinds) for name, kinds in types.items()):
         raise UserError(f'{where}: does not say how images were degraded; make it again with sptsr prior degrade')
-    return DegradationChain.of(record['steps'], record['seed'], record['draws'], record['gray'])
+    with naming(where):
+        return DegradationChain.of(record['steps'], record['seed'], record['draws'], record['gray'])
 
 
 def read_degradation(folder: str | os.PathLike[str]) -> Degradation | DegradationChain | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sptsr.core.errors import UserError, refusing
+from sptsr.core.errors import UserError, naming, refusing
 from sptsr.core.values import is_of
 from sptsr.images.decode import RGB, luminance
 from sptsr.images.noise import noisy_image
@@ -91,7 +91,8 @@ class Degradation(Drawn):
             raise UserError(f'{where}: does not say how images were degraded; make it again with sptsr prior degrade')
         with refusing(f'{where}: an amount is no number', 'make it again with sptsr prior degrade'):  # of 400 digits
             low, high = float(record['low']), float(record['high'])
-        return cls(**{**record, 'low': low, 'high': high})
+        with naming(where):
+            return cls(**{**record, 'low': low, 'high': high})
 
     def record(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""

@@ -116,7 +116,7 @@ class ImageFolder:
         return self._by_key(names)
 
     def _scan_disk(self) -> dict[str, str]:
-        files = self._by_key(sorted(_images_below(str(self.root), '', set())))
+        files = self._by_key(sorted(files_below(str(self.root), IMAGE_SUFFIXES)))
         if not files:
             raise UserError(f'{self.root}: no images here ({" ".join(IMAGE_SUFFIXES)}); check the path')
         return files
@@ -165,8 +165,19 @@ def _without_suffix(path: str) -> str:
     return (pure.with_suffix('') if pure.name else pure).as_posix()
 
 
-def _images_below(folder: str, prefix: str, seen: set[str]) -> Iterator[str]:
-    """Yields the images below a folder as `prefix` and their path in it, POSIX; follows links, enters none twice."""
+def files_below(folder: str, endings: tuple[str, ...], prefix: str = '', seen: set[str] | None = None) -> Iterator[str]:
+    """Yields the files below a folder as `prefix` and their path in it, POSIX; follows links, enters none twice.
+
+    Args:
+        folder: where to look; what is hidden in it is passed over.
+        endings: of the names looked for, lower-case.
+        prefix: of what is yielded.
+        seen: folders that are not entered, by their real paths; those that are entered are added.
+
+    Raises:
+        UserError: a folder that cannot be read, no regular file, or a name that is not UTF-8.
+    """
+    seen = set() if seen is None else seen
     real = os.path.realpath(folder)
     if real in seen:
         return
@@ -180,8 +191,8 @@ def _images_below(folder: str, prefix: str, seen: set[str]) -> Iterator[str]:
         if entry.name.startswith('.'):  # notebooks keep copies in hidden folders
             continue
         if entry.is_dir():
-            yield from _images_below(entry.path, f'{prefix}{entry.name}/', seen)
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            yield from files_below(entry.path, endings, f'{prefix}{entry.name}/', seen)
+        elif entry.name.lower().endswith(endings):
             if not entry.is_file():  # not asked of the others: the folder's entry tells, a path costs a system call
                 must_be_regular(entry.path)
             try:

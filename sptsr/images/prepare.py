@@ -12,6 +12,7 @@ import lmdb
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_json, remove_temporaries, write_json, write_text
+from sptsr.core.lmdb_env import check_whole
 from sptsr.core.locks import try_lock
 from sptsr.core.progress import bar
 from sptsr.images.bicubic import imresize
@@ -203,14 +204,16 @@ class _LmdbFolder:
         self.mark, self.lock = root / _UNFINISHED, None
         if not self.finished:
             self._begin()
-        self.env = lmdb.open(str(root), map_size=_FIRST_MAP_BYTES, metasync=False)
+        if self.finished:
+            check_whole(root)
+        with self._writing():
+            self.env = lmdb.open(str(root), map_size=_FIRST_MAP_BYTES, metasync=False)
         self.lines: dict[str, str] = {}
 
     def _begin(self) -> None:
         """Takes the folder for this process, without what a kill left behind."""
         if self.root.exists():
-            remove_temporaries(self.root)
-            there = {entry.name for entry in self.root.iterdir()}
+            there = {entry.name for entry in self.root.iterdir() if not entry.name.startswith('.tmp-')}
             if there - {'data.mdb', 'lock.mdb', _UNFINISHED}:
                 raise UserError(f'{self.root}: holds other things than an LMDB; choose another folder')
             if there and _UNFINISHED not in there:
@@ -218,6 +221,7 @@ class _LmdbFolder:
         self.lock = try_lock(self.mark)
         if self.lock is None:
             raise UserError(f'{self.root}: another process is writing it; wait for it, or choose another folder')
+        remove_temporaries(self.root)
         for name in ('data.mdb', 'lock.mdb'):
             (self.root / name).unlink(missing_ok=True)
 

@@ -187,8 +187,10 @@ class Prior:
             raise UserError('damaged entry (its length is wrong); extract the priors again')
         palette = np.frombuffer(raw, '<u8', codes, start).astype(np.uint64)
         stored = np.frombuffer(raw, _STORED[itemsize], height * width, start + codes * 8)
-        if stored.size and stored.max() >= codes:
+        if not stored.size or stored.max() >= codes:
             raise UserError('damaged entry (an index leaves its palette); extract the priors again')
+        if count < MAX_MASKS and (palette >> np.uint64(count)).any():
+            raise UserError('damaged entry (a code names a mask that is not there); extract the priors again')
         return cls(palette, stored.astype(_index_dtype(codes)).reshape(height, width), count, fine=fine)
 
 

@@ -170,6 +170,8 @@ def _beside(
     store: PriorStore, out: str | os.PathLike[str], header: StoreHeader, prior_of: Callable[[str], Prior], what: str
 ) -> int:
     """Writes a store of the same images with other priors; returns the number of entries."""
+    if os.path.realpath(out) == os.path.realpath(store.path):
+        raise UserError(f'{out}: is the store whose images are taken; choose another one with -o')
     keys = list(store.keys())
     with PriorWriter(out, header) as writer, bar(len(keys), what) as progress:
         for key in keys:

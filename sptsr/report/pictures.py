@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sptsr.core.free_memory import must_fit
 from sptsr.images.decode import RGB, write_png
 from sptsr.images.folder import ImageFolder
 from sptsr.masks.prior import Prior
@@ -85,6 +86,8 @@ def show_prior(images: ImageFolder, store: PriorStore, key: str, out: str | os.P
     image = images.read(key)
     prior = store.get(key, image)
     zoom = zoom or prior.fine * max(1, round(_SHOWN_SIDE / max(image.shape[:2]) / prior.fine))
+    shown = 2 * image.size * zoom**2
+    must_fit(f'{key} at a zoom of {zoom}', 3 * shown, 'lower --zoom')
     plain = enlarge(image, zoom)
     title = f'{prior.count} masks, {100 * prior.coverage():.0f} % covered'
     path = Path(out) / f'{key}.png'

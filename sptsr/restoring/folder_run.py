@@ -20,7 +20,7 @@ from sptsr.archs.backbone import kind_of
 from sptsr.archs.call import takes_sigma
 from sptsr.archs.precision import HALVES, keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
-from sptsr.core.errors import UserError, is_out_of_memory, reason_of, refusing
+from sptsr.core.errors import UserError, is_disk_full, is_out_of_memory, reason_of, refusing
 from sptsr.core.files import check_writable, sha256_file
 from sptsr.core.free_memory import free_bytes
 from sptsr.core.progress import bar
@@ -191,11 +191,19 @@ def restore_all(
                     made += 1
                     notes += [f'{name}: {", ".join(said)}'] if said else []
                 if result is not None and on_image is not None:
-                    restored = restored or read_any(targets[name], room * net.scale**2)
+                    try:
+                        restored = restored or read_any(targets[name], room * net.scale**2)
+                    except UserError as error:  # larger than Pillow reads
+                        notes.append(f'{name}: not in the report ({error})')
+                        progress.update()
+                        continue
                     with net.units_off():
                         frozen, _ = _restored(net, result, how, cost)
                     on_image(name, result.image.rgb8(), result.prior, restored.rgb8(), frozen.rgb8())
             except UserError as error:
+                if result is not None and is_disk_full(error.__cause__):
+                    faults.append(f'{error}; the images from this one on were not restored')
+                    break
                 if result is not None and is_out_of_memory(error.__cause__):
                     faults.append(_too_large(name, net))
                 else:

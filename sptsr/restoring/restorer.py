@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +25,9 @@ from sptsr.restoring.tiling import Finish, restore_padded, restore_tiled, unchan
 
 OVERLAP = 32  # LQ pixels around a tile
 _VIEWS = 8  # of a self-ensemble
+# Of each network that restores: by how many calls, and whether it was in training mode before the first.
+_CALLS: WeakKeyDictionary[SPTNet, tuple[int, bool]] = WeakKeyDictionary()
+_LOCK = threading.Lock()
 
 
 def restore(
@@ -113,9 +119,7 @@ def restore_tensor(
         raise UserError(f'restore: tile {tile!r} is no whole number above 0')
     level = _level(net, sigma)
     prior = prior if net.uses_masks and net.enabled else None
-    was_training = net.training
-    net.eval()
-    try:
+    with _in_eval(net):
         if not self_ensemble:
             return _restored(net, lq, prior, tile, level, finish)
         total: Tensor | None = None
@@ -124,8 +128,25 @@ def restore_tensor(
             total = result if total is None else total.add_(result)
         assert total is not None
         return finish(total / _VIEWS)
+
+
+@contextmanager
+def _in_eval(net: SPTNet) -> Iterator[None]:
+    """Within it the network is in eval mode; the last of several threads sets the mode that the first one found."""
+    with _LOCK:
+        calls, was_training = _CALLS.get(net, (0, net.training))
+        _CALLS[net] = calls + 1, was_training
+        if not calls:
+            net.eval()
+    try:
+        yield
     finally:
-        net.train(was_training)
+        with _LOCK:
+            calls, was_training = _CALLS.pop(net)
+            if calls > 1:
+                _CALLS[net] = calls - 1, was_training
+            else:
+                net.train(was_training)
 
 
 def _batch(image: npt.NDArray[np.generic], net: SPTNet) -> Tensor:

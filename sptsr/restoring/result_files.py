@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.errors import UserError
-from sptsr.core.files import sha256_json
+from sptsr.core.files import parse_json, sha256_json
 
 JOURNAL = '.sptsr-restored.jsonl'
 
@@ -54,7 +54,7 @@ def _records(out: Path) -> Iterator[dict[str, str]]:
     journal = out / JOURNAL
     for line in journal.read_text(errors='replace').splitlines() if journal.is_file() else ():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             found = {key: str(record[key]) for key in ('image', 'sha256', 'result', 'settings')}
             found['source'] = str(record.get('source', ''))  # 0.1 and its successors until 2026-11 did not write it
         except (ValueError, KeyError, TypeError):
@@ -96,6 +96,12 @@ class Journal:
             return False
         if relative not in self.last:
             self._read()  # another process may work on this folder
+        last = self._own(name, digest, target)
+        return (last['image'], last['sha256'], last['settings']) == (name, digest, self.settings)
+
+    def _own(self, name: str, digest: str, target: Path) -> dict[str, str]:
+        """Returns the last line of a file that is there; raises UserError where it is not ours, or of another image."""
+        relative = str(target.relative_to(self.path.parent))
         if relative not in self.last:
             raise UserError(f'{target}: is there, and not made by this command; choose another folder with -o')
         last = self.last[relative]
@@ -104,10 +110,17 @@ class Journal:
             and last['sha256'].partition(' ')[0] != digest.partition(' ')[0]
         ):
             raise UserError(f'{target}: is made of {last["source"]}; choose another folder with -o, or say --suffix')
-        return (last['image'], last['sha256'], last['settings']) == (name, digest, self.settings)
+        return last
 
     def begin(self, name: str, digest: str, target: Path) -> None:
-        """Notes that a result is being made, so that it is ours also after a kill before `note`."""
+        """Notes that a result is being made, so that it is ours also after a kill before `note`.
+
+        Raises:
+            UserError: as `holds`; another process may have made it since.
+        """
+        if target.exists():
+            self._read()
+            self._own(name, digest, target)
         self._append(name, digest, target, '')
 
     def note(self, name: str, digest: str, target: Path) -> None:

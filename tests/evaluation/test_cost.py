@@ -71,6 +71,7 @@ def test_multiply_adds_by_hand(stem):
         hook.remove()
     macs = count_macs(net, size)
     assert macs.backbone == sum(found)
+    assert not macs.scaled
     # The stem: what it reads and S by 3x3. Of masks, the image's 3 channels, and the table of 256 codes by 5 masks by 9
     # taps; of geometry, 8 maps more, and the sums (1, image, its square) over 64 masks. The unit:
     # q with the first layer of g (their weights multiplied), the rest of g, o.

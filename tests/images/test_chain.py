@@ -176,6 +176,17 @@ def test_chains_that_make_no_sense_are_refused(tmp_path: Path):
         degrade(ImageFolder(tmp_path / 'clean'), tmp_path / 'out', DegradationChain.of(['downsample=2']))
 
 
+def test_a_record_that_makes_no_sense_is_named(tmp_path: Path):
+    for record, message in (
+        (DegradationChain.of(['blur=1']).record() | {'steps': ['foo=1']}, 'no step is called'),
+        (Degradation('noise', 5, 25).record() | {'high': 300.0}, '300'),
+    ):
+        (tmp_path / 'degradation.json').write_text(json.dumps(record))
+        with pytest.raises(UserError, match=message) as caught:
+            read_degradation(tmp_path)
+        assert str(caught.value).startswith(str(tmp_path / 'degradation.json'))
+
+
 @pytest.mark.parametrize('step', ['noise=12.3456789', 'resize=0.3333333:0.7654321', 'poisson=123456.5', 'blur=0.1'])
 def test_an_amount_is_kept_to_its_last_digit(step: str, tmp_path: Path):
     write_png(tmp_path / 'clean' / 'a.png', photograph('coffee.png', 24, 24))

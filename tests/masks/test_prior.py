@@ -68,6 +68,15 @@ def test_no_masks_at_all():
     assert PriorBatch.of([prior]).expand(3).sum() == 0
 
 
+@pytest.mark.parametrize(('palette', 'shape', 'count'), [([1, 4], (2, 3), 2), ([1], (0, 3), 1)])
+def test_codes_of_masks_that_are_not_there_and_empty_grids_are_damage(
+    palette: list[int], shape: tuple[int, int], count: int
+):
+    content = Prior(np.array(palette, np.uint64), np.zeros(shape, np.uint16), count).to_bytes()
+    with pytest.raises(UserError, match='damaged entry'):
+        Prior.from_bytes(content)
+
+
 def test_geometry_acts_as_on_the_masks():
     masks = _masks(20)
     prior = Prior.encode(masks)

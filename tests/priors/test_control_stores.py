@@ -22,6 +22,11 @@ def noisy(photographs, tmp_path):
     return PriorStore(tmp_path / 'store')
 
 
+def test_a_control_does_not_take_the_place_of_its_store(noisy):
+    with pytest.raises(UserError, match='is the store whose images are taken'):
+        shuffle(noisy, noisy.path)
+
+
 def _make(kind, store, photographs, out):
     if kind == 'shuffle':
         return shuffle(store, out)

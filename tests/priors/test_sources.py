@@ -235,3 +235,17 @@ def test_human_labels_of_b100_lie_on_their_images(real_data: Path):
 
         better += within(index) < within(np.roll(index, (9, 13), axis=(0, 1)))
     assert better == 10
+
+
+def test_linked_folders_of_labels_are_followed_and_hidden_files_passed_over(tmp_path: Path):
+    elsewhere, labels = tmp_path / 'elsewhere', tmp_path / 'labels'
+    elsewhere.mkdir()
+    labels.mkdir()
+    halves = np.repeat(np.array([[1, 2]], np.uint8), 15, 1).repeat(25, 0)
+    cv2.imwrite(str(elsewhere / 'a.png'), halves)
+    (labels / 'sub').symlink_to(elsewhere)
+    (elsewhere / '.labels').symlink_to(labels)
+    (elsewhere / '._a.png').write_bytes(b'of a Mac')
+    (labels / 'again').symlink_to(labels)
+    source = _labels(labels)
+    assert source.files.keys() == {'sub/a', 'sub'}

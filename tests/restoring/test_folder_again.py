@@ -156,6 +156,18 @@ def test_what_another_process_made_meanwhile_is_there(tmp_path: Path):
         two.holds('b.png', 'digest', tmp_path / 'b.png')
 
 
+def test_a_result_that_another_process_made_of_another_image_stays(tmp_path: Path):
+    one, two = (Journal(tmp_path, {}, {'a.png': Path(name)}) for name in ('here/a.png', 'there/a.png'))
+    target = tmp_path / 'a.png'
+    assert not one.holds('a.png', 'digest', target)  # read ahead, while the image before it is restored
+    two.begin('a.png', 'other', target)
+    target.touch()
+    two.note('a.png', 'other', target)
+    with pytest.raises(UserError, match='there/a.png; choose another folder'):
+        one.begin('a.png', 'digest', target)
+    two.begin('a.png', 'other', target)  # one's own is made again
+
+
 def test_results_of_another_command_below_the_folder_are_no_images(photos: Path):
     assert '5 images restored' in restore(photos, out=f'{photos.name}/x4').stdout
     assert '5 images restored' in restore(photos, out=f'{photos.name}/again').stdout

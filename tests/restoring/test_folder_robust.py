@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sptsr.core.errors import UserError
 from sptsr.data.checked import must_hold
 from sptsr.priors.store import PriorStore
 from sptsr.restoring.result_files import JOURNAL, Journal
-from tests.conftest import run_cli
+from tests.conftest import photograph, run_cli
 from tests.restoring.folders import ARGUMENTS, restore
 
 IMAGES = {name: Path(name) for name in ('a.png', 'b.png', 'c.png')}
@@ -62,6 +65,26 @@ def test_a_journal_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path):
     assert len((tmp_path / JOURNAL).read_text().splitlines()) == 3
 
 
+def test_a_journal_line_that_is_nested_deeply_is_passed_over(tmp_path: Path):
+    (tmp_path / JOURNAL).write_text('[' * 200_000 + '\n')
+    (tmp_path / 'a.png').touch()
+    with pytest.raises(UserError, match='not made by this command'):
+        Journal(tmp_path, {}, IMAGES).holds('a.png', 'digest', tmp_path / 'a.png')
+
+
+def test_a_full_disk_ends_the_run_at_the_first_image(photos: Path):
+    limit = 'import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); '
+    limit += 'resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY)); '
+    arguments = ['restore', '-i', str(photos), '-o', str(photos.parent / 'full'), *map(str, ARGUMENTS)]
+    program = f'{limit}from sptsr.commands.line import main; raise SystemExit(main({arguments!r}))'
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    faults = [line for line in done.stderr.splitlines() if line.startswith('sptsr: ')]
+    assert len(faults) == 1, done.stderr
+    assert 'the images from this one on were not restored' in faults[0]
+    assert '0 images restored' in done.stdout
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     journal = Journal(tmp_path, {}, IMAGES)
 
@@ -104,3 +127,16 @@ def test_a_result_of_another_image_of_the_same_name_is_not_replaced(photos: Path
     assert '0 images restored, 1 were there' in done.stdout
     assert f'cat.png: is made of {photos / "cat.png"}; choose another folder' in done.stderr
     assert (photos.parent / 'out' / 'cat.png').read_bytes() == result
+
+
+def test_stored_masks_of_images_that_are_no_rgb(tmp_path: Path):
+    images = tmp_path / 'images'
+    images.mkdir()
+    picture = Image.fromarray(photograph('coffee.png', 20, 28))
+    picture.convert('CMYK').save(images / 'cmyk.jpg')
+    picture.convert('YCbCr').save(images / 'ycc.tif')
+    extracting = ['-i', images, '-o', tmp_path / 'store', '--source', 'felzenszwalb', '--to-rgb']
+    assert run_cli('prior', 'extract', *extracting).returncode == 0
+    done = run_cli('restore', '-i', images, '-o', tmp_path / 'out', *ARGUMENTS[:4], '--prior', tmp_path / 'store')
+    assert done.returncode == 0, done.stderr
+    assert '2 images restored' in done.stdout

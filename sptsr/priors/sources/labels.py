@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sptsr.core.errors import UserError, nearest
-from sptsr.core.files import must_be_regular, read_json, sha256_file
+from sptsr.core.files import read_json, sha256_file
 from sptsr.core.free_memory import must_fit
 from sptsr.core.registry import SOURCE_REGISTRY, register
 from sptsr.core.values import Range
 from sptsr.images.decode import RGB, upright
 from sptsr.images.draws import image_of
-from sptsr.images.folder import IMAGE_SUFFIXES, image_key, normalised
+from sptsr.images.folder import IMAGE_SUFFIXES, files_below, image_key, normalised
 from sptsr.images.headers import Header, check_pixels, read_header
 from sptsr.masks.prior import MAX_FINE, Prior
 from sptsr.masks.regions import BoolArray, Regions, to_size
@@ -86,15 +86,15 @@ class LabelsSource(Source):
         if not self.dir.is_dir():
             raise UserError(f'labels: {dir}: no such folder; give it with --set dir=FOLDER')
         self.files: dict[str, list[Path]] = {}
-        for path in sorted(self.dir.rglob('*')):
-            if path.name == 'metadata.csv' and path.parent != self.dir:  # amg.py writes it, also when it found no mask
-                self.files.setdefault(normalised(path.parent.relative_to(self.dir).as_posix()), [])
-            if path.suffix.lower() in LABEL_SUFFIXES:
-                must_be_regular(path)
-                relative = path.relative_to(self.dir)
+        for relative in sorted(map(Path, files_below(dir, (*LABEL_SUFFIXES, 'metadata.csv')))):
+            folder = normalised(relative.parent.as_posix())
+            if relative.name == 'metadata.csv' and folder != '.':  # amg.py writes it, also when it found no mask
+                self.files.setdefault(folder, [])
+            if relative.suffix.lower() in LABEL_SUFFIXES:
+                path = self.dir / relative
                 self.files.setdefault(image_key(relative), []).append(path)
-                if relative.parent != Path('.'):
-                    self.files.setdefault(normalised(relative.parent.as_posix()), []).append(path)
+                if folder != '.':
+                    self.files.setdefault(folder, []).append(path)
         if not self.files:
             raise UserError(f'labels: {dir}: no label files ({" ".join(LABEL_SUFFIXES)}) here; check the folder')
         self.names = _read_names(names) if names else {}
