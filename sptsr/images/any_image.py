@@ -208,6 +208,8 @@ def _encoded_deep(colour: Pixels, alpha: Pixels | None, suffix: str, profile: by
     """Returns a 16-bit PNG or TIFF; OpenCV writes the pixels, and a PNG takes the profile as a chunk."""
     if alpha is not None and colour.shape[2] == 1:
         colour = np.repeat(colour, 3, axis=2)  # OpenCV writes no gray with alpha
+        lost += ['gray not kept'] + (['colour profile not kept'] if profile else [])
+        profile = None  # of gray
     planes = colour[:, :, ::-1]
     if alpha is not None:
         planes = np.concatenate([planes, alpha[:, :, None]], axis=2)

@@ -151,3 +151,14 @@ def test_files_of_other_kinds_are_not_given_to_their_readers(tmp_path, monkeypat
     monkeypatch.setitem(Image.OPEN, kind, (pytest.fail, None))
     with pytest.raises(UserError, match=r'photo\.png: not an image that can be read; convert it to PNG'):
         read_any(photo, ROOM)
+
+
+@pytest.mark.parametrize('profile', [None, b'of gray'])
+def test_deep_gray_with_alpha_is_said_to_become_colour(tmp_path: Path, profile: bytes | None):
+    ramp = np.linspace(0, 65535, 20).astype(np.uint16).reshape(4, 5)
+    lost = write_any(tmp_path / 'a.png', AnyImage(ramp[:, :, None], ramp, profile))
+    assert lost == ['gray not kept', *(['colour profile not kept'] if profile else [])]
+    image = read_any(tmp_path / 'a.png', 10**6)
+    assert image.profile is None
+    assert np.array_equal(image.colour, np.repeat(ramp[:, :, None], 3, axis=2))
+    assert np.array_equal(image.alpha, ramp)
