@@ -130,11 +130,6 @@ class Ranks:
         dist.broadcast_object_list(values)
         return cast(_T, values[0])
 
-    def wait(self) -> None:
-        """Returns when all ranks have come here."""
-        if self.world > 1:
-            dist.barrier()
-
     def close(self) -> None:
         """Leaves the group."""
         leave_group()

@@ -10,7 +10,7 @@ from inspect import Parameter
 from typing import Any
 
 from sptsr.core.errors import one_of
-from sptsr.core.values import misfit, plain_types
+from sptsr.core.values import misfit
 
 
 def parameters(function: Callable[..., Any], skip: Collection[str] = ()) -> dict[str, Parameter]:
@@ -56,11 +56,6 @@ def argument_problems(
         if parameter.default is Parameter.empty and name not in arguments:
             problems.append((None, f"{what} needs '{name}'"))
     return problems
-
-
-def expected_types(parameter: Parameter) -> tuple[type, ...]:
-    """Returns the types that a parameter takes; an empty tuple where they are unknown, and any value is taken."""
-    return plain_types(hint_of(parameter))
 
 
 def hint_of(parameter: Parameter) -> Any:
