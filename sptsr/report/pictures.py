@@ -86,8 +86,8 @@ def show_prior(images: ImageFolder, store: PriorStore, key: str, out: str | os.P
     image = images.read(key)
     prior = store.get(key, image)
     zoom = zoom or prior.fine * max(1, round(_SHOWN_SIDE / max(image.shape[:2]) / prior.fine))
-    shown = 2 * image.size * zoom**2
-    must_fit(f'{key} at a zoom of {zoom}', 3 * shown, 'lower --zoom')
+    panels = 2 * image.size * zoom**2
+    must_fit(f'{key} at a zoom of {zoom}', 3 * panels, 'lower --zoom')  # with both beside each other, and as a file
     plain = enlarge(image, zoom)
     title = f'{prior.count} masks, {100 * prior.coverage():.0f} % covered'
     path = Path(out) / f'{key}.png'

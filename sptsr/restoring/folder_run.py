@@ -209,7 +209,7 @@ def restore_all(
                 else:
                     faults.append(str(error) if name in str(error) else f'{name}: {error}')
             except OSError as error:
-                if error.filename is None:  # the disk is full, say: the others would fail as well
+                if error.filename is None:  # of no file: not of this image alone
                     raise
                 faults.append(f'{name}: {error.strerror}; check its name, its rights and the free space')
             except Exception as error:  # of a unit or stem of one's own, say

@@ -8,10 +8,7 @@ import resource, sys
 import torch
 from sptsr.core.allocator import keep_freed_memory
 
-if sys.argv[1] == 'kept':
-    print(keep_freed_memory())
-else:
-    print(None)
+print(sys.argv[1] == 'kept' and keep_freed_memory())
 for _ in range(8):  # until there is a place for them
     torch.ones(1 << 25)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,16 +7,15 @@ import torch
 from PIL import Image
 
 import sptsr
-from tests.archs.cases import trained
 from tests.conftest import photograph
+from tests.restoring.folders import small_denoiser
 
 
 @pytest.fixture(scope='module')
 def denoiser(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     """Arguments that name an adapter of a small FFDNet."""
     folder = tmp_path_factory.mktemp('denoiser')
-    torch.manual_seed(0)
-    net = trained(sptsr.attach({'type': 'FFDNet', 'nc': 12, 'nb': 9}, num_masks=5, width=8))
+    net = small_denoiser()
     torch.save(net.backbone.state_dict(), folder / 'ffdnet.pth')
     sptsr.save(net.eval(), folder / 'adapter.safetensors')
     return ['-a', folder / 'adapter.safetensors', '--weights', folder / 'ffdnet.pth', '--source', 'felzenszwalb']

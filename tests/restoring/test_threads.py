@@ -4,21 +4,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 
 import sptsr
-from sptsr.archs.spt_arch import SPTNet
-from tests.archs.cases import trained
 from tests.conftest import photograph
-
-
-def _net() -> SPTNet:
-    torch.manual_seed(0)
-    return trained(sptsr.attach({'type': 'FFDNet', 'nc': 12, 'nb': 9}, num_masks=5, width=8))
+from tests.restoring.folders import small_denoiser
 
 
 def test_the_mode_is_eval_until_the_last_call_and_then_what_it_was():
-    net, image = _net(), photograph('coffee.png', 16, 24)
+    net, image = small_denoiser(), photograph('coffee.png', 16, 24)
     prior = sptsr.make_prior(image, max_masks=5)
     expected = sptsr.restore(net.eval(), image, prior, sigma=15)
     first_is_in, second_is_done, modes = threading.Event(), threading.Event(), []
@@ -46,7 +39,7 @@ def test_the_mode_is_eval_until_the_last_call_and_then_what_it_was():
 
 
 def test_many_calls_leave_the_mode():
-    net, image = _net().train(), photograph('coffee.png', 12, 16)
+    net, image = small_denoiser().train(), photograph('coffee.png', 12, 16)
     prior = sptsr.make_prior(image, max_masks=5)
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: sptsr.restore(net, image, prior, sigma=5), range(12)))
