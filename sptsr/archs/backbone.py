@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sptsr.archs.building import build, fault
 from sptsr.archs.call import call_network, call_unguarded, takes_sigma
-from sptsr.archs.recipes import RECIPES, find_recipe
+from sptsr.archs.recipes import ALL, RECIPES, Take, find_recipe
 from sptsr.archs.sites import Site, match_sites, measure_sites, tile_step
 from sptsr.archs.sizes import SizeRules, round_up
 from sptsr.core.errors import UserError
@@ -30,11 +30,12 @@ class Placement:
     """Where units go in a network, and what the network asks for.
 
     Attributes:
-        sites: the sites.
+        sites: the sites, by the patterns or by the recipe.
         scale: size of the output over size of the LQ image.
         sizes: what it asks of the size of the LQ image.
         in_channels: of the LQ image.
         probe: the image [1, in_channels, h, 2 h] that this was measured on; None where a recipe declares it.
+        units: which of the sites get a unit, by rules 4 on.
     """
 
     sites: list[Site]
@@ -42,6 +43,11 @@ class Placement:
     sizes: SizeRules
     in_channels: int
     probe: Tensor | None = None
+    units: Take = ALL
+
+    def sites_of_units(self, rules: int) -> list[Site]:
+        """Returns the sites that get a unit by these rules (see `RULES` in sptsr/core/version.py)."""
+        return self.sites[slice(*self.units)] if rules > 3 else self.sites
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,9 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
     sizes = size_rules(net, section)
     if sites == 'auto' and recipe is not None and section is not None:
         record = recipe.resolve(name, section)
-        return Placement(_some(record.sites_of(net), name), record.scale, sizes, record.in_channels)
+        found = _some(record.sites_of(net), name)
+        return Placement(found, record.scale, sizes, record.in_channels, units=recipe.units)
+    units = ALL
     if sites == 'auto' and recipe is not None:
         # A module whose arguments are unknown: the recipe's patterns, and measured numbers.
         try:
@@ -155,12 +163,12 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
                 f"sites: 'auto' knows a {name} built from its section, and this module keeps no {error}; name modules, "
                 "such as ['body.*']"
             ) from error
-        paths = _some(match_sites(net, recipe.sites)[slice(*take)], name)
+        paths, units = _some(match_sites(net, recipe.sites)[slice(*take)], name), recipe.units
     else:
         paths = [] if sites is None else match_sites(net, [sites] if isinstance(sites, str) else list(sites))
     image = probe_of(net, sizes)
     measured, scale = measure_sites(net, paths, image)
-    return Placement(measured, scale, tile_rules(net, sizes), image.shape[1], image)
+    return Placement(measured, scale, tile_rules(net, sizes), image.shape[1], image, units)
 
 
 def _some(sites: list[T], name: str) -> list[T]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sptsr.archs.backbone import Found, Placement, build_network, kind_of, out_channels, place
+from sptsr.archs.backbone import Found, build_network, kind_of, out_channels, place
 from sptsr.archs.call import call_network
 from sptsr.archs.call_state import Call, EnterBackbone, RefineSite, Token, current
 from sptsr.archs.checks import checked_prior, checked_refined, codes_of, make_trainable
@@ -17,9 +18,8 @@ from sptsr.archs.learned import Learned
 from sptsr.archs.pooling import SiteMasks
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.sites import Grid
-from sptsr.archs.stems import PlainStem
 from sptsr.archs.to_site import CarriedPrior, has_several_strides, regions_to_site
-from sptsr.archs.units import LadderHead, SPTUnit
+from sptsr.archs.units import LadderHead, SPTUnit, stem_by_rules
 from sptsr.archs.weights import StateDigest, load_strictly, read_weights
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, UNIT_REGISTRY, lookup, register
@@ -47,7 +47,8 @@ class SPTNet(nn.Module):
         backbone: a module, or a section `{type: NAME, ...}` of a network in `ARCH_REGISTRY`.
         backbone_weights: its checkpoint, loaded strictly; None keeps the weights as they are.
         backbone_key: entry of the checkpoint that holds the tensors (see `read_weights`).
-        sites: `auto` (needs a recipe), or patterns of module paths (see `match_sites`).
+        sites: `auto` (needs a recipe), or patterns of module paths (see `match_sites`). `auto` puts units behind every
+            second block of IMDN, and LoRA into all.
         unit: section `{type: NAME, width: 16, ...}` of a unit in `UNIT_REGISTRY`.
         num_masks: masks that the network is given, 1..64.
         tune: what learns: `adapter` (the units), `all` (every weight of the backbone), `bias` (its biases and
@@ -86,7 +87,7 @@ class SPTNet(nn.Module):
         num_masks: Annotated[int, Range(1, 64)] = MAX_MASKS,
         tune: Literal['adapter', 'adapter+lora', 'all', 'lora', 'bias'] = 'adapter',
         rank: int | None = None,
-        rules: Annotated[int, Range(1, 3)] = RULES,
+        rules: Annotated[int, Range(1, RULES)] = RULES,
         lora_sites: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
@@ -120,9 +121,8 @@ class SPTNet(nn.Module):
         known = find_recipe(described['type'] if described else '') is not None
         placement = place(self.backbone, described, sites if known or tune not in ('all', 'bias') else None)
         self.sites, self.scale, self.sizes = placement.sites, placement.scale, placement.sizes
-        self.in_channels = placement.in_channels
-        self.num_masks = num_masks
-        self.rules = rules
+        self.in_channels, self.placement = placement.in_channels, replace(placement, probe=None)
+        self.num_masks, self.rules = num_masks, rules
         self.trained_with: dict[str, Any] = {}
         self.enabled = True
         self.copies = False  # whether units work on copies of the backbone's features in training
@@ -130,18 +130,24 @@ class SPTNet(nn.Module):
         self.hooks = [self.backbone.register_load_state_dict_post_hook(self.digest)]
         self.learned: Learned | None = None
         if tune != 'adapter':
-            self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, self.sites, lora_sites)
+            self.learned = Learned(self.backbone, tune, RANK if rank is None else rank, placement.sites, lora_sites)
         self.units = nn.ModuleList()
         self.uses_masks = self.uses_regions = self.ladder = False
         if tune in WITH_UNITS:
-            self._add_units(placement)
+            self._add_units()
+            if placement.probe is not None:
+                make_trainable(self, placement.probe)
 
-    def _add_units(self, placement: Placement) -> None:
-        """Makes stem and units, and the hooks that run them."""
+    def _add_units(self) -> None:
+        """Makes stem and units, and the hooks that run them, in place of those there are."""
+        for hook in self.hooks[1:]:
+            hook.remove()
+        del self.hooks[1:]
+        self.sites = self.placement.sites_of_units(self.rules)
         arguments = dict(self.options['unit'])
         unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, arguments.pop('type'))
         self.units = nn.ModuleList(unit_class(site.channels, **arguments) for site in self.sites)
-        self.stem = self._make_stem()
+        self.stem = self._stem()
         self.ladder = self._unit(0).path == 'ladder'
         if self.ladder and self.learned:
             raise UserError('unit.path: ladder: no gradient reaches LoRA in the backbone; set path: inline')
@@ -150,7 +156,7 @@ class SPTNet(nn.Module):
             plain = last.border == 0 and last.stride >= 1 and last.stride == int(last.stride)
             self.rung = Grid(last.stride) if plain else Grid()  # where the pixels of S lie when it is joined
             factor = self.scale * int(self.rung.stride)
-            self.join = LadderHead(self._unit(0).width, out_channels(self.backbone, placement), factor)
+            self.join = LadderHead(self._unit(0).width, out_channels(self.backbone, self.placement), factor)
         self.uses_regions = unit_class.uses_regions
         self.uses_masks = unit_class.uses_masks and (self.uses_regions or getattr(self.stem, 'uses_masks', True))
         self.hooks.append(self.backbone.register_forward_pre_hook(EnterBackbone(self.token, self.found)))
@@ -158,9 +164,7 @@ class SPTNet(nn.Module):
             module = self.backbone.get_submodule(site.path)
             self.hooks.append(module.register_forward_hook(RefineSite(self.token, number), with_kwargs=True))
         for part in self.adapter_parts():
-            part.to(**kind_of(self.backbone))
-        if placement.probe is not None:
-            make_trainable(self, placement.probe)
+            part.to(**kind_of(self.backbone)).train(self.training)
 
     def forward(self, lq: Tensor, masks: Tensor | PriorBatch | None = None, sigma: Tensor | None = None) -> Tensor:
         """Restores an image.
@@ -270,21 +274,17 @@ class SPTNet(nn.Module):
         return getattr(self.stem, 'fine', 1) if self.units else 1
 
     def use_rules(self, rules: int) -> None:
-        """Makes the units follow the rules that an adapter was trained by; a stem of another kind starts untrained."""
+        """Makes the units follow the rules an adapter was trained by; what was of another kind starts untrained."""
         self.rules = rules
-        if self.units:
-            stem = self._make_stem()
+        if self.units and self.placement.sites_of_units(rules) != self.sites:
+            self._add_units()
+        elif self.units:
+            stem = self._stem()
             if type(stem) is not type(self.stem):
                 self.stem = stem.to(**kind_of(self.backbone))
 
-    def _make_stem(self) -> nn.Module:
-        unit = self._unit(0)
-        named = unit.stem
-        if self.rules < 3 and self.options['unit'].keys().isdisjoint(('stem', 'density')):
-            unit.stem = unit.stem_of_old
-        stem = unit.make_stem(self.in_channels, self.num_masks, unit.width)
-        unit.stem = named  # rules may change again
-        return stem.as_of_old() if self.rules < 2 and isinstance(stem, PlainStem) else stem
+    def _stem(self) -> nn.Module:
+        return stem_by_rules(self.rules, self._unit(0), self.options['unit'], self.in_channels, self.num_masks)
 
     def backbone_digest(self) -> str:
         """Returns sha256 over all tensors and buffers of the backbone as they were loaded.

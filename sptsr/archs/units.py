@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sptsr.archs.geometry import GeometryStem  # noqa: F401 (registers itself)
 from sptsr.archs.modulation import modulate, sum_of_both
 from sptsr.archs.pooling import SiteMasks
-from sptsr.archs.stems import MaskStem, PlainStem, weight_and_bias  # noqa: F401 (plug-ins of 0.1 import stems here)
+from sptsr.archs.stems import MaskStem, PlainStem, weight_and_bias  # noqa: F401 (plug-ins of 0.1 import MaskStem here)
 from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY, lookup, register
 from sptsr.core.values import Range
 
@@ -76,6 +76,23 @@ class SPTUnit(nn.Module):
     def forward(self, features: Tensor, prior: Tensor, regions: SiteMasks | None = None) -> tuple[Tensor, Tensor]:
         """Refines F [B, C, h, w] with S [B, width, h, w]; returns F' and S' of the same shapes."""
         raise NotImplementedError
+
+
+def stem_by_rules(rules: int, unit: SPTUnit, section: Mapping[str, Any], in_channels: int, num_masks: int) -> nn.Module:
+    """Returns the stem of a network by the rules of its units (see `RULES` in sptsr/core/version.py).
+
+    Args:
+        rules: their number.
+        unit: at the first site.
+        section: the unit's section.
+        in_channels, num_masks: as in `SPTUnit.make_stem`.
+    """
+    named = unit.stem
+    if rules < 3 and section.keys().isdisjoint(('stem', 'density')):
+        unit.stem = unit.stem_of_old
+    stem = unit.make_stem(in_channels, num_masks, unit.width)
+    unit.stem = named  # rules may change again
+    return stem.as_of_old() if rules < 2 and isinstance(stem, PlainStem) else stem
 
 
 @register(UNIT_REGISTRY)

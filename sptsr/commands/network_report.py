@@ -15,6 +15,7 @@ from sptsr.archs.survey import Candidate, Survey, survey
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, import_named, import_plugins, lookup, register_all
 from sptsr.core.signatures import argument_problems, parameters
+from sptsr.core.version import RULES
 from sptsr.core.yaml_io import read_settings
 from sptsr.options.calling import split_calling
 from sptsr.options.load import load_network
@@ -107,6 +108,6 @@ def _proposal(net: nn.Module, section: Mapping[str, Any], plugins: Sequence[str]
     text = yaml.safe_dump({**options, 'network_g': network}, sort_keys=False, default_flow_style=None, width=100)
     lines += [text.rstrip()]
     if find_recipe(section['type']):
-        sites = place(net, section, 'auto').sites
+        sites = place(net, section, 'auto').sites_of_units(RULES)
         lines += ['', f'`sites: auto` knows this network: {len(sites)} units, {sites[0].path} to {sites[-1].path}.']
     return lines

@@ -11,7 +11,8 @@ __version__ = '0.2.0'
 # 1: sptsr 0.1. `RepeatedStem` in place of `PlainStem`, and S loses its detail for good at a coarser site.
 # 2: `PlainStem`, and `CarriedPrior` keeps the detail.
 # 3: where nothing names a stem, it is `GeometryStem` or `GreyStem` in place of `MaskStem` or `PlainStem`.
-RULES = 3
+# 4: where `sites` is `auto`, IMDN has a unit behind every second block in place of each.
+RULES = 4
 
 
 def commit() -> str | None:

@@ -7,7 +7,7 @@ from sptsr.archs.spt_arch import SPTNet
 
 # Each recipe at least once, in the variants that change its numbers.
 CASES = {
-    'IMDN': ('IMDN', {'nf': 16, 'num_modules': 2, 'upscale': 3}),
+    'IMDN': ('IMDN', {'nf': 16, 'num_modules': 3, 'upscale': 3}),
     'EDSR': ('EDSR', {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 16, 'num_block': 4, 'upscale': 2}),
     'MSRResNet': ('MSRResNet', {'num_feat': 16, 'num_block': 4, 'upscale': 2}),
     'RCAN': ('RCAN', {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 16, 'num_group': 2, 'num_block': 1, 'upscale': 2}),

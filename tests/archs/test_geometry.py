@@ -247,26 +247,6 @@ def test_an_adapter_says_its_stem(tmp_path):
     assert np.array_equal(sptsr.restore(again, image, prior), sptsr.restore(net, image, prior))
 
 
-@pytest.mark.parametrize(
-    ('rules', 'of_masks', 'of_none'),
-    [(1, 'MaskStem', 'RepeatedStem'), (2, 'MaskStem', 'PlainStem'), (3, 'GeometryStem', 'GreyStem')],
-)
-def test_a_unit_without_a_word_of_its_stem_has_that_of_its_rules(rules, of_masks, of_none):
-    backbone = {'type': 'IMDN', 'nf': 16, 'num_modules': 2, 'upscale': 4}
-    expected = {'ModulationUnit': of_masks, 'PlainUnit': of_none, 'RegionUnit': of_none}
-    for name, stem in expected.items():
-        started, changed = SPTNet(backbone, unit={'type': name}, rules=rules), SPTNet(backbone, unit={'type': name})
-        changed.use_rules(rules)
-        for net in (started, changed):
-            assert type(net.stem).__name__ == stem
-            assert net.uses_statistics == (stem == 'GeometryStem')
-        assert started.adapter_state().keys() == changed.adapter_state().keys()
-        changed.use_rules(3)
-        assert type(changed.stem).__name__ == ('GeometryStem' if name == 'ModulationUnit' else 'GreyStem')
-    named = SPTNet(backbone, unit={'type': 'ModulationUnit', 'stem': 'geometry'}, rules=rules)
-    assert isinstance(named.stem, GeometryStem)
-
-
 def test_a_density_is_that_of_the_plain_stem():
     backbone = {'type': 'IMDN', 'nf': 16, 'num_modules': 2, 'upscale': 4}
     nets = []

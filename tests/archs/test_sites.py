@@ -199,7 +199,7 @@ def test_globs_do_not_cross_dots():
 
 def test_a_module_of_unknown_arguments_is_measured():
     net = SPTNet(lookup(ARCH_REGISTRY, 'IMDN')(in_nc=1, out_nc=1, nf=32, upscale=2), num_masks=5)
-    assert [(s.path, s.channels) for s in net.sites] == [(f'IMDB{n}', 32) for n in range(1, 7)]
+    assert [(s.path, s.channels) for s in net.sites] == [(f'IMDB{n}', 32) for n in (1, 3, 5)]
     assert net.scale == 2
     lq, masks = torch.rand(1, 1, 8, 9), torch.rand(1, 5, 8, 9)
     assert torch.equal(net(lq, masks), net.backbone(lq))

@@ -79,7 +79,7 @@ def test_adapter_files(tmp_path: Path):
     assert adapter.params_ema is not None
     load_adapter(net, tmp_path / 'a.safetensors')
     assert all(torch.equal(v, average[n]) for n, v in net.adapter_state().items())
-    wide = SPTNet(net.backbone, sites=['IMDB*'], unit={'type': 'ModulationUnit', 'width': 6}, num_masks=5)
+    wide = SPTNet(net.backbone, unit={'type': 'ModulationUnit', 'width': 6}, num_masks=5)
     with pytest.raises(UserError, match="tensors do not fit .* such as 'stem"):
         load_adapter(wide, tmp_path / 'a.safetensors')
     (tmp_path / 'cut.safetensors').write_bytes((tmp_path / 'a.safetensors').read_bytes()[:-9])
