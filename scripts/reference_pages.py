@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sptsr
-from sptsr.archs.recipes import find_recipe
+from sptsr.archs.recipes import ALL, find_recipe
 from sptsr.commands.line import build_parser
 from sptsr.core.optim import optimizers, schedulers
 from sptsr.core.registry import (
@@ -115,7 +115,8 @@ def networks_page() -> str:
         assert recipe is not None
         heading, *rest = _one(name, networks[name], ARCH_REGISTRY, 3)
         patterns = ', '.join(f'`{pattern}`' for pattern in recipe.sites)
-        parts += [heading, f'`sites: auto` takes modules of {patterns}.', *rest]
+        fewer = '' if recipe.units == ALL else ' Some of them get units, and all get LoRA.'
+        parts += [heading, f'`sites: auto` takes modules of {patterns}.{fewer}', *rest]
     parts += [
         '## Other networks',
         'Give `sites` yourself. Networks of BasicSR that are no image-to-image networks fail.',
