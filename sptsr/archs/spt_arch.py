@@ -87,7 +87,7 @@ class SPTNet(nn.Module):
         num_masks: Annotated[int, Range(1, 64)] = MAX_MASKS,
         tune: Literal['adapter', 'adapter+lora', 'all', 'lora', 'bias'] = 'adapter',
         rank: int | None = None,
-        rules: Annotated[int, Range(1, RULES)] = RULES,
+        rules: Annotated[int, Range(1, 4)] = RULES,
         lora_sites: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
