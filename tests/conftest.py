@@ -135,7 +135,7 @@ def base_options(photographs: Path, *, trains: bool) -> dict[str, Any]:
         'network_g': {
             'type': 'SPTNet',
             'backbone': {'type': 'IMDN', 'nf': 16, 'num_modules': 2, 'upscale': SCALE},
-            'sites': 'auto',
+            'sites': ['IMDB*'],
             'unit': {'type': 'ModulationUnit', 'width': 8},
             'num_masks': 64,
         },

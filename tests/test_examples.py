@@ -99,6 +99,11 @@ def test_sites_of_usual_networks_need_no_arguments(tmp_path: Path):
         assert '`sites: auto` knows this network' in report
         walked += 1
     assert walked == 13
+    assert '`sites: auto` knows this network: 3 units, IMDB1 to IMDB5.' in describe_network('IMDN')
+    assert '1 unit, IMDB1.' in describe_network('IMDN', ['num_modules=2'])
+    few = describe_network('DnCNN', ['nb=3'])  # where `auto` finds none
+    assert 'Proposal' in few
+    assert 'sites: auto' not in few
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.archs.undo import undone_on_error
 from sptsr.archs.weights import state_digest
 from sptsr.core.errors import UserError
 from sptsr.core.files import parse_json, sha256_tensors, write_bytes
@@ -239,9 +240,10 @@ def apply_adapter(net: SPTNet, adapter: Adapter, path: str | os.PathLike[str], k
         raise UserError(
             f'{path}: was tuned by tune: {adapter.tune}, and this network is by tune: {net.tune}; make them agree'
         )
-    net.use_rules(adapter.rules)
     average = adapter.params_ema if adapter.entry(key, path) == 'params_ema' else None
-    load_params(net, adapter.params if average is None else average, path)
+    with undone_on_error(net):
+        net.use_rules(adapter.rules)
+        load_params(net, adapter.params if average is None else average, path)
     net.trained_with = adapter.trained_with
 
 

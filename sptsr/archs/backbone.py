@@ -173,7 +173,7 @@ def place(net: nn.Module, section: Mapping[str, Any] | None, sites: str | Sequen
 
 def _some(sites: list[T], name: str) -> list[T]:
     if not sites:
-        raise UserError(f"sites: 'auto' finds none in {name} of so few blocks; name modules, such as ['body.*']")
+        raise UserError(f"sites: 'auto' finds none in {name} of so few blocks; name modules, `sptsr sites` lists them")
     return sites
 
 

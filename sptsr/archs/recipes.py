@@ -12,6 +12,8 @@ from torch import nn
 from sptsr.archs.sites import Grid, Layout, Site, match_sites
 from sptsr.archs.sizes import SizeRules
 from sptsr.core.registry import ARCH_REGISTRY, lookup
+from sptsr.core.version import RULES
+from sptsr.options.tune import WITH_UNITS
 
 # A number, the constructor argument that holds it, or a function of all arguments.
 Value = int | str | Callable[[Mapping[str, Any]], int]
@@ -180,3 +182,15 @@ RECIPES: Mapping[str, Recipe] = {
         take=lambda given: (7, -1, 9) if given['act_mode'] == 'BR' else (5, -1, 6),
     ),
 }
+
+
+def rules_told(network_g: Mapping[str, Any]) -> int:
+    """Returns the oldest rules that mean what those of an `SPTNet` do, for a digest of what decides a run.
+
+    Rules 4 differ from 3 in where `auto` puts units, and not for most networks.
+    """
+    backbone = network_g.get('backbone')
+    recipe = find_recipe(str(backbone['type'])) if isinstance(backbone, Mapping) and 'type' in backbone else None
+    fewer = recipe is not None and recipe.units != ALL and network_g.get('sites', 'auto') == 'auto'
+    rules = network_g.get('rules', RULES)
+    return rules if fewer and network_g.get('tune', 'adapter') in WITH_UNITS else min(rules, 3)

@@ -142,7 +142,7 @@ class SPTNet(nn.Module):
         """Makes stem and units, and the hooks that run them, in place of those there are."""
         for hook in self.hooks[1:]:
             hook.remove()
-        del self.hooks[1:]
+        self.hooks = self.hooks[:1]
         self.sites = self.placement.sites_of_units(self.rules)
         arguments = dict(self.options['unit'])
         unit_class: type[SPTUnit] = lookup(UNIT_REGISTRY, arguments.pop('type'))

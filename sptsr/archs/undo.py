@@ -14,7 +14,9 @@ from sptsr.archs.backbone import Found
 
 @contextmanager
 def undone_on_error(net: object) -> Iterator[None]:
-    """Where an error leaves it, a module has the children, hooks, modes and `requires_grad` that it had before.
+    """Where an error leaves it, a module has the attributes, children, hooks, modes and `requires_grad` of before.
+
+    Its own attributes are put back, of modules inside it only children and hooks.
 
     Args:
         net: a module that is given by the user; anything else is nobody's yet, and is passed over.
@@ -24,17 +26,17 @@ def undone_on_error(net: object) -> Iterator[None]:
         return
     found = Found.of(net)
     before = [(module, _tables(module)) for module in net.modules()]
-    names = set(vars(net))
+    attributes = dict(vars(net))
     try:
         yield
     except BaseException:
+        vars(net).clear()  # peft notes there what it did
+        vars(net).update(attributes)
         for module, tables in before:
             for name, table in tables.items():
                 own = getattr(module, name)
                 own.clear()
                 own.update(table)
-        for name in vars(net).keys() - names:  # peft notes there what it did
-            delattr(net, name)
         found.put_back(net)
         raise
 

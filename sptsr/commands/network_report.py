@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -108,6 +109,8 @@ def _proposal(net: nn.Module, section: Mapping[str, Any], plugins: Sequence[str]
     text = yaml.safe_dump({**options, 'network_g': network}, sort_keys=False, default_flow_style=None, width=100)
     lines += [text.rstrip()]
     if find_recipe(section['type']):
-        sites = place(net, section, 'auto').sites_of_units(RULES)
-        lines += ['', f'`sites: auto` knows this network: {len(sites)} units, {sites[0].path} to {sites[-1].path}.']
+        with suppress(UserError):  # of so few blocks that it finds no place
+            sites = place(net, section, 'auto').sites_of_units(RULES)
+            named = f'{sites[0].path} to {sites[-1].path}' if len(sites) > 1 else sites[0].path
+            lines += ['', f'`sites: auto` knows this network: {len(sites)} unit{"s"[: len(sites) > 1]}, {named}.']
     return lines

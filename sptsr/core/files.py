@@ -48,6 +48,8 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[str], None]) -> 
         temporary = None
         _fsync_folder(path.parent)
     except OSError as error:
+        if path.is_dir():
+            raise UserError(f'{path}: is a folder, not a file; give another path') from error
         reason = error.strerror or error
         raise UserError(f'{path}: cannot write it ({reason}); free space or choose another folder') from error
     finally:

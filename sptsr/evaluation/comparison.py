@@ -176,6 +176,8 @@ def _row(a: Sequence[Run], b: Sequence[Run], dataset: str, metric: str, same_see
     records = [run.datasets[dataset][metric] for run in runs]
     keys = _in_all([record.values for record in records])
     missing = _not_in_all([record.values for record in records])
+    if not keys and common:
+        raise UserError(f'compare: {dataset}, {metric}: the files have no image in common; nothing to compare')
     if missing and not common:
         lacking = next(run.path for run, record in zip(runs, records, strict=True) if missing[0] not in record.values)
         raise UserError(

@@ -66,6 +66,11 @@ class Point:
     spread: float | None = None
 
 
+def literal(text: str) -> str:
+    """Returns a text as matplotlib shows it: `$` alone, where two would enclose a formula."""
+    return text.replace('$', r'\$')
+
+
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Any]:
     """Yields an empty figure of a size in inches; raises UserError where matplotlib is not installed."""
@@ -122,14 +127,16 @@ def write_scatter(
             colour = PALETTE[number % len(PALETTE)]
             x, y = [point.x for point in own], [point.y for point in own]
             axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.5, zorder=1)
-            axes.scatter(x, y, s=18, color=colour, marker=_MARKERS[number % len(_MARKERS)], label=name, zorder=3)
+            axes.scatter(
+                x, y, s=18, color=colour, marker=_MARKERS[number % len(_MARKERS)], label=literal(name), zorder=3
+            )
             for point in own:
                 if point.spread:
                     axes.errorbar(point.x, point.y, point.spread, color=colour, linewidth=0.7, capsize=1.5, zorder=2)
         smallest = min(point.x for point in points)
         if smallest > 0 and max(point.x for point in points) > 20 * smallest:
             axes.set_xscale('log')
-        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.set(xlabel=literal(x_label), ylabel=literal(y_label))
         axes.margins(0.15)
         axes.grid(True)
         if series != [point.label for point in points]:
@@ -167,8 +174,8 @@ def write_curves(
             for curve in curves if len(curves) > 1 else ():
                 axes.plot(curve.steps, curve.values, alpha=0.3, linewidth=0.5, **look)
             steps, values = mean_curve(curves)
-            axes.plot(steps, values, label=name, marker='.' if len(steps) < 20 else None, markersize=3, **look)
-        axes.set(xlabel='iteration', ylabel=y_label)
+            axes.plot(steps, values, label=literal(name), marker='.' if len(steps) < 20 else None, markersize=3, **look)
+        axes.set(xlabel='iteration', ylabel=literal(y_label))
         axes.grid(True)
         axes.legend(loc='best', handlelength=2.4)
         return write_figure(figure, stem, ('pdf', 'svg'))
@@ -199,7 +206,12 @@ def _label(figure: Any, axes: Any, points: Sequence[Point], labelled: Sequence[P
     for point in labelled:
         colour = PALETTE[series.index(point.series) % len(PALETTE)]
         text = axes.annotate(
-            point.label, (point.x, point.y), xytext=(0, 0), textcoords='offset points', va='center', color=colour
+            literal(point.label),
+            (point.x, point.y),
+            xytext=(0, 0),
+            textcoords='offset points',
+            va='center',
+            color=colour,
         )
         size = text.get_window_extent(renderer)
         x, y = at[id(point)]

@@ -13,7 +13,7 @@ import numpy as np
 from sptsr.images.decode import RGB
 from sptsr.masks.prior import Prior
 from sptsr.report.crops import Window, difference, window_of
-from sptsr.report.figures import COLUMN, PAGE, canvas, write_figure
+from sptsr.report.figures import COLUMN, PAGE, canvas, literal, write_figure
 from sptsr.report.pictures import enlarge, mask_overlay
 
 _SIDE = 64  # GT pixels
@@ -93,7 +93,7 @@ def write_strips(
                 axes.imshow(picture, interpolation='nearest')
                 axes.set_axis_on()
                 note = (shown.notes or {}).get(title)
-                axes.set_xlabel(f'{title}\n{note}' if note else title, labelpad=2, fontsize=6)
+                axes.set_xlabel(literal(f'{title}\n{note}' if note else title), labelpad=2, fontsize=6)
         for axes in grid.flat:
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
@@ -111,7 +111,7 @@ def _whole(axes: Any, shown: Shown, window: Window) -> None:
         (window.left - 0.5, window.top - 0.5), window.width, window.height, fill=False, color=_BOX, linewidth=1
     )
     axes.add_patch(square)
-    axes.set_xlabel(shown.name, labelpad=2, fontsize=6)
+    axes.set_xlabel(literal(shown.name), labelpad=2, fontsize=6)
 
 
 def _panels(shown: Shown, window: Window) -> list[tuple[str, RGB]]:

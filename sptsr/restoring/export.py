@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import io
 import json
@@ -60,7 +61,7 @@ def export(net: SPTNet, path: str | os.PathLike[str], adapter_sha256: str | None
     Its inputs are the arguments of `TracedCall.forward`. It is tried at three sizes before it gets its name.
 
     Args:
-        net: from `attach` or `load`.
+        net: from `attach` or `load`; the file computes in float32 whatever it computes in.
         path: ends in `.onnx`, or in `.pt2` for a program of `torch.export`.
         adapter_sha256: digest of the adapter's file, for the record.
 
@@ -74,6 +75,7 @@ def export(net: SPTNet, path: str | os.PathLike[str], adapter_sha256: str | None
     call = TracedCall(net)
     record = record_of(net, call, adapter_sha256)
     differences: dict[tuple[int, int], float] = {}
+    plain = copy.deepcopy(net).to('cpu', torch.float32).eval()  # what a file computes in
 
     def write(temporary: str) -> None:
         with _one_line(name), _quiet():
@@ -82,7 +84,7 @@ def export(net: SPTNet, path: str | os.PathLike[str], adapter_sha256: str | None
             run = open_file(program, temporary, call.input_names, record)
             for size, codes in zip(SIZES, _CODES, strict=True):
                 given = example(net, call.input_names, size, codes)
-                differences[size] = float(np.abs(run(given) - expected(net, given)).max())
+                differences[size] = float(np.abs(run(given) - expected(plain, given)).max())
         worst = float(np.max([*differences.values()]))  # NaN where one is
         if not worst <= TOLERANCE:
             raise UserError(f'export: the file of {name} differs by {worst:.2g} from PyTorch, so it is not kept')

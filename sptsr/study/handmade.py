@@ -13,7 +13,6 @@ from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_json, write_bytes
 from sptsr.core.homes import expanded
 from sptsr.core.plugin_files import file_of, neighbours
-from sptsr.core.version import RULES
 from sptsr.core.yaml_io import read_yaml
 from sptsr.options.tune import WITH_UNITS
 from sptsr.study.digests import Digests
@@ -69,13 +68,14 @@ def _identity_of(home: Path, digests: Digests) -> str | None:
 
 def _is_finished(home: Path, opt: Mapping[str, Any]) -> bool:
     """Returns whether a training ended with these options, and had no others before."""
-    from sptsr.tuning.states import read_state  # seconds
+    from sptsr.archs.recipes import rules_told  # seconds
+    from sptsr.tuning.states import read_state
 
     state = read_state(home / 'training_states' / f'{opt["train"]["total_iter"]}.state')
     digest = sha256_json(opt)
     network = opt['network_g']
     has_units = network.get('tune', 'adapter') in WITH_UNITS
-    if has_units and state['rules'] != network.get('rules', RULES):  # begun by an older sptsr
+    if has_units and rules_told({**network, 'rules': state['rules']}) != rules_told(network):  # by an older sptsr
         return False
     return state['options_sha256'] == digest and state.get('history') == {'changed': False, 'processes': 1}
 

@@ -10,7 +10,6 @@ from sptsr.core.catalogue import find
 from sptsr.core.errors import UserError
 from sptsr.core.files import sha256_json
 from sptsr.core.homes import expanded
-from sptsr.core.version import RULES
 from sptsr.options.keys import TRAIN_DEFAULTS, VAL_DEFAULTS
 from sptsr.study.digests import Digests
 
@@ -79,12 +78,14 @@ def _record(opt: Mapping[str, Any], digests: Digests, priors: Mapping[str, str])
 
 
 def _network(section: Mapping[str, Any], digests: Digests) -> dict[str, Any]:
+    from sptsr.archs.recipes import rules_told  # seconds
+
     network = _shortest(section, 'arch')
     if isinstance(network.get('backbone'), Mapping):
         network['backbone'] = _network(network['backbone'], digests)
     if network.get('type') == 'SPTNet':
         network['unit'] = _shortest(network.get('unit') or {'type': 'ModulationUnit'}, 'unit')
-        network['rules'] = section.get('rules', RULES)  # what a unit is where its arguments are left out
+        network['rules'] = rules_told(section)  # what a unit is where its arguments are left out, and where units are
     for key in ('backbone_weights', 'path'):  # `path` is of spandrel's networks
         if isinstance(network.get(key), str) and Path(expanded(network[key])).is_file():
             network[key] = digests.file(str(Path(expanded(network[key]))))

@@ -10,6 +10,7 @@ import sptsr
 from sptsr.archs.adapter import load_adapter, read_adapter, save_adapter
 from sptsr.archs.geometry import GeometryStem
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, lookup
 from sptsr.core.version import RULES
 
@@ -102,5 +103,23 @@ def test_an_adapter_of_older_rules_keeps_its_units(tmp_path: Path, tune):
     assert len(net.hooks) == len(SPTNet(SIX).hooks)
     load_adapter(net, tmp_path / 'again.safetensors')
     assert torch.equal(net(lq, masks), expected)
+    assert torch.equal(sptsr.detach(net)(lq), alone)
+    assert not any(module._forward_hooks for module in net.backbone.modules())
+
+
+@torch.no_grad()
+def test_an_adapter_that_is_refused_changes_nothing(tmp_path: Path):
+    torch.save(sptsr.detach(SPTNet(SIX)).state_dict(), weights := tmp_path / 'imdn.pth')
+    old = SPTNet(SIX, str(weights), unit={'width': 8}, rules=3)
+    save_adapter(tmp_path / 'narrow.safetensors', old, old.options, 7)
+    net = _filled(SPTNet(SIX, str(weights)))
+    lq, masks = torch.rand(1, 3, 12, 15), (torch.rand(1, 64, 12, 15) < 0.4).float()
+    expected = net(lq, masks)
+    for key, message in ((None, 'tensors do not fit'), ('params_ema', "has no entry 'params_ema'")):
+        with pytest.raises(UserError, match=message):
+            load_adapter(net, tmp_path / 'narrow.safetensors', key)
+        assert (net.rules, _paths(net)) == (RULES, ODD)
+        assert torch.equal(net(lq, masks), expected)
+    alone = net.backbone(lq)
     assert torch.equal(sptsr.detach(net)(lq), alone)
     assert not any(module._forward_hooks for module in net.backbone.modules())

@@ -141,7 +141,7 @@ def test_a_denoiser_is_tuned_and_evaluated_on_odd_sizes(sets: Path, photographs:
         | {'batch_size_per_gpu': 2},
         'val': {k: v for k, v in _options(sets).items() if k not in ('scale', 'phase')},
     }
-    options['network_g']['backbone'] = {'type': 'FFDNet', 'nc': 12, 'nb': 9}
+    options['network_g'] |= {'backbone': {'type': 'FFDNet', 'nc': 12, 'nb': 9}, 'sites': 'auto'}
     options['network_g']['unit'] = {'type': 'RegionUnit', 'width': 4}
     done = run_cli('train', '-opt', write_options(tmp_path / 'x.yml', options), '--root', tmp_path)
     assert done.returncode == 0, done.stderr

@@ -126,6 +126,13 @@ def test_missing_images_are_refused_unless_common(write):
     assert 'B100, psnr: 1 images left out that a file lacks' in found['text']
 
 
+def test_files_without_an_image_in_common_are_no_arms(write):
+    b = content(draw=1)
+    b['datasets']['B100']['psnr']['per_image'] = {}
+    words = (write('a.json', content()), write('none.json', b))
+    assert 'compare: B100, psnr: the files have no image in common; nothing to compare' in refused(*words, '--common')
+
+
 def test_lower_is_better_where_the_metric_says_so(write):
     a, b = content(), content(0.5)
     for record in (a, b):

@@ -79,9 +79,9 @@ def test_colours_are_told_apart_by_the_colour_blind():
 def test_curves_of_arms_and_seeds(tmp_path: Path):
     runs = [Curve((10, 20, 30), (1.0, 2.0, 4.0)), Curve((10, 30), (3.0, 2.0))]
     assert mean_curve(runs) == ([10, 30], [2.0, 3.0])
-    paths = write_curves({'SPT': runs, 'LoRA': [Curve((10, 20), (1.0, 1.5))]}, tmp_path / 'c', 'PSNR (dB)')
+    paths = write_curves({'SPT': runs, 'a $x_{ b$': [Curve((10, 20), (1.0, 1.5))]}, tmp_path / 'c', 'PSNR (dB)')
     texts = _texts(paths[1].read_text())
-    assert {'SPT', 'LoRA', 'iteration', 'PSNR (dB)'} <= set(texts)
+    assert {'SPT', 'a $x_{ b$', 'iteration', 'PSNR (dB)'} <= set(texts)  # no formula
 
 
 def test_curves_come_from_tensorboard_else_from_the_log(here: Path):

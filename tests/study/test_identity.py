@@ -52,6 +52,7 @@ def _changed(opt, path: str, value):
         ('network_g/unit/path', 'inline'),
         ('network_g/backbone/in_nc', 3),
         ('datasets/train/to_rgb', False),
+        ('network_g/rules', 3),  # units stand where the options say, by these as by newer rules
     ],
 )
 def test_the_same_run(options, tmp_path, path, value):
@@ -74,10 +75,23 @@ def test_the_same_run(options, tmp_path, path, value):
         ('datasets/train/gt_size', 32),
         ('datasets/train/use_rot', False),
         ('datasets/train/to_rgb', True),
+        ('network_g/rules', 2),
     ],
 )
 def test_another_run(options, tmp_path, path, value):
     assert _id(_changed(options, path, value), tmp_path) != _id(options, tmp_path)
+
+
+def test_rules_count_where_they_mean_something(options, tmp_path):
+    """Runs of 0.2 before rules 4 keep their names but where `auto` puts units behind other blocks."""
+    for key, value, differs in (
+        ('sites', 'auto', True),
+        ('tune', 'lora', False),
+        ('backbone', {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3}, False),
+    ):
+        now = _changed(_changed(options, 'network_g/sites', 'auto'), f'network_g/{key}', value)
+        before = _changed(now, 'network_g/rules', 3)
+        assert (_id(now, tmp_path) != _id(before, tmp_path)) == differs, key
 
 
 def test_content_counts_and_paths_do_not(options, tmp_path):

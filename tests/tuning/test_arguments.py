@@ -64,7 +64,7 @@ def test_a_schedule_that_reaches_the_end_is_taken(net: SPTNet):
 )
 def test_a_network_of_other_images_than_the_gt_is_refused(photographs, tmp_path, backbone: dict, match: str):
     options = base_options(photographs, trains=True)
-    options['network_g']['backbone'] = backbone
+    options['network_g'] |= {'backbone': backbone, 'sites': 'auto'}
     path = write_options(tmp_path / 'x.yml', options)
     done = run_cli('train', '-opt', path)
     assert done.returncode == 2, done.stderr

@@ -134,7 +134,7 @@ def test_ranks_validate_a_network_with_buffers(options: dict, photographs: Path,
         options['datasets'][phase] |= {'dataroot_gt': str(tmp_path / 'clean')}
     options['datasets']['train'] |= {'gt_size': 16}
     backbone = {'type': 'DnCNN', 'in_nc': 3, 'out_nc': 3, 'nc': 8, 'nb': 9, 'act_mode': 'BR'}
-    options['network_g'] |= {'backbone': backbone, 'backbone_weights': None}
+    options['network_g'] |= {'backbone': backbone, 'backbone_weights': None, 'sites': 'auto'}
     options['scale'] = 1
     path = write_options(tmp_path / 'x.yml', options)
     assert finish(start(tune, path, tmp_path, launcher='pytorch', world=2)) == [0, 0]
