@@ -71,3 +71,10 @@ def trained(net: SPTNet, steps: int = 2, channels: int = 3) -> SPTNet:
         (net(lq, masks) - 0.3).abs().mean().backward()
         optimizer.step()
     return net
+
+
+def filled(net: SPTNet) -> SPTNet:
+    """Returns the network in eval mode, with an adapter of random numbers."""
+    for value in net.adapter_parameters().values():
+        torch.nn.init.normal_(value, std=0.05)
+    return net.eval()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import sptsr
 from sptsr.archs.adapter import load_adapter, read_adapter, save_adapter
@@ -13,6 +12,7 @@ from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 from sptsr.core.registry import ARCH_REGISTRY, lookup
 from sptsr.core.version import RULES
+from tests.archs.cases import filled
 
 SIX = {'type': 'IMDN', 'nf': 16, 'upscale': 2}
 ALL = [f'IMDB{number}' for number in range(1, 7)]
@@ -21,12 +21,6 @@ ODD = ALL[::2]
 
 def _paths(net: SPTNet) -> list[str]:
     return [site.path for site in net.sites]
-
-
-def _filled(net: SPTNet) -> SPTNet:
-    for value in net.adapter_parameters().values():
-        nn.init.normal_(value, std=0.05)
-    return net.eval()
 
 
 def _with_lora(net: SPTNet) -> set[str]:
@@ -78,7 +72,7 @@ def test_lora_alone_goes_into_all_blocks():
 @torch.no_grad()
 def test_an_adapter_of_older_rules_keeps_its_units(tmp_path: Path, tune):
     torch.save(sptsr.detach(SPTNet(SIX)).state_dict(), weights := tmp_path / 'imdn.pth')
-    old = _filled(SPTNet(SIX, str(weights), tune=tune, rules=3))
+    old = filled(SPTNet(SIX, str(weights), tune=tune, rules=3))
     section = {key: value for key, value in old.options.items() if key != 'rules'}
     save_adapter(tmp_path / 'old.safetensors', old, section, 7)
     lq, masks = torch.rand(2, 3, 12, 15), (torch.rand(2, 64, 12, 15) < 0.4).float()
@@ -112,7 +106,7 @@ def test_an_adapter_that_is_refused_changes_nothing(tmp_path: Path):
     torch.save(sptsr.detach(SPTNet(SIX)).state_dict(), weights := tmp_path / 'imdn.pth')
     old = SPTNet(SIX, str(weights), unit={'width': 8}, rules=3)
     save_adapter(tmp_path / 'narrow.safetensors', old, old.options, 7)
-    net = _filled(SPTNet(SIX, str(weights)))
+    net = filled(SPTNet(SIX, str(weights)))
     lq, masks = torch.rand(1, 3, 12, 15), (torch.rand(1, 64, 12, 15) < 0.4).float()
     expected = net(lq, masks)
     for key, message in ((None, 'tensors do not fit'), ('params_ema', "has no entry 'params_ema'")):

@@ -8,26 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import sptsr
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 from sptsr.evaluation.cost import count_parameters
 from sptsr.restoring.export import example, expected, export
-from tests.archs.cases import CASES, inputs, make_net, trained
+from tests.archs.cases import CASES, filled, inputs, make_net, trained
 
 NETWORKS = ('IMDN', 'SwinIR denoising', 'FFDNet', 'CARN_M')
 
 
 def _both(case: str) -> SPTNet:
     return make_net(case, tune='adapter+lora', rank=2)
-
-
-def _filled(net: SPTNet) -> SPTNet:
-    for value in net.adapter_parameters().values():
-        nn.init.normal_(value, std=0.05)
-    return net.eval()
 
 
 @pytest.mark.parametrize('case', NETWORKS)
@@ -48,7 +41,7 @@ def test_it_starts_as_its_backbone_and_both_learn(case: str):
 @pytest.mark.parametrize('case', NETWORKS)
 @torch.no_grad()
 def test_each_alone_is_what_it_is_without_the_other(case: str):
-    net = _filled(_both(case))
+    net = filled(_both(case))
     lq, masks = inputs(12, 16)
     state = {name: value.clone() for name, value in net.adapter_state().items()}
     whole = net(lq, masks)
@@ -65,7 +58,7 @@ def test_each_alone_is_what_it_is_without_the_other(case: str):
 @pytest.mark.parametrize('case', NETWORKS)
 @torch.no_grad()
 def test_merged_and_taken_out(case: str):
-    net = _filled(_both(case))
+    net = filled(_both(case))
     lq, masks = inputs(12, 16)
     apart = net(lq, masks)
     assert not torch.equal(net(lq, 1 - masks), apart)
@@ -81,7 +74,7 @@ def test_merged_and_taken_out(case: str):
 def test_a_file_has_both(tmp_path: Path):
     section = {'type': 'IMDN', **CASES['IMDN'][1]}
     torch.save(make_net('IMDN').backbone.state_dict(), tmp_path / 'imdn.pth')
-    net = _filled(SPTNet(section, str(tmp_path / 'imdn.pth'), tune='adapter+lora', rank=3))
+    net = filled(SPTNet(section, str(tmp_path / 'imdn.pth'), tune='adapter+lora', rank=3))
     sptsr.save(net, tmp_path / 'a.safetensors')
     again = sptsr.load(tmp_path / 'a.safetensors')
     assert (again.tune, again.options['rank']) == ('adapter+lora', 3)
@@ -98,7 +91,7 @@ def test_a_file_has_both(tmp_path: Path):
 
 @torch.no_grad()
 def test_it_is_exported(tmp_path: Path):
-    net = _filled(_both('FFDNet'))
+    net = filled(_both('FFDNet'))
     made = export(net, tmp_path / 'model.onnx')
     assert made.record['tune'] == 'adapter+lora'
     assert made.record['unit'] == 'ModulationUnit'
@@ -116,7 +109,7 @@ def test_lora_at_other_sites_than_the_units(tmp_path: Path):
     def layers(net: SPTNet) -> list[str]:
         return [name for name in net.adapter_parameters() if '.lora_A.' in name]
 
-    net = _filled(SPTNet(section, str(tmp_path / 'imdn.pth'), sites=['IMDB2'], lora_sites=['IMDB*'], **both))
+    net = filled(SPTNet(section, str(tmp_path / 'imdn.pth'), sites=['IMDB2'], lora_sites=['IMDB*'], **both))
     assert [site.path for site in net.sites] == ['IMDB2']
     assert layers(net) == layers(SPTNet(section, **both))
     one = layers(SPTNet(section, sites=['IMDB2'], lora_sites='IMDB1', **both))
