@@ -111,6 +111,7 @@ def _proposal(net: nn.Module, section: Mapping[str, Any], plugins: Sequence[str]
     if find_recipe(section['type']):
         with suppress(UserError):  # of so few blocks that it finds no place
             sites = place(net, section, 'auto').sites_of_units(RULES)
-            named = f'{sites[0].path} to {sites[-1].path}' if len(sites) > 1 else sites[0].path
-            lines += ['', f'`sites: auto` knows this network: {len(sites)} unit{"s"[: len(sites) > 1]}, {named}.']
+            several = f'{len(sites)} units, {sites[0].path} to {sites[-1].path}'
+            found_units = several if len(sites) > 1 else f'1 unit, {sites[0].path}'
+            lines += ['', f'`sites: auto` knows this network: {found_units}.']
     return lines

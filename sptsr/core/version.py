@@ -12,7 +12,7 @@ __version__ = '0.2.0'
 # 2: `PlainStem`, and `CarriedPrior` keeps the detail.
 # 3: where nothing names a stem, it is `GeometryStem` or `GreyStem` in place of `MaskStem` or `PlainStem`.
 # 4: where `sites` is `auto`, IMDN has a unit behind every second block in place of each.
-RULES = 4
+RULES = 4  # and the upper bound of `rules` of SPTNet, where the catalogue wants a plain number
 
 
 def commit() -> str | None:
