@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from sptsr.core.errors import UserError
+
 
 def add_options(commands: argparse._SubParsersAction) -> None:
     """Adds `options`."""
@@ -23,6 +25,8 @@ def add_options(commands: argparse._SubParsersAction) -> None:
 
 def _options(options: argparse.Namespace) -> int:
     if options.schema:
+        if options.force_yml:
+            raise UserError('options: --schema has no values to override; leave one of it and --force_yml out')
         from sptsr.options.json_schema import json_schema
 
         print(json.dumps(json_schema(), indent=1))

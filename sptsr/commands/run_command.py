@@ -47,10 +47,10 @@ def _train(options: argparse.Namespace) -> int:
     from sptsr.tuning.training import train_pipeline
 
     live = sys.stderr.isatty()
-    train_pipeline(
+    model = train_pipeline(
         options.opt, options.root, options.auto_resume, options.fresh, options.force_yml, live, options.launcher
     )
-    return 0
+    return 128 + model.stopped_by if model.stopped_by else 0  # as of a shell, so that `sptsr train ... &&` ends, too
 
 
 def _test(options: argparse.Namespace) -> int:

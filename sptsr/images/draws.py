@@ -70,7 +70,8 @@ class Degradation(Drawn):
         if not least <= self.low <= self.high <= most or (whole and any(amount % 1 for amount in amounts)):
             shown = amount_text(self.low, self.high)
             kind = 'a whole number ' if whole else ''
-            raise UserError(f'prior degrade: --{self.kind} {shown} must be {kind}in {least}..{most}')
+            order = ', the lower amount first' if self.low != self.high else ''
+            raise UserError(f'prior degrade: --{self.kind} {shown} must be {kind}in {least}..{most}{order}')
         if not 1 <= self.draws <= MOST_DRAWS:
             raise UserError(f'prior degrade: --draws {self.draws} must be in 1..{MOST_DRAWS}')
         if not 0 <= self.seed < 1 << 63:

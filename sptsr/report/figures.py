@@ -71,6 +71,10 @@ def literal(text: str) -> str:
     return text.replace('$', r'\$')
 
 
+def _in_legend(name: str) -> str:
+    return literal(f' {name}' if name.startswith('_') else name)  # a legend leaves out what begins with `_`
+
+
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Any]:
     """Yields an empty figure of a size in inches; raises UserError where matplotlib is not installed."""
@@ -128,7 +132,7 @@ def write_scatter(
             x, y = [point.x for point in own], [point.y for point in own]
             axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.5, zorder=1)
             axes.scatter(
-                x, y, s=18, color=colour, marker=_MARKERS[number % len(_MARKERS)], label=literal(name), zorder=3
+                x, y, s=18, color=colour, marker=_MARKERS[number % len(_MARKERS)], label=_in_legend(name), zorder=3
             )
             for point in own:
                 if point.spread:
@@ -174,7 +178,8 @@ def write_curves(
             for curve in curves if len(curves) > 1 else ():
                 axes.plot(curve.steps, curve.values, alpha=0.3, linewidth=0.5, **look)
             steps, values = mean_curve(curves)
-            axes.plot(steps, values, label=literal(name), marker='.' if len(steps) < 20 else None, markersize=3, **look)
+            look |= {'label': _in_legend(name), 'marker': '.' if len(steps) < 20 else '', 'markersize': 3}
+            axes.plot(steps, values, **look)
         axes.set(xlabel='iteration', ylabel=literal(y_label))
         axes.grid(True)
         axes.legend(loc='best', handlelength=2.4)

@@ -68,6 +68,7 @@ class SPTModel(BaseModel):
         if isinstance(self.net_g, SPTNet) and not self.is_train:
             self.net_g.merge()
         self.ranks = Ranks(opt['rank'], opt['world_size'])
+        self.stopped_by = 0  # the signal that ended the training early
         self.best_metric_results: dict[str, Any] = {}
         self.validation_results: dict[str, Results] = {}
         self.validated: dict[str, Any] = {'iter': 0, 'metrics': {}}  # means of the last validation, by set and metric

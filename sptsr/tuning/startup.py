@@ -22,6 +22,7 @@ from sptsr.data.checked import open_dataset
 from sptsr.data.loader import eval_loader
 from sptsr.evaluation.metrics import read_metrics
 from sptsr.options.load import Options, load_options
+from sptsr.tuning.adapter_files import best_file
 from sptsr.tuning.model import SPTModel
 
 
@@ -114,6 +115,11 @@ def eval_loaders(opt: dict[str, Any], ranks: Ranks) -> list[DataLoader]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"datasets: two sets are called '{name}'; give each a name of its own")
+        same = [other for other in names if best_file(Path(), other, '') == best_file(Path(), name, '')]
+        if opt['is_train'] and len(same) > 1:
+            raise UserError(
+                f"datasets: the best adapters of '{same[0]}' and '{same[1]}' would be one file; rename one of the sets"
+            )
     return [eval_loader(open_dataset(data), ranks) for data in sections]
 
 

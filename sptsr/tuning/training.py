@@ -34,10 +34,10 @@ from sptsr.tuning.states import find_state, prune, put_aside_later, read_state, 
 
 
 class _Stop:
-    """Notes SIGINT and SIGTERM in `asked`, which the loop looks at; a second signal raises KeyboardInterrupt."""
+    """Notes SIGINT or SIGTERM in `asked`, at which the loop looks (0: none); a second one raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0
 
     def __enter__(self) -> _Stop:
         self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -50,7 +50,7 @@ class _Stop:
     def _note(self, number: int, _frame: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = number
         logs.get().info('%s: finishing this step and saving', signal.Signals(number).name)
 
 
@@ -81,7 +81,7 @@ def train_pipeline(
         quiet: only warnings go to stderr; the log file gets all lines.
 
     Returns:
-        the model after its last iteration.
+        the model after its last iteration; its `stopped_by` is the signal that ended the run early, or 0.
 
     Raises:
         UserError: any mistake in options, data, weights or state, before a folder is made.
@@ -190,6 +190,7 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, s
         if iteration > start:
             _save(options, model, iteration)
         logs.get().info('Stopped at iteration %d of %d; the same command goes on.', iteration, total)
+        model.stopped_by = stop.asked
         return
     target = latest_file(Path(opt['path']['models']))
     with ranks.together():

@@ -253,7 +253,7 @@ def test_an_lmdb_of_draws_has_their_priors(made, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'match'),
     [
-        (['--noise', '50:5'], '--noise 50:5 must be in 0..255'),
+        (['--noise', '50:5'], '--noise 50:5 must be in 0..255, the lower amount first'),
         (['--noise', 'nan'], 'must be in 0..255'),
         (['--noise', '5:x'], 'must be a number, or LOW:HIGH'),
         (['--jpeg', '5:50'], 'a range, --draws and --gray are for --noise'),

@@ -45,6 +45,12 @@ def test_mistakes_are_reported_as_in_training(here: Path):
     assert done.stdout == ''
 
 
+def test_the_schema_has_no_options_to_override():
+    done = run_cli('options', '--schema', '--force_yml', 'name=x')
+    assert (done.returncode, done.stdout) == (2, '')
+    assert 'leave one of it and --force_yml out' in done.stderr
+
+
 @pytest.fixture(scope='module')
 def schema() -> dict:
     """What `sptsr options --schema` prints."""

@@ -57,9 +57,9 @@ def test_labels_do_not_cover_each_other(points: list, monkeypatch: pytest.Monkey
 
 
 def test_series_of_several_points_have_a_legend(tmp_path: Path):
-    points = [Point(name, x, y, arm) for arm, y in (('SPT', 28.1), ('plain', 28)) for name, x in (('A', 4), ('B', 9))]
+    points = [Point(name, x, y, arm) for arm, y in (('_SPT', 28.1), ('plain', 28)) for name, x in (('A', 4), ('B', 9))]
     texts = _texts(write_scatter(points, tmp_path / 'a', 'x', 'y')[1].read_text())
-    assert [texts.count(word) for word in ('SPT', 'plain', 'A', 'B')] == [1, 1, 1, 1]
+    assert [texts.count(word) for word in (' _SPT', 'plain', 'A', 'B')] == [1, 1, 1, 1]
 
 
 def test_colours_are_told_apart_by_the_colour_blind():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sptsr.archs.adapter import read_adapter
+from sptsr.core.errors import UserError
 from sptsr.tuning.adapter_files import adopt_best
 from sptsr.tuning.model import SPTModel
 from sptsr.tuning.states import read_state
@@ -42,6 +43,14 @@ def test_it_is_kept_when_it_is_best_and_survives_a_cut(options: dict, tmp_path: 
     assert again.best_metric_results == model.best_metric_results
     assert {metric: file.read_bytes() for metric, file in files.items()} == content
     _figures(again, home)
+
+
+def test_two_sets_never_share_the_file_of_their_best(options: dict, tmp_path: Path):
+    (phase,) = options['datasets'].keys() - {'train'}
+    options['datasets'] |= {'val_2': {**options['datasets'][phase], 'name': 'a_set'}}
+    with pytest.raises(UserError, match="the best adapters of 'a set' and 'a_set' would be one file"):
+        train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
+    assert not (tmp_path / 'experiments').exists()
 
 
 def _figures(model: SPTModel, home: Path) -> None:

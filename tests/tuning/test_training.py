@@ -155,7 +155,7 @@ def test_a_signal_finishes_the_step_and_saves(options: dict, tmp_path: Path, wor
     _wait(lambda: len(list(states.glob('*.state'))) >= 2)
     os.killpg(process.pid, signal.SIGTERM)  # the workers too, as a scheduler does
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
+    assert process.returncode == 128 + signal.SIGTERM, stderr
     assert 'the same command goes on' in stderr
     last = max(int(p.stem) for p in states.glob('*.state'))
     assert f'Stopped at iteration {last} of 100000' in stderr
