@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from logging import Logger
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from basicsr.utils import AvgTimer, MessageLogger, get_time_str
+from basicsr.utils import AvgTimer, MessageLogger
 
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks
 from sptsr.core.errors import UserError
-from sptsr.core.files import remove_temporaries, write_text
 from sptsr.core.progress import bar
 from sptsr.core.version import RULES
 from sptsr.data.checked import open_dataset
 from sptsr.data.loader import TrainStream, train_loader
 from sptsr.options.load import Options
 from sptsr.report.boards import Boards
-from sptsr.tuning.adapter_files import is_finished, latest_file, with_adapters
+from sptsr.tuning.adapter_files import latest_file, with_adapters
 from sptsr.tuning.model import UNTRAINED, SPTModel
+from sptsr.tuning.run_folder import RunFolder
 from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started, worker_killed
-from sptsr.tuning.states import find_state, prune, put_aside_later, read_state, write_state
+from sptsr.tuning.states import prune, put_aside_later, write_state
 
 
 class _Stop:
@@ -86,15 +83,14 @@ def train_pipeline(
     Raises:
         UserError: any mistake in options, data, weights or state, before a folder is made.
     """
-    with started(path, True, root, force, launcher) as (options, ranks):
-        opt = options.opt
-        home = Path(opt['path']['experiments_root'])
+    with started(path, True, root, force, launcher) as (options, ranks), RunFolder(options, Path(root)) as folder:
+        opt, home = options.opt, folder.home
         state = None
         if fresh and opt['path'].get('resume_state'):
             raise UserError('--fresh: begins anew, and path.resume_state names a state to go on from; remove one')
         with ranks.together():
             if ranks.first and not fresh:
-                state = _found_state(opt, home, options.sha256, auto_resume)
+                state = folder.found_state(auto_resume)
         state = ranks.share(state)
         with ranks.together():
             loaders = _Loaders(opt, state['iter'] if state else 0, ranks)
@@ -110,16 +106,12 @@ def train_pipeline(
             model.history = {'changed': before['changed'] or differs, 'processes': processes}
         with ranks.together():
             if ranks.first:
-                if state is None and any(
-                    itertools.chain(home.glob('models/*.safetensors'), home.glob('training_states/*.state'))
-                ):
-                    _put_aside(home, Path(root) / 'tb_logger' / opt['name'])
+                folder.prepare(anew=state is None)
                 if state:
                     left = differs or bool(opt['path'].get('resume_state'))
                     put_aside_later(home / 'training_states', home / 'models', state['iter'], left)
                     if left:
                         model.best_metric_results = with_adapters(home / 'models', model.best_metric_results)
-                _prepare_folders(options, home)
         model.best_metric_results = ranks.share(model.best_metric_results)
         _log_start(start_log(opt, ranks, not progress, quiet), opt, model, loaders, state)
         with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:
@@ -260,35 +252,6 @@ def _save(options: Options, model: SPTModel, iteration: int) -> None:
         keep_last = options.opt['logger']['keep_last']
         if keep_last:
             prune(Path(path['training_states']), Path(path['models']), keep_last, path.get('resume_state'))
-
-
-def _found_state(opt: dict[str, Any], home: Path, sha256: str, auto_resume: bool) -> dict[str, Any] | None:
-    """Returns the state that a run goes on from; None starts anew."""
-    named, total = opt['path'].get('resume_state'), int(opt['train']['total_iter'])
-    finished = is_finished(home / 'models', total)
-    state = (
-        read_state(Path(named)) if named else find_state(home / 'training_states', sha256, total, auto_resume, finished)
-    )
-    if state and state['iter'] > total:
-        raise UserError(
-            f'{state["path"]}: is of iteration {state["iter"]}, beyond train.total_iter, {total}; '
-            'raise that, or say --fresh to begin anew'
-        )
-    return state
-
-
-def _put_aside(*folders: Path) -> None:
-    for folder in folders:
-        if folder.exists():
-            folder.rename(f'{folder}_archived_{get_time_str()}')
-
-
-def _prepare_folders(options: Options, home: Path) -> None:
-    for folder in ('models', 'training_states'):
-        (home / folder).mkdir(parents=True, exist_ok=True)
-        remove_temporaries(home / folder)
-    command = f'# {time.strftime("%Y-%m-%d %H:%M:%S")}: {" ".join(sys.argv)}\n'
-    write_text(home / Path(options.path).name, command + yaml.safe_dump(options.given, sort_keys=False))
 
 
 def _log_start(

@@ -1,0 +1,98 @@
+"""The folder of a run: who works in it, what it goes on from, and what is put aside."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+from basicsr.utils import get_time_str
+
+from sptsr.core.errors import UserError
+from sptsr.core.files import remove_temporaries, write_text
+from sptsr.core.locks import try_lock
+from sptsr.options.load import Options
+from sptsr.tuning.adapter_files import is_finished
+from sptsr.tuning.states import find_state, read_state
+
+_PATIENCE = 5.0  # seconds: workers of a run that was killed hold its lock until they notice
+
+
+class RunFolder:
+    """The folder of a run, in which one process at a time trains; as a context it is free at the end.
+
+    The lock lies beside the folder, as the folder may be renamed.
+
+    Args:
+        options: complete options.
+        root: where `experiments/` and `tb_logger/` are.
+    """
+
+    def __init__(self, options: Options, root: Path) -> None:
+        opt = options.opt
+        self.options = options
+        self.home = Path(opt['path']['experiments_root'])
+        self.boards = root / 'tb_logger' / opt['name']
+        self.lock: TextIO | None = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.lock is not None:
+            fcntl.flock(self.lock, fcntl.LOCK_UN)  # in workers that still live, too
+            self.lock.close()
+
+    def found_state(self, auto_resume: bool) -> dict[str, Any] | None:
+        """Returns the state that the run goes on from; None starts anew.
+
+        Raises:
+            UserError: another process trains here, or a state that is named cannot be read or lies beyond the end.
+        """
+        if self.home.exists():
+            self._hold()
+        opt = self.options.opt
+        named, total = opt['path'].get('resume_state'), int(opt['train']['total_iter'])
+        finished = is_finished(self.home / 'models', total)
+        state = (
+            read_state(Path(named))
+            if named
+            else find_state(self.home / 'training_states', self.options.sha256, total, auto_resume, finished)
+        )
+        if state and state['iter'] > total:
+            raise UserError(
+                f'{state["path"]}: is of iteration {state["iter"]}, beyond train.total_iter, {total}; '
+                'raise that, or say --fresh to begin anew'
+            )
+        return state
+
+    def prepare(self, anew: bool) -> None:
+        """Makes the folder; what another run left there is put aside first where this one starts `anew`."""
+        self._hold()
+        files = itertools.chain(self.home.glob('models/*.safetensors'), self.home.glob('training_states/*.state'))
+        if anew and any(files):
+            for folder in (self.home, self.boards):
+                if folder.exists():
+                    folder.rename(f'{folder}_archived_{get_time_str()}')
+        for name in ('models', 'training_states'):
+            (self.home / name).mkdir(parents=True, exist_ok=True)
+            remove_temporaries(self.home / name)
+        command = f'# {time.strftime("%Y-%m-%d %H:%M:%S")}: {" ".join(sys.argv)}\n'
+        given = yaml.safe_dump(self.options.given, sort_keys=False)
+        write_text(self.home / Path(self.options.path).name, command + given)
+
+    def _hold(self) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while self.lock is None:
+            try:
+                self.lock = try_lock(self.home.with_name(f'.{self.home.name}.lock'))
+            except UserError:
+                return  # the disk cannot lock files: that is no reason not to train on it
+            if self.lock is None and time.monotonic() > deadline:
+                raise UserError(f'{self.home}: another process trains here; wait for it, or choose another name')
+            if self.lock is None:
+                time.sleep(0.05)

@@ -1,0 +1,37 @@
+"""The folder of a run belongs to one process at a time."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sptsr.tuning.training import train_pipeline
+from tests.conftest import base_options, write_options
+
+
+def test_two_trainings_do_not_share_a_folder(photographs: Path, tiny_weights: Path, tmp_path: Path):
+    """The second one put the first one's folder aside, and the first went on in its place."""
+    options = base_options(photographs, trains=True)
+    options['network_g']['backbone_weights'] = str(tiny_weights)
+    options['train']['total_iter'] = 100000
+    path = write_options(tmp_path / 'x.yml', options)
+    other = write_options(tmp_path / 'y.yml', {**options, 'manual_seed': 4})
+    command = [sys.executable, '-m', 'sptsr.train', '--root', tmp_path, '-opt']
+    home = tmp_path / 'experiments' / 'tiny'
+    with subprocess.Popen([*command, path], stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not list(home.glob('training_states/*.state')):
+                assert process.poll() is None
+                assert time.monotonic() < deadline, 'nothing happened in time'
+                time.sleep(0.02)
+            before = home.stat().st_ino
+            for words in ([path], [other, '--fresh']):
+                done = subprocess.run([*command, *words], stderr=subprocess.PIPE, text=True, check=False)
+                assert done.returncode == 2
+                assert done.stderr.endswith('another process trains here; wait for it, or choose another name\n')
+            assert home.stat().st_ino == before
+        finally:
+            process.terminate()
+    force = ['train:total_iter=1']
+    assert train_pipeline(path, tmp_path, fresh=True, force=force).stopped_by == 0  # it is free again
