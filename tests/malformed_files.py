@@ -173,6 +173,11 @@ LABELS = {
     'other size': (_npy(np.ones((7, 9), np.int64)), '7x9|9x7'),
     'torn .json': (lambda root: _labels(root, '.json', b'[{'), 'not readable as JSON'),
     'polygons': (_polygons, "'segmentation' is no RLE"),
+    'no records': (
+        lambda root: _labels(root, '.json', b'{"masks": []}'),
+        "must be a list of records with 'segmentation'",
+    ),
+    'records of null': (lambda root: _labels(root, '.json', b'{"annotations": null}'), "or have one in 'annotations'"),
     'empty .png': (lambda root: _labels(root, '.png', b''), 'not a readable PNG'),
 }
 

@@ -113,7 +113,7 @@ def test_sites_of_usual_networks_need_no_arguments(tmp_path: Path):
         (['SwinIIR'], "no arch is called 'SwinIIR'; did you mean 'SwinIR'"),
         (['IMDN', 'upscael=2'], "IMDN takes no 'upscael'; did you mean 'upscale'"),
         (['IMDN', 'upscale'], "'upscale' is not of the form k=v"),
-        (['none.py:Net'], 'plugins: none.py: no such file'),
+        (['none.py:Net'], 'sptsr: none.py: no such file'),
         (['spandrel', 'path=none.pth'], 'none.pth: no such file'),
         (['-opt', 'none.yml'], 'none.yml: cannot read it'),
     ],
@@ -131,4 +131,4 @@ def test_a_plugin_that_fails_keeps_its_traceback(tmp_path: Path):
     assert done.returncode == 2
     assert 'line 2' in done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert last == 'sptsr: plugins: broken.py: importing it failed (of its author); its traceback is above'
+    assert last == 'sptsr: broken.py: importing it failed (of its author); its traceback is above'

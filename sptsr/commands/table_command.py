@@ -97,7 +97,7 @@ def _table(options: argparse.Namespace) -> int:
     check_writable(out)
     failures = [] if options.report_only else run_plan(plan, slots, options.nproc, start)
     blocks = write_table(plan, out, failures, options.figures)
-    print((out / 'table.md').read_text())
+    print((out / 'table.md').read_text(encoding='utf-8'))
     wrong = [str(failure) for failure in failures]
     if options.check is not None:
         wrong += [f'--check {options.check:g}: {line}' for line in far_off(plan.study, blocks, options.check)]

@@ -136,7 +136,7 @@ def _from_source() -> dict[str, dict[str, Entry]]:
     found: dict[str, dict[str, Entry]] = {kind: {} for kind in ('unit', 'stem', 'source')}
     modules = [module for package in BASICSR for module in _modules_in(package)]
     for module in (*modules, *OWN):
-        for theirs, suffix, ours, other_name, name in _DECORATOR.findall(_path(module).read_text()):
+        for theirs, suffix, ours, other_name, name in _DECORATOR.findall(_path(module).read_text(encoding='utf-8')):
             key = other_name or (f'{name}_{suffix}' if suffix else name)
             found.setdefault((theirs or ours).lower(), {})[key] = Entry(module, name)
     return found
@@ -187,7 +187,7 @@ def _path(module: str) -> Path:
 
 @functools.cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(_path(module).read_text())
+    return ast.parse(_path(module).read_text(encoding='utf-8'))
 
 
 def _arguments(module: str, name: str, method: str) -> dict[str, Parameter] | None:

@@ -143,7 +143,10 @@ def import_named(name: str) -> tuple[str, list[str]]:
         raise UserError(f'{name}: is a file; say what of it, {name}:NAME')
     file, _, registered = name.rpartition(':')
     plugins = [file] if file else []
-    import_plugins(plugins)
+    try:
+        import_plugins(plugins)
+    except UserError as error:
+        raise UserError(str(error).removeprefix('plugins: ')) from error  # no option of this name was given
     return registered, plugins
 
 

@@ -147,7 +147,10 @@ def import_plugins_of(opt: Mapping[str, Any], lines: Lines, path: str | os.PathL
         from sptsr.core.registry import import_plugins, register_all
 
         register_all()  # a plug-in that takes a name of ours is told so
-        import_plugins(plugins)
+        try:
+            import_plugins(plugins)
+        except UserError as error:
+            raise UserError(f'{lines.get(("plugins",), path)}: {error}') from error
 
 
 def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:

@@ -151,6 +151,8 @@ def _merged(path: Path, parts: Sequence[Part], is_train: bool) -> tuple[dict[str
     problems = wrong_values(opt, TOP, ())
     if problems:  # what comes next looks into these sections
         raise UserError(report(str(path), lines, problems))
+    if is_train and isinstance(opt.get('val'), dict):
+        opt['val'].pop('bands', None)  # of the test's sets; no set is validated here
     make_whole(opt)
     import_plugins_of(opt, lines, path)  # of rows and arms too
     for name in [name for name, data in (opt.get('datasets') or {}).items() if data is None]:
@@ -189,6 +191,10 @@ def _mistakes(draft: Draft, study: Study) -> Iterator[str]:
     if draft.train is not None:
         problems += check({**draft.train, **named}, True)
     problems += check({**draft.test, **named}, False)
+    if not any(kind_of(phase) == 'test' for phase, _ in sets_of(draft.test)):
+        problems.append((('datasets',), 'datasets: no set is left to test; name one in the option file of the test'))
+    if not (draft.test.get('val') or {}).get('metrics'):
+        problems.append((('val',), 'val.metrics: a table needs at least one metric'))
     problems += _prior_mistakes(draft)
     for problem in dict.fromkeys(problems):
         yield report(where, draft.lines, [problem])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from sptsr.core.errors import UserError, nearest
 from sptsr.core.homes import expanded
 from sptsr.core.yaml_io import Lines
 from sptsr.study.study_file import CONTROLS, Part, Study
+
+_FILES_OF_SOURCES = ('dir', 'names', 'checkpoint')  # arguments of our sources; another's may mean something else
 
 
 @dataclass
@@ -54,6 +56,11 @@ def sets_of(opt: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def note_lacking(draft: Draft) -> None:
     """Notes the files and folders that are not on this machine, sets of a test by their phase; drops validations."""
+    source = (draft.source if draft.arm.tune != 'none' else None) or {}
+    for name in _FILES_OF_SOURCES if ':' not in str(source.get('source')) else ():
+        file = source.get(name)
+        if isinstance(file, str) and not Path(expanded(file)).exists():
+            draft.lacks.append(file)
     for opt in (draft.train, draft.test):
         if opt is None:
             continue
@@ -93,11 +100,26 @@ def _weights(network: Mapping[str, Any]) -> list[Any]:
     return [network.get('backbone_weights'), network.get('path') if network.get('type') == 'spandrel' else None, *inner]
 
 
+def _lacks_own_masks(draft: Draft, drafts: Sequence[Draft]) -> bool:
+    """Returns whether there is no set left for an arm of all that are there for another one that is trained."""
+    there = {
+        phase
+        for other in drafts
+        for phase, _ in sets_of(other.test)
+        if other.arm.tune != 'none' and phase not in other.lacking_sets
+    }
+    return bool(there) and there <= draft.lacking_sets.keys()
+
+
 def leave_out(study: Study, drafts: list[Draft]) -> list[str]:
     """Takes out of a row what a user lacks; returns a line for each thing. `lacks` stays where a case cannot be run."""
     lines = []
     row = drafts[0].row.name
-    sets: dict[str, str] = {phase: path for draft in drafts for phase, path in draft.lacking_sets.items()}
+    for draft in drafts:
+        if _lacks_own_masks(draft, drafts):
+            draft.lacks += draft.lacking_sets.values()
+    rest = [draft for draft in drafts if not draft.lacks] or drafts  # what an arm lacks alone takes no set from others
+    sets: dict[str, str] = {phase: path for draft in rest for phase, path in draft.lacking_sets.items()}
     for phase, path in sets.items():  # all arms of a row see the same images
         names = [draft.test['datasets'].pop(phase, {}).get('name') for draft in drafts]
         name = next((name for name in names if name), phase)

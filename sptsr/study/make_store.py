@@ -37,7 +37,7 @@ def make_store(order: Mapping[str, Any]) -> None:
     """
     path = Path(order['store'])
     note = path.with_name(f'{path.name}.json')
-    if note.is_file():
+    if note.is_file() and path.exists():
         return
     if order['plugins']:
         from sptsr.core.registry import import_plugins, register_all

@@ -22,6 +22,7 @@ from sptsr.study.steps import threads
 from sptsr.study.stores import Recipe, Stores
 from sptsr.tuning.adapter_files import latest_file
 
+_LARGEST = 1 << 28  # bytes of metrics.json that are read; an image takes some 0.5 kB
 _ITERATION = re.compile(rb'iter: *([\d,]+)')
 
 
@@ -88,7 +89,7 @@ class Run:
 
     def _is_complete(self, test: str) -> bool:
         try:
-            content = read_json(self.metrics(test), 'remove it')
+            content = read_json(self.metrics(test), 'remove it', _LARGEST)
         except UserError:  # damaged: measured again
             return False
         content = content if isinstance(content, dict) else {}
@@ -262,5 +263,5 @@ def _made_for(stores: Stores, *options: Mapping[str, Any] | None) -> list[Recipe
 
 def _write_options(path: Path, options: dict[str, Any]) -> None:
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
-    if not path.is_file() or path.read_text() != text:
+    if not path.is_file() or path.read_text(encoding='utf-8') != text:
         write_text(path, text)

@@ -55,8 +55,8 @@ class Recipe:
 
     @property
     def done(self) -> bool:
-        """Whether the store is complete."""
-        return self._beside('json').is_file()
+        """Whether the store is complete, and was not removed since."""
+        return self._beside('json').is_file() and self.path.exists()
 
     @property
     def size(self) -> int:
@@ -134,7 +134,7 @@ class Stores:
     def add_bands(self, cases: Sequence[Case]) -> list[Case]:
         """Returns the cases of one row with the same masks in all of them for figures by where in the image.
 
-        They are those of the row itself: of the first arm that has no masks of its own.
+        They are those of the row itself: of the first arm that has no masks of its own. What `val.bands` names stays.
 
         Args:
             cases: of a row, before `place`.
@@ -151,8 +151,9 @@ class Stores:
         found = []
         for case in cases:
             sets = [data['name'] for data in case.test['datasets'].values()]
-            bands = {name: store for name, store in stores.items() if name in sets}
-            found.append(replace(case, test={**case.test, 'val': {**(case.test.get('val') or {}), 'bands': bands}}))
+            val = case.test.get('val') or {}
+            bands = {name: store for name, store in stores.items() if name in sets} | (val.get('bands') or {})
+            found.append(replace(case, test={**case.test, 'val': {**val, 'bands': bands}}))
         return found
 
     def _of_source(self, data: dict[str, Any], phase: str, source: Mapping[str, Any], plugins: Sequence[str]) -> None:

@@ -59,6 +59,8 @@ def losses_of(train: Mapping[str, Any], device: torch.device) -> dict[str, Calla
         module = _built(f'{key}_opt', find_loss, section).to(device)
         if key == 'stay' and not takes_target(type(module)):
             raise UserError(f'train.stay_opt: {section["type"]} compares with nothing; choose another loss: L1Loss')
+        if getattr(module, 'reduction', None) == 'none':
+            raise UserError(f'train.{key}_opt: reduction: none gives a value a pixel; set reduction: mean')
         found[f'l_{short}'] = functools.partial(_scalar, f'{key}_opt', module, takes_target(type(module)))
     return found
 

@@ -76,8 +76,16 @@ def test_as_processes(here: Path):
     (here / 'broken.py').write_text('import nothing_here\n')
     done = run_cli('test', '-opt', 'test.yml', '--force_yml', 'plugins=[broken.py]', cwd=here)
     assert done.returncode == 2
-    assert "sptsr: plugins: broken.py: importing it failed (No module named 'nothing_here')" in done.stderr
+    assert "plugins: broken.py: importing it failed (No module named 'nothing_here')" in done.stderr
     assert 'Traceback' in done.stderr  # the plugin's own, kept for its author
+
+
+def test_files_are_utf8_whatever_the_locale(here: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in (('LC_ALL', 'C'), ('PYTHONCOERCECLOCALE', '0'), ('PYTHONUTF8', '0')):
+        monkeypatch.setenv(name, value)
+    done = run_process('options', '-opt', 'train.yml', cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert 'ModulationUnit' in done.stdout
 
 
 def test_a_bad_image_in_a_worker_is_one_line(here: Path):

@@ -38,16 +38,17 @@ class _Step:
         self.looks, self.code, self.log = 3, code, log
         run = _run(home.parent, home.name)
         if verb == 'make_store':
-            self.made = log.with_suffix('.json')
+            self.made, self.folder = log.with_suffix('.json'), log.with_suffix('')
         else:
             self.made = run.adapter if verb == 'train' else run.metrics('t')
+            self.folder = self.made.parent
 
     def poll(self):
         self.looks -= 1
         if self.looks > 0:
             return None
         if self.code == 0:
-            self.made.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self.made.write_text('{}')
         return self.code
 

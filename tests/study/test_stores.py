@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,18 @@ def test_masks_of_a_source_need_no_store(study, tmp_path):
     # the figures by place are by the row's masks in all arms
     bands = [case.test['val']['bands']['photographs'] for case in plan.cases.cases]
     assert set(bands) == set(_stores(plan, 'SPT'))
+
+
+def test_a_store_that_was_removed_is_made_again(study, tmp_path):
+    plan = _plan(study, tmp_path, {'SPT': {}}, {'prior': {'source': 'felzenszwalb'}})
+    recipe = next(iter(plan.stores.recipes.values()))
+    _make(recipe)
+    assert recipe.done
+    shutil.rmtree(recipe.path)
+    assert not recipe.done
+    _make(recipe)
+    assert recipe.done
+    assert PriorStore(recipe.path).keys()
 
 
 def test_a_source_of_a_plug_in_that_changed_makes_another_store(study, tmp_path):

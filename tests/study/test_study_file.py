@@ -203,6 +203,44 @@ def test_what_a_user_lacks_is_left_out_and_named(study, tmp_path, photographs):
         make_cases(read_study(write_study(tmp_path, study)))
 
 
+def test_masks_that_one_arm_lacks_take_nothing_from_the_others(study, tmp_path):
+    study['arms']['SAM'] = {'prior': 'no/{}_sam'}
+    cases = make_cases(read_study(write_study(tmp_path, study)))
+    assert {case.arm for case in cases.cases} == {'frozen', 'plain', 'SPT', 'masks of other images'}
+    assert cases.left_out == ('IMDN, SAM is left out: no/photographs_sam is not there',)
+    study['arms']['SAM'] = {'prior': {'source': 'labels', 'dir': 'no/labels'}}
+    cases = make_cases(read_study(write_study(tmp_path, study)))
+    assert cases.left_out == ('IMDN, SAM is left out: no/labels is not there',)
+    # also where the training's masks are there
+    there = {**_test_set(tmp_path), 'dataroot_prior': 'no/masks'}
+    study['arms']['SAM'] = {'datasets': {'test': there}}
+    cases = make_cases(read_study(write_study(tmp_path, study)))
+    assert cases.left_out == ('IMDN, SAM is left out: no/masks is not there',)
+    # a set that some arm cannot be measured on is measured for none
+    study['arms']['SAM'] = {}
+    study['rows'] = {'IMDN': {'datasets': {'test_2': {**there, 'name': 'second'}}}}
+    cases = make_cases(read_study(write_study(tmp_path, study)))
+    assert cases.left_out == ('IMDN: second is left out: no/masks is not there',)
+
+
+def test_a_study_without_sets_or_metrics_is_refused_before_it_runs(study, tmp_path):
+    for changes, message in (
+        ({'datasets': {'test': None}}, r'study.yml:\d+: datasets: no set is left to test'),
+        ({'val': {'metrics': None}}, 'val.metrics: a table needs at least one metric'),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_cases(read_study(write_study(tmp_path, {**study, 'rows': {'IMDN': changes}})))
+
+
+def test_places_of_ones_own_count_before_those_of_the_row(study, tmp_path, photographs):
+    bands = {'photographs': str(photographs / 'prior' / '..' / 'prior')}
+    study['arms']['SPT'] = {'val': {'bands': bands}}
+    plan = make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+    tests = [(use.arm, run.tests[test]['val']['bands']) for run in plan.runs for use, test in run.uses]
+    assert {arm for arm, own in tests if own == bands} == {'SPT'}
+    assert {str(own) for arm, own in tests if arm != 'SPT'} == {str({'photographs': str(photographs / 'prior')})}
+
+
 def _test_set(folder: Path) -> dict:
     import yaml
 

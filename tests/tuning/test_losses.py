@@ -78,7 +78,10 @@ def test_sections_of_one_short_name_are_both_logged():
 
 
 def test_a_loss_without_a_mean_is_refused():
-    loss = losses_of({'pixel_opt': {'type': 'L1Loss', 'reduction': 'none'}}, CPU)['l_pix']
+    with pytest.raises(UserError, match='train.pixel_opt: reduction: none gives a value a pixel; set reduction: mean'):
+        losses_of({'pixel_opt': {'type': 'L1Loss', 'reduction': 'none'}}, CPU)
+    loss = losses_of({'pixel_opt': {'type': 'L1Loss'}}, CPU)['l_pix']
+    loss.args[1].reduction = 'none'
     with pytest.raises(UserError, match=r'train.pixel_opt: gives \[1, 3, 4, 4\] values instead of one; set reduction'):
         loss(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
 

@@ -232,7 +232,9 @@ def _check_count(regions: int, pixels: int, path: Path) -> None:
 def _read_coco(path: Path) -> BoolArray:
     records = read_json(path, 'give one file an image', _JSON_BYTES)
     if isinstance(records, dict):
-        records = records.get('annotations', [])
+        records = records.get('annotations')
+    if not isinstance(records, list) or not all(isinstance(each, dict) and 'segmentation' in each for each in records):
+        raise UserError(f"{path}: must be a list of records with 'segmentation', or have one in 'annotations'")
     masks = []
     for record in records:
         rle = record['segmentation']
