@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from sptsr.archs.backbone import kind_of
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
+from sptsr.core.free_memory import must_fit
 from sptsr.core.registry import register_all
 from sptsr.evaluation.cost import (
     INPUT,
@@ -47,6 +49,7 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
     tuned = section['type'] == 'SPTNet'
     net, size = made_to_measure(section, size)
     macs = [count_macs(net, input_for(net)), count_macs(net, INPUT)]
+    _must_fit(net, size)
     latency = measure_latency(net, size, rounds)
     memory = measure_memory(net, size)
     step = _step(net, options) if tuned else None
@@ -63,6 +66,14 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
             indent=1,
         )
     return _text(net, tuned, macs, latency, memory, step)
+
+
+def _must_fit(net: SPTNet, size: tuple[int, int]) -> None:
+    """Raises UserError for an image that needs more memory than is free, by what a small one needs."""
+    ratio = size[0] * size[1] / (INPUT[0] * INPUT[1])
+    if ratio > 1:
+        needed = ratio * max(measure_memory(net, INPUT))
+        must_fit(f'--size {size[0]} {size[1]}', needed, 'choose a smaller one', kind_of(net)['device'])
 
 
 def _step(net: SPTNet, options: Mapping[str, Any]) -> dict[str, Any] | None:

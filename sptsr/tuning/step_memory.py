@@ -37,6 +37,7 @@ def step_memory(net: SPTNet, train: Mapping[str, Any], batch: int, size: tuple[i
     step = Batch(lq, gt, masks, sigma)
     tuner.set_rates(1)
     tuner.step(step)  # makes the moments
+    tuner.optimizer.zero_grad()  # the next step would do it, and free what it did not take
     moments = [
         value for state in tuner.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
     ]

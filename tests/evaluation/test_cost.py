@@ -167,7 +167,7 @@ def test_memory_of_a_step():
     assert step_memory(nets['all'], train, 4, (24, 24)) > 1.5 * found['all']
 
 
-def test_the_command(here: Path):
+def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch):
     done = run_cli('cost', '-opt', 'train.yml', '--size', '24', '32', '--rounds', '3')
     assert done.returncode == 0, done.stderr
     alone = Path('alone')  # neither images nor weights are there
@@ -200,6 +200,11 @@ def test_the_command(here: Path):
     assert (done.returncode, done.stderr.count('\n')) == (2, 1)
     wrong = Path('train.yml').read_text().replace('gt_size: 64', 'gt_size: abc').replace('optim_g:', 'optim:')
     Path('wrong.yml').write_text(wrong)
+    monkeypatch.setattr('sptsr.core.free_memory.free_bytes', lambda device: 10**6)
+    done = run_cli('cost', '-opt', 'train.yml', '--size', '264', '264')
+    said = r'sptsr: --size 264 264 needs about [\d.,]+ MB of memory, and 1 MB are free; choose a smaller one\n'
+    assert re.fullmatch(said, done.stderr)
+    assert done.returncode == 2
     done = run_cli('cost', '-opt', 'wrong.yml')
     assert done.returncode == 2
     assert re.search(r'wrong.yml:\d+: .*gt_size', done.stderr)
