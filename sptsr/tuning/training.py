@@ -182,7 +182,7 @@ def _run(options: Options, model: SPTModel, loaders: _Loaders, boards: Boards, s
         if iteration > start:
             _save(options, model, iteration)
         logs.get().info('Stopped at iteration %d of %d; the same command goes on.', iteration, total)
-        model.stopped_by = stop.asked
+        model.stopped_by = stop.asked or signal.SIGTERM  # of another rank
         return
     target = latest_file(Path(opt['path']['models']))
     with ranks.together():
