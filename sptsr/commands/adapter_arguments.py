@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from sptsr.core.errors import naming
+
 
 def add_adapter_arguments(command: argparse.ArgumentParser) -> None:
     """Adds `--weights` and `--plugins`."""
@@ -19,4 +21,5 @@ def import_parts(plugins: Sequence[str]) -> None:
     from sptsr.core.registry import import_plugins, register_all
 
     register_all()
-    import_plugins(plugins)
+    with naming('plugins'):
+        import_plugins(plugins)

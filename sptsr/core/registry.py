@@ -122,13 +122,13 @@ def import_plugins(plugins: Sequence[str], root: str | Path = '.') -> None:
                 _register_network(module, file[1], plugin)
             continue
         if not re.fullmatch(r'[^\W\d]\w*(\.[^\W\d]\w*)*', plugin) or plugin == '__main__':
-            raise UserError(f"plugins: '{plugin}' is neither a module's name nor the path of a .py file")
+            raise UserError(f"'{plugin}' is neither a module's name nor the path of a .py file")
         try:
             found = importlib.util.find_spec(plugin) is not None
         except (ImportError, ValueError):  # its package is missing, or was not imported as one
             found = False
         if not found:
-            raise UserError(f"plugins: no module '{plugin}'; install it, or give the path of a .py file")
+            raise UserError(f"no module '{plugin}'; install it, or give the path of a .py file")
         _guarded(lambda plugin=plugin: importlib.import_module(plugin), plugin)
 
 
@@ -143,16 +143,13 @@ def import_named(name: str) -> tuple[str, list[str]]:
         raise UserError(f'{name}: is a file; say what of it, {name}:NAME')
     file, _, registered = name.rpartition(':')
     plugins = [file] if file else []
-    try:
-        import_plugins(plugins)
-    except UserError as error:
-        raise UserError(str(error).removeprefix('plugins: ')) from error  # no option of this name was given
+    import_plugins(plugins)
     return registered, plugins
 
 
 def _import_file(path: Path, shown: str) -> ModuleType:
     if not path.is_file():
-        raise UserError(f'plugins: {shown}: no such file; check the path')
+        raise UserError(f'{shown}: no such file; check the path')
     return _guarded(lambda: load_plugin(path), shown)
 
 
@@ -161,11 +158,11 @@ def _guarded(load: Callable[[], ModuleType], shown: str) -> ModuleType:
         return load()
     except SystemExit as error:
         raise UserError(
-            f"plugins: {shown}: importing it ends the program; put what it runs under if __name__ == '__main__':"
+            f"{shown}: importing it ends the program; put what it runs under if __name__ == '__main__':"
         ) from error
     except Exception as error:
         print(traceback.format_exc(), file=sys.stderr)
-        raise UserError(f'plugins: {shown}: importing it failed ({error}); its traceback is above') from error
+        raise UserError(f'{shown}: importing it failed ({error}); its traceback is above') from error
 
 
 def _adopt(plugin: ModuleType, shown: str) -> None:
@@ -180,9 +177,7 @@ def _adopt(plugin: ModuleType, shown: str) -> None:
                 if name not in ours:
                     ours._do_register(name, found)
                 elif ours._obj_map[name] is not found and found.__module__ == plugin.__name__:
-                    raise UserError(
-                        f"plugins: {shown}: registers '{name}', a name that BasicSR or sptsr has already; rename it"
-                    )
+                    raise UserError(f"{shown}: registers '{name}', a name that BasicSR or sptsr has already; rename it")
 
 
 def _register_network(plugin: ModuleType, name: str, shown: str) -> None:
@@ -196,7 +191,7 @@ def _register_network(plugin: ModuleType, name: str, shown: str) -> None:
         return
     networks = [key for key, value in vars(plugin).items() if isinstance(value, type) and issubclass(value, nn.Module)]
     if name not in networks:
-        raise UserError(f"plugins: {shown}: no network '{name}' in this file{nearest(name, networks)}")
+        raise UserError(f"{shown}: no network '{name}' in this file{nearest(name, networks)}")
     if name in ARCH_REGISTRY:
-        raise UserError(f"plugins: {shown}: a network called '{name}' is registered already; rename this one")
+        raise UserError(f"{shown}: a network called '{name}' is registered already; rename this one")
     ARCH_REGISTRY._do_register(name, found)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sptsr.core.devices import gpu_count
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, naming
 from sptsr.core.files import sha256_json
 from sptsr.core.homes import expanded
 from sptsr.core.values import plain_types
@@ -147,10 +147,8 @@ def import_plugins_of(opt: Mapping[str, Any], lines: Lines, path: str | os.PathL
         from sptsr.core.registry import import_plugins, register_all
 
         register_all()  # a plug-in that takes a name of ours is told so
-        try:
+        with naming(f'{lines.get(("plugins",), path)}: plugins'):
             import_plugins(plugins)
-        except UserError as error:
-            raise UserError(f'{lines.get(("plugins",), path)}: {error}') from error
 
 
 def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:

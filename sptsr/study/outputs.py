@@ -18,10 +18,9 @@ from sptsr.study.latex import table_latex
 from sptsr.study.markdown import table_markdown
 from sptsr.study.pool import Failure
 from sptsr.study.results import Block, Value
-from sptsr.study.runs import Run
+from sptsr.study.runs import LARGEST, Run
 from sptsr.study.study_file import Study
 
-_LARGEST = 1 << 28  # bytes of runs.json that are read; a run takes some 2 kB
 _PACKAGES = ('torch', 'basicsr', 'numpy', 'scipy', 'opencv-python', 'scikit-image', 'spandrel', 'transformers', 'peft')
 
 
@@ -29,7 +28,7 @@ def check_folder(out: Path, study: Study) -> None:
     """Raises UserError unless a folder is empty, missing, or holds results of this study file."""
     note = out / 'runs.json'
     if note.is_file():
-        noted = read_json(note, 'choose another -o', _LARGEST)
+        noted = read_json(note, 'choose another -o', LARGEST)
         name = noted.get('study') if isinstance(noted, dict) else None
         if name not in (study.path.name, _name(study)):  # the file's name alone was noted once
             raise UserError(f'{out}: holds the results of another study ({name}); choose another -o')

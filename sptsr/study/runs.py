@@ -22,7 +22,7 @@ from sptsr.study.steps import threads
 from sptsr.study.stores import Recipe, Stores
 from sptsr.tuning.adapter_files import latest_file
 
-_LARGEST = 1 << 28  # bytes of metrics.json that are read; an image takes some 0.5 kB
+LARGEST = 1 << 28  # bytes of our own JSON that are read: some 0.5 kB an image in metrics.json, 2 kB a run in runs.json
 _ITERATION = re.compile(rb'iter: *([\d,]+)')
 
 
@@ -89,7 +89,7 @@ class Run:
 
     def _is_complete(self, test: str) -> bool:
         try:
-            content = read_json(self.metrics(test), 'remove it', _LARGEST)
+            content = read_json(self.metrics(test), 'remove it', LARGEST)
         except UserError:  # damaged: measured again
             return False
         content = content if isinstance(content, dict) else {}

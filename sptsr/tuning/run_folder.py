@@ -92,7 +92,7 @@ class RunFolder:
                 self.lock = try_lock(self.home.with_name(f'.{self.home.name}.lock'))
             except UserError:
                 return  # the disk cannot lock files: that is no reason not to train on it
-            if self.lock is None and time.monotonic() > deadline:
-                raise UserError(f'{self.home}: another process trains here; wait for it, or choose another name')
             if self.lock is None:
+                if time.monotonic() > deadline:
+                    raise UserError(f'{self.home}: another process trains here; wait for it, or choose another name')
                 time.sleep(0.05)

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -74,6 +75,14 @@ def tune(path: Path, root: Path, log: Path | None = None, **settings) -> None:
 def measure(path: Path, root: Path, **settings) -> None:
     """`sptsr test`."""
     evaluate(path, root, quiet=True, **settings)
+
+
+def wait_until(condition: Callable[[], bool], what: str = 'nothing happened in time', seconds: float = 300) -> None:
+    """Waits for what other processes do; fails with `what` where it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
 
 
 def codes(ranks: list, seconds: float = 200) -> list[int | None]:

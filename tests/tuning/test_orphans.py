@@ -12,7 +12,7 @@ import pytest
 
 from sptsr.core.registry import METRIC_REGISTRY
 from tests.conftest import base_options, write_options
-from tests.tuning.processes import finish, start, tune
+from tests.tuning.processes import finish, start, tune, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='lists processes by /proc')
 WORKERS = 2
@@ -76,13 +76,6 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _await(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('moment', ['validation', 'TensorBoard'])
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
@@ -91,7 +84,7 @@ def test_no_worker_is_left(options: dict, tmp_path: Path, moment: str, number: s
     path = write_options(tmp_path / 'x.yml', options)
     held = tmp_path / 'held'
     (process,) = ranks = start(_held_tune, path, tmp_path, moment, held)
-    _await(lambda: held.exists() or not process.is_alive(), f'no {moment} in time')
+    wait_until(lambda: held.exists() or not process.is_alive(), f'no {moment} in time')
     workers = _children(process.pid)
     assert len(workers) >= WORKERS, (tmp_path / 'log').read_text()
     os.kill(process.pid, number)
@@ -101,6 +94,6 @@ def test_no_worker_is_left(options: dict, tmp_path: Path, moment: str, number: s
             process.join(0.01)
     (code,) = finish(ranks)
     assert code == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-    _await(lambda: not any(map(_runs, workers)), f'of {workers} some are left: {[w for w in workers if _runs(w)]}')
+    wait_until(lambda: not any(map(_runs, workers)), f'of {workers} some are left: {[w for w in workers if _runs(w)]}')
     states = list((tmp_path / 'experiments' / 'tiny' / 'training_states').glob('*.state'))
     assert bool(states) == (number == signal.SIGTERM)

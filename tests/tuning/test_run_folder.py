@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from sptsr.tuning.training import train_pipeline
 from tests.conftest import base_options, write_options
+from tests.tuning.processes import wait_until
 
 
 def test_two_trainings_do_not_share_a_folder(photographs: Path, tiny_weights: Path, tmp_path: Path):
@@ -20,11 +20,8 @@ def test_two_trainings_do_not_share_a_folder(photographs: Path, tiny_weights: Pa
     home = tmp_path / 'experiments' / 'tiny'
     with subprocess.Popen([*command, path], stderr=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 120
-            while not list(home.glob('training_states/*.state')):
-                assert process.poll() is None
-                assert time.monotonic() < deadline, 'nothing happened in time'
-                time.sleep(0.02)
+            wait_until(lambda: process.poll() is not None or bool(list(home.glob('training_states/*.state'))))
+            assert process.poll() is None
             before = home.stat().st_ino
             for words in ([path], [other, '--fresh']):
                 done = subprocess.run([*command, *words], stderr=subprocess.PIPE, text=True, check=False)

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from sptsr.tuning.adapter_files import trained_with
 from sptsr.tuning.testing import test_pipeline as run_test
 from sptsr.tuning.training import train_pipeline
 from tests.conftest import base_options, run_cli, write_options
+from tests.tuning.processes import wait_until
 
 
 @pytest.fixture
@@ -152,20 +152,13 @@ def test_a_signal_finishes_the_step_and_saves(options: dict, tmp_path: Path, wor
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     states = tmp_path / 'experiments' / 'tiny' / 'training_states'
-    _wait(lambda: len(list(states.glob('*.state'))) >= 2)
+    wait_until(lambda: len(list(states.glob('*.state'))) >= 2)
     os.killpg(process.pid, signal.SIGTERM)  # the workers too, as a scheduler does
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, stderr
     assert 'the same command goes on' in stderr
     last = max(int(p.stem) for p in states.glob('*.state'))
     assert f'Stopped at iteration {last} of 100000' in stderr
-
-
-def _wait(condition, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, 'nothing happened in time'
-        time.sleep(0.02)
 
 
 def test_bf16_and_channels_last_train_too(options: dict, tmp_path: Path):
