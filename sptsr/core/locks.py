@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from pathlib import Path
 from typing import TextIO
 
 from sptsr.core.errors import UserError
+
+_PATIENCE = 5.0  # seconds: workers of a process that was killed hold its lock until they notice
 
 
 def try_lock(path: Path) -> TextIO | None:
@@ -30,3 +33,46 @@ def try_lock(path: Path) -> TextIO | None:
             return None
         raise UserError(f'{path}: cannot be locked ({error.strerror}); choose a folder on a local disk') from error
     return lock
+
+
+class FolderLock:
+    """Keeps other processes out of a folder from `hold` on; as a context it is free at the end.
+
+    The lock lies beside the folder, as the folder may be renamed.
+
+    Args:
+        folder: need not exist.
+        work: what is done there, for messages: `trains`.
+    """
+
+    def __init__(self, folder: Path, work: str) -> None:
+        self.folder = folder
+        self.work = work
+        self._lock: TextIO | None = None
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # in workers that still live, too
+            self._lock.close()
+
+    def hold(self) -> None:
+        """Takes the lock, once.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while self._lock is None:
+            try:
+                self._lock = try_lock(self.folder.with_name(f'.{self.folder.name}.lock'))
+            except UserError:
+                return  # the disk cannot lock files: that is no reason not to work on it
+            if self._lock is None:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f'{self.folder}: another process {self.work} here; wait for it, or choose another name'
+                    )
+                time.sleep(0.05)

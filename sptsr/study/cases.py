@@ -87,6 +87,7 @@ def make_cases(study: Study) -> Cases:
     cases = [_case(draft) for draft in drafts]
     _check_published(study, cases)
     _check_metrics(study, cases)
+    _check_sets(study, cases)
     return Cases(tuple(cases), tuple(left_out))
 
 
@@ -283,6 +284,21 @@ def _check_metrics(study: Study, cases: Sequence[Case]) -> None:
                     f"{lines[case.arm]}: '{case.row}': val.metrics.{metric} is another one for '{case.arm}' than for "
                     f"'{arm}'; measure all arms of a row alike"
                 )
+
+
+def _check_sets(study: Study, cases: Sequence[Case]) -> None:
+    """Raises UserError for a row whose arms have no test set in common: nothing of it could be compared."""
+    lines = {arm.name: arm.line for arm in study.arms}
+    common: dict[str, list[str]] = {}
+    for case in cases:
+        sets = [str(data.get('name')) for phase, data in sets_of(case.test) if kind_of(phase) == 'test']
+        before = common.get(case.row, sets)
+        common[case.row] = [name for name in before if name in sets]
+        if not common[case.row]:
+            raise UserError(
+                f"{lines[case.arm]}: '{case.row}': '{case.arm}' is tested on {', '.join(sets)}, and the arms before it "
+                f'on {", ".join(before)}; test all arms of a row on the same sets'
+            )
 
 
 def _is_left_out(study: Study, row: str, dataset: str) -> bool:

@@ -2,50 +2,38 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 from basicsr.utils import get_time_str
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import remove_temporaries, write_text
-from sptsr.core.locks import try_lock
+from sptsr.core.locks import FolderLock
 from sptsr.options.load import Options
 from sptsr.tuning.adapter_files import is_finished
 from sptsr.tuning.states import find_state, read_state
 
-_PATIENCE = 5.0  # seconds: workers of a run that was killed hold its lock until they notice
-
 
 class RunFolder:
-    """The folder of a run, in which one process at a time trains; as a context it is free at the end.
-
-    The lock lies beside the folder, as the folder may be renamed.
+    """The folder of a run, in which one process at a time trains.
 
     Args:
         options: complete options.
         root: where `experiments/` and `tb_logger/` are.
+        lock: of the folder, not held yet.
     """
 
-    def __init__(self, options: Options, root: Path) -> None:
+    def __init__(self, options: Options, root: Path, lock: FolderLock) -> None:
         opt = options.opt
         self.options = options
-        self.home = Path(opt['path']['experiments_root'])
+        self.home = lock.folder
         self.boards = root / 'tb_logger' / opt['name']
-        self.lock: TextIO | None = None
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.lock is not None:
-            fcntl.flock(self.lock, fcntl.LOCK_UN)  # in workers that still live, too
-            self.lock.close()
+        self.lock = lock
 
     def found_state(self, auto_resume: bool) -> dict[str, Any] | None:
         """Returns the state that the run goes on from; None starts anew.
@@ -54,7 +42,7 @@ class RunFolder:
             UserError: another process trains here, or a state that is named cannot be read or lies beyond the end.
         """
         if self.home.exists():
-            self._hold()
+            self.lock.hold()
         opt = self.options.opt
         named, total = opt['path'].get('resume_state'), int(opt['train']['total_iter'])
         finished = is_finished(self.home / 'models', total)
@@ -72,7 +60,7 @@ class RunFolder:
 
     def prepare(self, anew: bool) -> None:
         """Makes the folder; what another run left there is put aside first where this one starts `anew`."""
-        self._hold()
+        self.lock.hold()
         files = itertools.chain(self.home.glob('models/*.safetensors'), self.home.glob('training_states/*.state'))
         if anew and any(files):
             for folder in (self.home, self.boards):
@@ -84,15 +72,3 @@ class RunFolder:
         command = f'# {time.strftime("%Y-%m-%d %H:%M:%S")}: {" ".join(sys.argv)}\n'
         given = yaml.safe_dump(self.options.given, sort_keys=False)
         write_text(self.home / Path(self.options.path).name, command + given)
-
-    def _hold(self) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while self.lock is None:
-            try:
-                self.lock = try_lock(self.home.with_name(f'.{self.home.name}.lock'))
-            except UserError:
-                return  # the disk cannot lock files: that is no reason not to train on it
-            if self.lock is None:
-                if time.monotonic() > deadline:
-                    raise UserError(f'{self.home}: another process trains here; wait for it, or choose another name')
-                time.sleep(0.05)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from sptsr.core import logs
 from sptsr.core.distributed import Ranks, start_ranks
 from sptsr.core.errors import UserError, unwrapped
+from sptsr.core.locks import FolderLock
 from sptsr.data.checked import open_dataset
 from sptsr.data.loader import eval_loader
 from sptsr.evaluation.metrics import read_metrics
@@ -33,10 +34,11 @@ def started(
     root: str | os.PathLike[str],
     force: Sequence[str],
     launcher: str,
-) -> Iterator[tuple[Options, Ranks]]:
-    """Yields the checked options and this process among those of the run; leaves the group of processes at the end.
+) -> Iterator[tuple[Options, Ranks, FolderLock]]:
+    """Yields the checked options, this process among those of the run, and the lock of its folder, not held yet.
 
-    Random generators are seeded, and `options.opt` has `dist`, `rank` and `world_size`.
+    Random generators are seeded, and `options.opt` has `dist`, `rank` and `world_size`. At the end the group of
+    processes is left, and the lock is free.
 
     Args:
         path: the option file.
@@ -61,7 +63,9 @@ def started(
         ranks.raise_together(None)
         opt.update(dist=ranks.world > 1, rank=ranks.rank, world_size=ranks.world)
         set_random_seed(opt['manual_seed'])
-        yield options, ranks
+        home, work = ('experiments_root', 'trains') if is_train else ('results_root', 'tests')
+        with FolderLock(Path(opt['path'][home]), work) as lock:
+            yield options, ranks, lock
     except UserError as error:
         raise unwrapped(error) from error
     except RuntimeError as error:

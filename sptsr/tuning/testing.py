@@ -39,11 +39,13 @@ def test_pipeline(
     Raises:
         UserError: any mistake in options, data or weights; `metrics.json` is written only at the end.
     """
-    with started(path, False, root, force, launcher) as (options, ranks):
+    with started(path, False, root, force, launcher) as (options, ranks, lock):
         opt = options.opt
         with ranks.together():
             loaders = eval_loaders(opt, ranks)
             model = build_spt_model(opt)
+            if ranks.first:
+                lock.hold()
         page = PageOfTest(model, loaders) if report else None
         start_log(opt, ranks, quiet=quiet)
         model.log_adapter()
@@ -54,14 +56,14 @@ def test_pipeline(
                 folder = Path(opt['path']['visualization']) / dataset.opt['name']
                 logs.get().info('%s: has no GT; the restored images go to %s', dataset.opt['name'], folder)
             model.validation(loader, opt['name'], None, opt['val']['save_img'] or bare, page and page.add)
-    home = Path(opt['path']['results_root'])
-    results = model.validation_results
-    if ranks.first:
-        counts, saved = model.parameter_counts(), opt['val']['save_img']
-        record = metrics_json(opt['name'], options.sha256, results, counts, model.adapter, saved)
-        write_json(home / 'metrics.json', record)
-        logs.get().info('Wrote %s', home / 'metrics.json')
-        if page is not None:
-            page.write(home / 'report.html')
-            logs.get().info('Wrote %s', home / 'report.html')
+        home = lock.folder
+        results = model.validation_results
+        if ranks.first:
+            counts, saved = model.parameter_counts(), opt['val']['save_img']
+            record = metrics_json(opt['name'], options.sha256, results, counts, model.adapter, saved)
+            write_json(home / 'metrics.json', record)
+            logs.get().info('Wrote %s', home / 'metrics.json')
+            if page is not None:
+                page.write(home / 'report.html')
+                logs.get().info('Wrote %s', home / 'report.html')
     return results

@@ -83,9 +83,9 @@ def train_pipeline(
     Raises:
         UserError: any mistake in options, data, weights or state, before a folder is made.
     """
-    with started(path, True, root, force, launcher) as (options, ranks), RunFolder(options, Path(root)) as folder:
-        opt, home = options.opt, folder.home
-        state = None
+    with started(path, True, root, force, launcher) as (options, ranks, lock):
+        opt, home = options.opt, lock.folder
+        folder, state = RunFolder(options, Path(root), lock), None
         if fresh and opt['path'].get('resume_state'):
             raise UserError('--fresh: begins anew, and path.resume_state names a state to go on from; remove one')
         with ranks.together():

@@ -258,3 +258,14 @@ def test_arms_of_a_row_are_measured_alike(study, tmp_path):
     study['arms']['SPT'] = {'val': {'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}}
     with pytest.raises(UserError, match=r"study.yml:\d+: 'IMDN': val.metrics.psnr is another one for 'SPT' than for"):
         make_plan(write_study(tmp_path, study), tmp_path / 'runs')
+
+
+def test_arms_of_a_row_share_a_test_set(study, tmp_path):
+    """The table had no column left, which was seen after all trainings."""
+    renamed = {'test': None, 'test_2': {**_test_set(tmp_path), 'name': 'again'}}
+    study['arms']['SPT'] = {'datasets': renamed}
+    message = r"study.yml:\d+: 'IMDN': 'SPT' is tested on again, and the arms before it on photographs; test all arms"
+    with pytest.raises(UserError, match=message):
+        make_cases(read_study(write_study(tmp_path, study)))
+    study['arms']['SPT'] = {'datasets': {'test_2': renamed['test_2']}}
+    assert len(make_cases(read_study(write_study(tmp_path, study))).cases) == len(study['arms'])

@@ -4,6 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from sptsr.core import locks
+from sptsr.core.errors import UserError
+from sptsr.core.locks import FolderLock
+from sptsr.tuning.testing import test_pipeline as run_test
 from sptsr.tuning.training import train_pipeline
 from tests.conftest import base_options, write_options
 from tests.tuning.processes import wait_until
@@ -32,3 +38,20 @@ def test_two_trainings_do_not_share_a_folder(photographs: Path, tiny_weights: Pa
             process.terminate()
     force = ['train:total_iter=1']
     assert train_pipeline(path, tmp_path, fresh=True, force=force).stopped_by == 0  # it is free again
+
+
+def test_two_tests_do_not_share_a_folder(
+    photographs: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Both would write their images and figures into it."""
+    monkeypatch.setattr(locks, '_PATIENCE', 0)
+    options = base_options(photographs, trains=False)
+    options['network_g']['backbone_weights'] = str(tiny_weights)
+    path, home = write_options(tmp_path / 'x.yml', options), tmp_path / 'results' / 'tiny'
+    with FolderLock(home, 'tests') as lock:
+        lock.hold()
+        with pytest.raises(UserError, match=r'results/tiny: another process tests here; wait for it, or choose'):
+            run_test(path, tmp_path, quiet=True)
+        assert not home.exists()
+    run_test(path, tmp_path, quiet=True)
+    assert (home / 'metrics.json').is_file()
