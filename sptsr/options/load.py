@@ -133,6 +133,7 @@ def read_unchecked(path: str | os.PathLike[str], force: Sequence[str] = ()) -> t
     opt, lines = _read_with_base(Path(path))
     for entry in force:
         _force(opt, lines, entry)
+    drop_sets(opt)
     make_whole(opt)
     import_plugins_of(opt, lines, path)
     return opt, lines
@@ -179,6 +180,13 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def drop_sets(opt: Mapping[str, Any]) -> None:
+    """Takes out the sets that are null: `test_2: ~` above a `base`, in a study or in `--force_yml`."""
+    sets = _section(opt, 'datasets')
+    for name in [name for name, data in sets.items() if data is None]:
+        del sets[name]
 
 
 def make_whole(opt: Mapping[str, Any]) -> None:

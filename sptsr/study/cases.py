@@ -13,7 +13,7 @@ from sptsr.core.signatures import argument_problems
 from sptsr.core.template import fill_template
 from sptsr.core.yaml_io import Lines
 from sptsr.options.keys import TOP
-from sptsr.options.load import import_plugins_of, make_whole, merge, read_unchecked, report
+from sptsr.options.load import drop_sets, import_plugins_of, make_whole, merge, read_unchecked, report
 from sptsr.options.problems import Problem, wrong_values
 from sptsr.options.schema import check
 from sptsr.options.tune import WITH_UNITS, Tune, tuned_as
@@ -154,10 +154,9 @@ def _merged(path: Path, parts: Sequence[Part], is_train: bool) -> tuple[dict[str
         raise UserError(report(str(path), lines, problems))
     if is_train and isinstance(opt.get('val'), dict):
         opt['val'].pop('bands', None)  # of the test's sets; no set is validated here
+    drop_sets(opt)
     make_whole(opt)
     import_plugins_of(opt, lines, path)  # of rows and arms too
-    for name in [name for name, data in (opt.get('datasets') or {}).items() if data is None]:
-        del opt['datasets'][name]  # `test_2: ~` takes a set out
     return opt, lines
 
 

@@ -26,6 +26,9 @@ class RunFolder:
         options: complete options.
         root: where `experiments/` and `tb_logger/` are.
         lock: of the folder, not held yet.
+
+    Attributes:
+        aside: where `prepare` put another run of this name.
     """
 
     def __init__(self, options: Options, root: Path, lock: FolderLock) -> None:
@@ -34,6 +37,7 @@ class RunFolder:
         self.home = lock.folder
         self.boards = root / 'tb_logger' / opt['name']
         self.lock = lock
+        self.aside: Path | None = None
 
     def found_state(self, auto_resume: bool) -> dict[str, Any] | None:
         """Returns the state that the run goes on from; None starts anew.
@@ -65,7 +69,8 @@ class RunFolder:
         if anew and any(files):
             for folder in (self.home, self.boards):
                 if folder.exists():
-                    folder.rename(f'{folder}_archived_{get_time_str()}')
+                    aside = folder.rename(f'{folder}_archived_{get_time_str()}')
+                    self.aside = self.aside or aside
         for name in ('models', 'training_states'):
             (self.home / name).mkdir(parents=True, exist_ok=True)
             remove_temporaries(self.home / name)

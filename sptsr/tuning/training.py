@@ -113,7 +113,10 @@ def train_pipeline(
                     if left:
                         model.best_metric_results = with_adapters(home / 'models', model.best_metric_results)
         model.best_metric_results = ranks.share(model.best_metric_results)
-        _log_start(start_log(opt, ranks, not progress, quiet), opt, model, loaders, state)
+        logger = start_log(opt, ranks, not progress, quiet)
+        _log_start(logger, opt, model, loaders, state)
+        if folder.aside is not None:
+            logger.info('The run that was called so is put aside: %s', folder.aside)
         with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:
             _run(options, model, loaders, boards, stop, progress and ranks.first)
     return model

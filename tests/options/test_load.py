@@ -258,6 +258,7 @@ def test_force_yml_is_checked_data(photographs: Path, tmp_path: Path):
     path = write_options(tmp_path / 'x.yml', base_options(photographs, trains=True))
     force = ['train:ema_decay=0.5', 'train:scheduler:milestones=[2, 3]', 'name=forced', 'train:optim_g:lr=2e-4']
     opt = load_options(path, True, tmp_path, force).opt
+    assert list(load_options(path, True, tmp_path, ['datasets:val=~']).opt['datasets']) == ['train']
     assert opt['train']['ema_decay'] == 0.5
     assert opt['train']['scheduler']['milestones'] == [2, 3]
     assert opt['train']['optim_g']['lr'] == 2e-4

@@ -112,6 +112,8 @@ def test_when_it_goes_on_and_when_it_starts_anew(options: dict, tmp_path: Path):
     train_pipeline(path, tmp_path)  # finished: put aside, as BasicSR does
     archived = list((tmp_path / 'experiments').glob('tiny_archived_*'))
     assert len(archived) == 1
+    (log,) = (tmp_path / 'experiments' / 'tiny').glob('train_*.log')
+    assert f'put aside: {archived[0]}\n' in log.read_text()
     longer = train_pipeline(path, tmp_path, auto_resume=True, force=['train:total_iter=8'])
     assert len(list((tmp_path / 'experiments').glob('tiny_archived_*'))) == 1
     assert (tmp_path / 'experiments' / 'tiny' / 'training_states' / '8.state').exists()
