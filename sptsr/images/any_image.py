@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from sptsr.core.errors import UserError
 from sptsr.core.files import write_bytes
 from sptsr.images.decode import as_meant, in_8_bits, upright
-from sptsr.images.headers import read_header
+from sptsr.images.headers import read_header, said_depth
 
 Pixels = npt.NDArray[np.unsignedinteger]  # uint8 or uint16
 
@@ -84,7 +84,7 @@ def read_any(path: str | os.PathLike[str], most_pixels: int) -> AnyImage:
             orientation, (colour, alpha) = 1 if image.format == 'TIFF' else said, deep  # OpenCV turns a TIFF
         else:
             orientation = int(image.getexif().get(_ORIENTATION, 1))  # Pillow turns a TIFF itself while it loads
-            colour, alpha, profile = _plain_pixels(image, profile, notes)
+            colour, alpha, profile = _plain_pixels(image, content, profile, notes)
     except UserError:
         raise
     except MemoryError as error:
@@ -179,11 +179,13 @@ def _deep_pixels(image: Image.Image, content: bytes) -> tuple[Pixels, Pixels | N
 
 
 def _plain_pixels(
-    image: Image.Image, profile: bytes | None, notes: list[str]
+    image: Image.Image, content: bytes, profile: bytes | None, notes: list[str]
 ) -> tuple[Pixels, Pixels | None, bytes | None]:
     """Returns 8-bit colour and alpha, and the profile that goes with them."""
     if image.mode in ('I', 'F'):
         raise ValueError(f'pixels of 32 bits (mode {image.mode}) are not read; convert it to 16 bits')
+    if image.format in ('JPEG2000', 'AVIF') and said_depth(content) > 8:
+        notes.append(f'{said_depth(content)} bits read as 8')
     if image.mode in ('CMYK', 'YCbCr', 'LAB', 'HSV'):
         notes.append(f'{image.mode} converted to RGB')
         if image.mode == 'CMYK' and profile:

@@ -15,6 +15,7 @@ _PNG = b'\x89PNG\r\n\x1a\n'
 _BETWEEN = rb'(?:\s|#[^\n]*\n)+'
 _PPM = re.compile(rb'P([1-6])' + _BETWEEN + rb'(\d{1,9})' + _BETWEEN + rb'(\d{1,9})(?=\s)')
 _PPM_WHITE = re.compile(_BETWEEN + rb'(\d{1,5})\s')
+_LONGEST_HEAD = 1 << 20  # bytes in which the depth of samples is looked for
 _WHOLE = {1: 'B', 3: 'H', 4: 'I', 6: 'B', 8: 'H', 9: 'I', 16: 'Q', 17: 'Q'}  # kinds of whole numbers in a TIFF
 _PHOTOMETRIC = 262  # TIFF tag; 0: white is 0
 _PLANAR = 284  # TIFF tag; 2: all red, then all green, then all blue
@@ -82,6 +83,19 @@ def read_header(content: bytes) -> Header:
     except struct.error:
         return Header(is_jpeg=content[:2] == b'\xff\xd8', is_whole=False)
     return Header()
+
+
+def said_depth(content: bytes) -> int:
+    """Returns the bits of a sample that a JPEG 2000 or AVIF file says it has; 8 for others, or where it says nothing.
+
+    Markers SIZ of ISO/IEC 15444-1 (A.5.1) and property `pixi` of ISO/IEC 23008-12 (6.5.6).
+    """
+    for mark, before in ((b'\xff\x4f\xff\x51', 42), (b'pixi', 9)):
+        at = content.find(mark, 0, _LONGEST_HEAD)
+        if at >= 0 and at + before < len(content):
+            bits = content[at + before] & 0x7F
+            return bits + 1 if mark != b'pixi' else bits
+    return 8
 
 
 def pixel_bound() -> int:

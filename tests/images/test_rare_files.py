@@ -12,6 +12,7 @@ from sptsr.core.errors import UserError
 from sptsr.images.any_image import read_any
 from sptsr.images.decode import decode_rgb, write_png
 from sptsr.images.folder import ImageFolder
+from sptsr.images.headers import said_depth
 from sptsr.restoring.folder_run import find_images
 from tests.conftest import photograph
 
@@ -49,6 +50,21 @@ def test_a_gray_jpeg_2000_of_16_bits(tmp_path: Path):
     image = read_any(tmp_path / 'a.jp2', 10**6)
     assert image.colour.shape == (64, 64, 1)
     assert np.array_equal(image.colour[:, :, 0], ramp)
+
+
+@pytest.mark.skipif(not cv2.haveImageWriter('a.jp2'), reason='this OpenCV writes no JPEG 2000')
+def test_bits_that_are_not_read_are_said(tmp_path: Path):
+    planes = photograph('coffee.png', 40, 50)
+    for name, factor in (('deep.jp2', np.uint16(257)), ('plain.jp2', np.uint8(1))):
+        assert cv2.imwrite(str(tmp_path / name), planes * factor)
+    assert read_any(tmp_path / 'deep.jp2', 10**6).notes == ['16 bits read as 8']
+    assert read_any(tmp_path / 'plain.jp2', 10**6).notes == []
+
+
+def test_bits_that_an_avif_says():
+    box = b'\0\0\0\x10pixi\0\0\0\0\x03'
+    assert [said_depth(b'\0\0\0\x20ftypavif' + box + bytes([bits] * 3)) for bits in (8, 10, 12)] == [8, 10, 12]
+    assert said_depth(b'\0\0\0\x20ftypavif' + box) == 8  # cut off
 
 
 def test_bytes_between_the_segments_of_a_jpeg_are_passed_over(tmp_path: Path):
