@@ -12,12 +12,12 @@ from torch import nn
 
 from sptsr.archs.adapter import apply_adapter, read_adapter, save_adapter
 from sptsr.archs.backbone import Found, build_network, probe_of, size_rules
-from sptsr.archs.call_state import EnterBackbone
 from sptsr.archs.recipes import find_recipe
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
 from sptsr.archs.undo import undone_on_error
 from sptsr.archs.units import stem_section
+from sptsr.archs.weights import StateDigest
 from sptsr.core.errors import UserError
 from sptsr.core.homes import expanded, path_of
 from sptsr.core.registry import STEM_REGISTRY, UNIT_REGISTRY, lookup, register_all
@@ -94,8 +94,8 @@ def detach(net: SPTNet) -> nn.Module:
     """Takes the units out of a network and returns the backbone as `attach` found it.
 
     What was tuned of the backbone itself (`tune: all`, `lora` or `bias`) is undone. Its hooks are gone; the modes of
-    its modules and `requires_grad` of its parameters are put back, where other units sit on it as soon as the last of
-    them are taken out. `net` is of no use afterwards.
+    its modules and `requires_grad` of its parameters are put back, where other networks tune it too as soon as the last
+    of them is taken out. `net` is of no use afterwards.
 
     Raises:
         UserError: `net` has no units.
@@ -105,7 +105,7 @@ def detach(net: SPTNet) -> nn.Module:
         hook.remove()
     if net.learned:
         net.learned.take_out()
-    if not EnterBackbone.of(net.backbone):
+    if not StateDigest.of(net.backbone):
         net.found.put_back(net.backbone)
     return net.backbone
 

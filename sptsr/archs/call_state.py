@@ -65,14 +65,8 @@ class RefineSite:
 class EnterBackbone:
     """Forward pre-hook of the backbone: refuses a second entry during one call, since S belongs to one image."""
 
-    def __init__(self, token: Token, found: Any) -> None:
+    def __init__(self, token: Token) -> None:
         self.token = token
-        self.found = found  # what the backbone was before the first units came
-
-    @classmethod
-    def of(cls, net: nn.Module) -> list[EnterBackbone]:
-        """Returns those of all networks that have units on a backbone."""
-        return [hook for hook in net._forward_pre_hooks.values() if isinstance(hook, cls)]
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         call = _own_call(self.token)

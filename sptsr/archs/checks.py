@@ -87,6 +87,11 @@ def make_trainable(net: Any, probe: Tensor) -> None:
     if error is not None:
         net.copies = True
         error = failure()
+    if error is not None and 'torch.utils.checkpoint' in str(error):
+        raise UserError(
+            f'sites: {name} computes the output of a site again in the backward pass (torch.utils.checkpoint), where '
+            'no unit runs; switch that off (use_checkpoint: false), or choose modules outside of it'
+        ) from error
     if error is not None:
         raise UserError(
             f'sites: {name} changes a feature in place that a unit needs ({str(error).splitlines()[0]}); '

@@ -49,7 +49,7 @@ class FrozenConv2d(nn.Conv2d):
             return super().forward(input)
         weight, bias = _weights(self, input)
         learns = input.requires_grad or (bias is not None and bias.requires_grad)
-        if not (torch.is_grad_enabled() and learns):
+        if not (torch.is_grad_enabled() and learns) or input.ndim != 4:
             return self._conv_forward(input, weight, bias)
         if weight is not self.weight:  # autocast does not reach into a Function
             input = input.to(weight.dtype)

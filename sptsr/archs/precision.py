@@ -28,10 +28,13 @@ def keep_ends_exact(net: SPTNet) -> list[str]:
     Returns:
         paths of the layers in the backbone, in the order in which they run.
     """
+    with_lora = [path for path, module in net.backbone.named_modules() if hasattr(module, 'base_layer')]
     layers = {
         path: module
         for path, module in net.backbone.named_modules()
-        if path and None not in (_width(module, 'in'), _width(module, 'out'))
+        if path
+        and None not in (_width(module, 'in'), _width(module, 'out'))
+        and not any(path.startswith(f'{layer}.') for layer in with_lora)  # a layer and its LoRA are one
     }
     order: list[str] = []
     handles = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,7 @@ class SPTNet(nn.Module):
             units that no gradient can reach.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         backbone: Mapping[str, Any] | nn.Module,
@@ -112,11 +113,11 @@ class SPTNet(nn.Module):
             self.options = tuned_as(self.options, tune, rank)
         self.tune = tune
         self.backbone = build_network(backbone)
-        self.found = next((hook.found for hook in EnterBackbone.of(self.backbone)), None) or Found.of(self.backbone)
+        self.found = next((hook.found for hook in StateDigest.of(self.backbone)), None) or Found.of(self.backbone)
         if backbone_weights is not None:
             load_strictly(self.backbone, read_weights(backbone_weights, backbone_key), backbone_weights)
         self.backbone.requires_grad_(False).eval()
-        self.digest = StateDigest(self.backbone, fixed=tune != 'adapter')
+        self.digest = StateDigest(self.backbone, self.found, fixed=tune != 'adapter')
         described = backbone if isinstance(backbone, Mapping) else None
         known = find_recipe(described['type'] if described else '') is not None
         placement = place(self.backbone, described, sites if known or tune not in ('all', 'bias') else None)
@@ -159,7 +160,7 @@ class SPTNet(nn.Module):
             self.join = LadderHead(self._unit(0).width, out_channels(self.backbone, self.placement), factor)
         self.uses_regions = unit_class.uses_regions
         self.uses_masks = unit_class.uses_masks and (self.uses_regions or getattr(self.stem, 'uses_masks', True))
-        self.hooks.append(self.backbone.register_forward_pre_hook(EnterBackbone(self.token, self.found)))
+        self.hooks.append(self.backbone.register_forward_pre_hook(EnterBackbone(self.token)))
         for number, site in enumerate(self.sites):
             module = self.backbone.get_submodule(site.path)
             self.hooks.append(module.register_forward_hook(RefineSite(self.token, number), with_kwargs=True))
@@ -273,6 +274,7 @@ class SPTNet(nn.Module):
         """How many times as fine as the image's the grid of masks is that the stem reads."""
         return getattr(self.stem, 'fine', 1) if self.units else 1
 
+    @torch.inference_mode(False)
     def use_rules(self, rules: int) -> None:
         """Makes the units follow the rules an adapter was trained by; what was of another kind starts untrained."""
         self.rules = rules
@@ -294,9 +296,7 @@ class SPTNet(nn.Module):
         return self.digest.value
 
     def _unit(self, number: int) -> SPTUnit:
-        unit = self.units[number]
-        assert isinstance(unit, SPTUnit)
-        return unit
+        return cast(SPTUnit, self.units[number])
 
     def refine(self, number: int, call: Call, output: Any, given: list[Any]) -> Tensor | None:
         """Returns the refined output of a site, or None to leave it unchanged. The hook of the site calls it."""

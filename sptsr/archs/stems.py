@@ -129,7 +129,10 @@ def _grey_codes(count: int, density: float) -> Tensor:
     """Returns for each of 256 grey levels in which of `count` intervals it lies: int64 [256], bit n for interval n."""
     groups = min(count, math.ceil(density))
     share = min(density / groups, 1.0)  # of each interval's width that is inside
-    parts = [max(1, count * 4**n // ((4**groups - 1) // 3)) for n in range(groups - 1)]
+    parts: list[int] = []
+    for n in range(groups - 1):
+        left = count - sum(parts) - (groups - 1 - n)  # each later part has one at least
+        parts.append(min(max(1, count * 4**n // ((4**groups - 1) // 3)), left))
     parts.append(count - sum(parts))
     grey = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
     codes = torch.zeros(256, dtype=torch.int64)

@@ -212,8 +212,9 @@ class _TracedMasks(SiteMasks):
     def _sums(self, features: Tensor, pixels: Tensor) -> RegionSums:
         counted = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
         # not `index_add`: its translation to ONNX gives other sums (torch 2.14)
-        sums = counted.new_zeros(self.members.shape[0], counted.shape[1])
-        sums = self.members.t() @ sums.scatter_add(0, pixels[:, None].expand_as(counted), counted)
+        sums = counted.new_zeros(self.members.shape[0], counted.shape[1], dtype=torch.float64)
+        sums = sums.scatter_add(0, pixels[:, None].expand_as(counted), counted.double())
+        sums = self.members.t() @ sums.to(counted.dtype)
         return RegionSums(sums[None, :, :-1], sums[None, :, -1])
 
 

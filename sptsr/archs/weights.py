@@ -53,15 +53,21 @@ class StateDigest:
 
     Args:
         net: the network.
+        found: what it was before the first `SPTNet` took it.
         fixed: whether the digest stays what it is, since what is loaded holds what was tuned of the network.
 
     Attributes:
         value: the digest.
     """
 
-    def __init__(self, net: nn.Module, fixed: bool = False) -> None:
+    def __init__(self, net: nn.Module, found: Any, fixed: bool = False) -> None:
         self.value = state_digest(net)
-        self.fixed = fixed
+        self.found, self.fixed = found, fixed
+
+    @classmethod
+    def of(cls, net: nn.Module) -> list[StateDigest]:
+        """Returns those of every `SPTNet` that has taken a network."""
+        return [hook for hook in net._load_state_dict_post_hooks.values() if isinstance(hook, cls)]
 
     def __call__(self, module: nn.Module, _incompatible_keys: Any) -> None:
         if not self.fixed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import stat
 import tempfile
@@ -144,11 +145,11 @@ def parse_json(content: str | bytes) -> Any:
     """Returns the value of a JSON text.
 
     Raises:
-        ValueError: bad syntax, not UTF-8, nested too deeply, NaN or Infinity, a number of thousands of digits, or a key
-            that stands twice.
+        ValueError: bad syntax, not UTF-8, nested too deeply, NaN or Infinity (1e999 as well), a number of thousands of
+            digits, or a key that stands twice.
     """
     try:
-        return json.loads(content, parse_constant=_refuse, object_pairs_hook=_unique)
+        return json.loads(content, parse_float=_finite, parse_constant=_refuse, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError('nested too deeply') from error
 
@@ -199,6 +200,11 @@ def remove_temporaries(folder: str | os.PathLike[str]) -> None:
     """Removes what writers killed in `folder` left behind; call it with no writer alive."""
     for leftover in Path(folder).glob('.tmp-*'):
         leftover.unlink(missing_ok=True)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
 
 
 def _refuse(constant: str) -> Any:

@@ -21,10 +21,13 @@ def try_lock(path: Path) -> TextIO | None:
         path: of the lock; its folder is made.
 
     Raises:
-        UserError: the disk cannot lock files.
+        UserError: it cannot be made, or the disk cannot lock files.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = open(path, 'w')  # noqa: SIM115 (held as long as it is worked on)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, 'w')  # noqa: SIM115 (held as long as it is worked on)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be made ({error.strerror}); choose another folder') from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -26,10 +26,13 @@ _NOT_TEXT = re.compile('[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]')
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with bounds, that also takes 1e-4 for a number, as YAML 1.2 does, and a date for text."""
+    """SafeLoader with bounds, whose numbers are those of YAML 1.2: 1e-4 is one, and 4:00:00, 010 and 1_000 are text.
+
+    So are dates.
+    """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (declared so by yaml)
-        first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(':')[2] not in ('timestamp', 'value')]
+        first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(':')[2] in ('null', 'bool', 'merge')]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -47,10 +50,19 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts in what `<<` names, each key once: else sections of sections that are named ten times have millions."""
+        super().flatten_mapping(node)
+        last = {key.value if isinstance(key, yaml.ScalarNode) else id(key): (key, value) for key, value in node.value}
+        node.value = list(last.values())
 
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$'), list('-+0123456789')
+
+_WHOLE = r'[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+'
+_REAL = (
+    r'[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)'
 )
+_Loader.add_implicit_resolver('tag:yaml.org,2002:int', re.compile(f'^({_WHOLE})$'), list('-+0123456789'))
+_Loader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(f'^({_REAL})$'), list('-+.0123456789'))
 
 
 def read_yaml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Lines]:
@@ -158,8 +170,10 @@ class _Reader:
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         self.count += 1
         where = f'{self.name}:{node.start_mark.line + 1}'
-        if id(node) in self.open or self.count > _MAX_VALUES:
+        if id(node) in self.open:
             raise UserError(f'{where}: an alias that contains itself; write it out')
+        if self.count > _MAX_VALUES:
+            raise UserError(f'{where}: aliases name more than {_MAX_VALUES} values; write less')
         if len(self.open) >= MAX_DEPTH:  # by aliases of what is nested less
             raise UserError(f'{where}: nested more than {MAX_DEPTH} deep; write it flatter')
         self.open.add(id(node))

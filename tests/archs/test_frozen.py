@@ -107,3 +107,13 @@ def test_merged_weights_are_seen_in_half_precision():
     assert torch.equal(half(), apart)
     assert (apart - frozen).norm() > 0
     assert (together - apart).norm() < 0.5 * (apart - frozen).norm()
+
+
+def test_an_image_without_a_batch_has_gradients_too():
+    layer = nn.Conv2d(2, 3, 3).requires_grad_(False)
+    image = torch.rand(2, 6, 7, requires_grad=True)
+    layer(image).sum().backward()
+    expected, image.grad = image.grad, None
+    remember_less(layer)
+    layer(image).sum().backward()
+    assert torch.equal(image.grad, expected)

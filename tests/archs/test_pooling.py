@@ -85,6 +85,21 @@ def test_pooling_is_exact_under_autocast(half: torch.dtype):
     assert regions.pool(features.to(half)).dtype == half
 
 
+def test_pooling_is_exact_over_many_pixels():
+    """Added up one after another in float32, a million pixels of 0.1 had the mean 0.101."""
+    whole = PriorBatch(torch.tensor([1]), torch.zeros(1, 1024, 1024, dtype=torch.int32))
+    values = torch.full((1, 1, 1024, 1024), 0.1)
+    values[..., 1::2] = 0.2
+    assert torch.allclose(SiteMasks.of(whole, 1).pool(values), torch.tensor(0.15), rtol=1e-6)
+
+
+@pytest.mark.parametrize(('count', 'density'), [(4, 4), (16, 15), (16, 16), (64, 53), (64, 60), (64, 64), (4, 64)])
+def test_grey_codes_have_the_density_that_is_asked_for(count: int, density: float):
+    bits = torch.tensor([[code >> n & 1 for n in range(64)] for code in _grey_codes(count, density).tolist()])
+    assert not bits[:, count:].any()
+    assert bits[:, :count].sum(dim=1).float().mean() == min(density, count)
+
+
 def test_a_region_unit_ignores_the_order_of_masks_and_not_the_masks():
     torch.manual_seed(0)
     unit = RegionUnit(8, 4)

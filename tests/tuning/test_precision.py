@@ -43,6 +43,13 @@ def test_every_network_has_two_ends():
         assert len(keep_ends_exact(make_net(case))) >= 2, case
 
 
+def test_a_layer_with_lora_is_one_layer():
+    net = SPTNet({'type': 'IMDN', 'upscale': 4}, sites=['fea_conv', 'B1', 'upsampler.0'], tune='lora')
+    assert keep_ends_exact(net) == ENDS['IMDN']
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        assert net(torch.rand(1, 3, 16, 16)).dtype == torch.float32
+
+
 @pytest.mark.parametrize('case', ['IMDN', 'EDSR', 'RCAN', 'SwinIR pixelshuffledirect', 'RRDBNet x4'])
 def test_what_the_blocks_add_to_is_fp32(case: str):
     net = trained(make_net(case))
