@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -41,7 +43,7 @@ def try_lock(path: Path) -> TextIO | None:
 class FolderLock:
     """Keeps other processes out of a folder from `hold` on; as a context it is free at the end.
 
-    The lock lies beside the folder, as the folder may be renamed.
+    The lock lies beside the folder, as the folder may be renamed, and is removed at the end.
 
     Args:
         folder: need not exist.
@@ -51,6 +53,7 @@ class FolderLock:
     def __init__(self, folder: Path, work: str) -> None:
         self.folder = folder
         self.work = work
+        self._path = folder.with_name(f'.{folder.name}.lock')
         self._lock: TextIO | None = None
 
     def __enter__(self) -> FolderLock:
@@ -58,6 +61,8 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
+            with suppress(OSError):
+                self._path.unlink()  # while it is held: see `_is_there`
             fcntl.flock(self._lock, fcntl.LOCK_UN)  # in workers that still live, too
             self._lock.close()
 
@@ -70,12 +75,21 @@ class FolderLock:
         deadline = time.monotonic() + _PATIENCE
         while self._lock is None:
             try:
-                self._lock = try_lock(self.folder.with_name(f'.{self.folder.name}.lock'))
+                lock = try_lock(self._path)
             except UserError:
                 return  # the disk cannot lock files: that is no reason not to work on it
-            if self._lock is None:
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f'{self.folder}: another process {self.work} here; wait for it, or choose another name'
-                    )
-                time.sleep(0.05)
+            if lock is not None and self._is_there(lock):
+                self._lock = lock
+                return
+            if lock is not None:
+                lock.close()
+            if time.monotonic() > deadline:
+                raise UserError(f'{self.folder}: another process {self.work} here; wait for it, or choose another name')
+            time.sleep(0.05)
+
+    def _is_there(self, lock: TextIO) -> bool:
+        """Returns whether a lock is the one that others find, and not one that was removed before it was taken."""
+        try:
+            return os.path.samestat(os.fstat(lock.fileno()), os.stat(self._path))
+        except FileNotFoundError:
+            return False

@@ -44,7 +44,7 @@ def test_every_network_has_two_ends():
 
 
 def test_a_layer_with_lora_is_one_layer():
-    net = SPTNet({'type': 'IMDN', 'upscale': 4}, sites=['fea_conv', 'B1', 'upsampler.0'], tune='lora')
+    net = SPTNet({'type': 'IMDN', 'upscale': 4}, sites=['fea_conv', 'IMDB1', 'upsampler'], tune='lora')
     assert keep_ends_exact(net) == ENDS['IMDN']
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
         assert net(torch.rand(1, 3, 16, 16)).dtype == torch.float32

@@ -53,5 +53,6 @@ def test_two_tests_do_not_share_a_folder(
         with pytest.raises(UserError, match=r'results/tiny: another process tests here; wait for it, or choose'):
             run_test(path, tmp_path, quiet=True)
         assert not home.exists()
+    assert not list(home.parent.iterdir())
     run_test(path, tmp_path, quiet=True)
     assert (home / 'metrics.json').is_file()
