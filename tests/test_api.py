@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 import sptsr
-from sptsr.archs.spt_arch import SPTNet
 from sptsr.images.decode import write_png
 from sptsr.masks.batch import PriorBatch
 from sptsr.restoring.restorer import OVERLAP
@@ -90,39 +88,6 @@ def test_detach_gives_back_what_attach_found():
     assert [found.head.weight.requires_grad, found.head.bias.requires_grad] == [False, True]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in found.modules())
     assert torch.equal(found(lq), before)
-
-
-@pytest.mark.parametrize('first', ['units', 'LoRA'])
-def test_two_that_tune_one_network_are_detached_in_any_order(first):
-    backbone, lq = Net().train(), torch.rand(1, 3, 12, 16)
-    before = backbone(lq)
-    nets = {'units': sptsr.attach(backbone, width=4)}
-    nets['LoRA'] = SPTNet(backbone, sites=['body.*'], tune='lora')
-    last = next(name for name in nets if name != first)
-    assert not sptsr.detach(nets[first]).training
-    assert sptsr.detach(nets[last]).training
-    assert torch.equal(backbone(lq), before)
-    assert all(parameter.requires_grad for parameter in backbone.parameters())
-
-
-def test_units_made_in_inference_mode_can_be_trained(tmp_path):
-    backbone = Net()
-    with torch.inference_mode():
-        net = sptsr.attach(backbone, width=4)
-        sptsr.save(net, tmp_path / 'a.safetensors')
-        net = sptsr.load(tmp_path / 'a.safetensors', backbone=sptsr.detach(net))
-    net.train()
-    net(torch.rand(1, 3, 12, 16), torch.zeros(1, 64, 12, 16)).sum().backward()
-    assert any(parameter.grad is not None for parameter in net.adapter_parameters().values())
-
-
-def test_a_network_that_computes_again_in_the_backward_pass():
-    class Again(Net):
-        def forward(self, x):
-            return checkpoint(super().forward, x, use_reentrant=False)
-
-    with pytest.raises(sptsr.UserError, match='torch.utils.checkpoint.*use_checkpoint: false'):
-        sptsr.attach(Again(), ['body.*'], width=4)
 
 
 def test_an_adapter_of_a_foreign_network_comes_back(tmp_path):

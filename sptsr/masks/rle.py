@@ -24,10 +24,12 @@ def decode_rle(counts: str | Sequence[int], size: Sequence[int]) -> BoolArray:
         ValueError: the counts are none, or do not fill the size.
     """
     height, width = size
-    plain = isinstance(counts, Sequence) and all(isinstance(run, int) and 0 <= run < 1 << 62 for run in counts)
-    if not (isinstance(counts, str) or plain):
+    if isinstance(counts, str):
+        runs = _unpacked(counts)
+    elif isinstance(counts, Sequence) and all(isinstance(run, int) and 0 <= run < 1 << 62 for run in counts):
+        runs = np.array(counts, np.int64)
+    else:
         raise ValueError('its counts are not run lengths')
-    runs = _unpacked(counts) if isinstance(counts, str) else np.array(counts, np.int64)
     if runs.ndim != 1 or (runs < 0).any() or min(height, width) < 0 or sum(runs.tolist()) != height * width:
         raise ValueError(f'its runs do not fill {height}x{width}')
     values = np.zeros(len(runs), np.bool_)

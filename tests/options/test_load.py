@@ -261,8 +261,7 @@ def test_force_yml_is_checked_data(photographs: Path, tmp_path: Path):
     assert list(load_options(path, True, tmp_path, ['datasets:val=~']).opt['datasets']) == ['train']
     assert opt['train']['ema_decay'] == 0.5
     assert opt['train']['scheduler']['milestones'] == [2, 3]
-    assert opt['train']['optim_g']['lr'] == 2e-4
-    assert opt['name'] == 'forced'
+    assert (opt['train']['optim_g']['lr'], opt['name']) == (2e-4, 'forced')
     for entry, match in (
         ('train:ema_decy=0.5', "--force_yml: unknown key 'train.ema_decy'; did you mean 'ema_decay'"),
         ('train', 'not of the form section:key=value'),
