@@ -14,11 +14,6 @@ from sptsr.masks.tiles import RegionSums, Tile
 _PART = 1 << 18  # pixels that are summed at a time
 
 
-def exact_kind(values: Tensor) -> torch.dtype:
-    """Returns the dtype to sum values in: float64, but where the device has none."""
-    return values.dtype if values.device.type == 'mps' else torch.float64
-
-
 @dataclass(frozen=True)
 class SiteMasks:
     """The masks of a batch at the resolution of one site.
@@ -72,7 +67,7 @@ class SiteMasks:
     def _sums(self, features: Tensor, pixels: Tensor) -> RegionSums:
         """Returns the sums over pixels with `features` [P, c] and the codes `pixels` [P]."""
         batch, count, codes = len(self.index), self.members.shape[1], len(self.owner)
-        wide = exact_kind(features)
+        wide = features.dtype if features.device.type == 'mps' else torch.float64  # which Apple's GPUs lack
         sums = features.new_zeros(codes, features.shape[1], dtype=wide)
         for part, of in zip(features.split(_PART), pixels.split(_PART), strict=True):  # few of them are wide at a time
             sums = sums.index_add_(0, of, part.to(wide))
