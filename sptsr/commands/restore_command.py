@@ -73,12 +73,14 @@ def _restore(options: argparse.Namespace) -> int:
     from sptsr.core.plugin_files import plugin_modules
     from sptsr.report.page import FROZEN, TUNED, Page, Picture
     from sptsr.report.page_file import is_page
-    from sptsr.restoring.folder_run import How, find_images, restore_all
+    from sptsr.restoring.folder_run import SUFFIXES, How, find_images, restore_all
     from sptsr.restoring.through import portable
 
     given, out = Path(options.input), Path(options.out)
     if out.exists() and not out.is_dir():
         raise UserError(f'{out}: is a file; name a folder with -o')
+    if out.suffix.lower() in SUFFIXES and not out.exists():  # a folder of that name is not what was meant
+        raise UserError(f'{out}: names an image, and results go into a folder; say -o {out.with_suffix("")}')
     images = find_images(given, out)
     report = out / 'report.html'
     if options.report and report.exists() and not is_page(report):

@@ -51,6 +51,7 @@ def test_a_store_without_an_image_is_refused_and_one_of_these_images_is_used(pho
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--sigma', '25'], 'takes no noise level'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--tile', '-1'], '--tile -1'),
         (['-i', 'a.png', '-o', 'a.png', *ARGUMENTS], 'a.png: is a file'),
+        (['-i', 'a.png', '-o', 'b.PNG', *ARGUMENTS], 'b.PNG: names an image, and results go into a folder; say -o b'),
         (['-i', 'a.png', '-o', 'a.png/out', *ARGUMENTS], 'a.png/out: cannot write to it (Not a directory)'),
         (['-i', 'a.png', '-o', '/proc/out', *ARGUMENTS], '/proc/out: cannot write to it'),
         (['-i', 'a.png', '-o', 'o', *ARGUMENTS, '--weights', OTHER], 'and this backbone holds others'),
