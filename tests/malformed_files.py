@@ -114,6 +114,8 @@ FORCED = {
 
 COMMANDS = {
     'trian -opt x.yml': "no command 'trian'; did you mean 'train'",
+    'restore -i a -o b -a c --tiel 3': "sptsr restore: no option '--tiel'; did you mean '--tile'",
+    'export a.safetensors b -o c.onnx': "sptsr export: 'b' belongs to no option",
     'prior extrct': "no command 'extrct'; did you mean 'extract'",
     'frobnicate': "no command 'frobnicate'; known: demo, doctor, data",
     'train': 'the following arguments are required: -opt',

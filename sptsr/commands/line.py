@@ -66,6 +66,16 @@ class _Parser(argparse.ArgumentParser):
             help='print the traceback of a mistake as well; SPTSR_DEBUG=1 does the same',
         )
 
+    def parse_known_args(self, *arguments: Any, **settings: Any) -> Any:
+        """Ends what a command does not know there: argparse passes it up to `sptsr`, whose help has no options."""
+        found, unknown = super().parse_known_args(*arguments, **settings)
+        if unknown and self._subparsers is None:
+            wrong = unknown[0].partition('=')[0]
+            if not wrong.startswith('-'):
+                self.error(f"'{wrong}' belongs to no option")
+            self.error(f"no option '{wrong}'{nearest(wrong, self._option_string_actions)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         if 'invalid choice' in message and self._subparsers is not None:
             wrong = message.split("invalid choice: '", 1)[-1].split("'", 1)[0]
