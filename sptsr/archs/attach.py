@@ -13,6 +13,7 @@ from torch import nn
 from sptsr.archs.adapter import apply_adapter, read_adapter, save_adapter
 from sptsr.archs.backbone import Found, build_network, probe_of, size_rules
 from sptsr.archs.recipes import find_recipe
+from sptsr.archs.sites import check_patterns
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
 from sptsr.archs.undo import undone_on_error
@@ -175,6 +176,8 @@ def load(
     rest = {key: value for key, value in section.items() if key not in ('type', 'backbone')}
     _refuse(argument_problems(parameters(SPTNet, ('backbone',)), rest, 'the adapter'), str(path))
     _refuse(tune_problems(rest), str(path))
+    for key in ('sites', 'lora_sites'):
+        check_patterns(rest.get(key), f'{path}: {key}')
     _check_unit(rest.get('unit') or {}, str(path))
     with undone_on_error(backbone):
         net = SPTNet(section['backbone'], **rest)

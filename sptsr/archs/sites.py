@@ -136,6 +136,19 @@ def match_sites(net: nn.Module, patterns: Sequence[str], key: str = 'sites') -> 
     return [path for path in paths if path in matched]
 
 
+def check_patterns(patterns: object, key: str = 'sites') -> None:
+    """Raises UserError for regular expressions of a stranger's file that may take for ever, as `((a|a)+)+` does.
+
+    No group may be repeated, and repetitions and alternatives are four at most: then the time grows with the fourth
+    power of a path's length.
+    """
+    for pattern in patterns if isinstance(patterns, list) else ():
+        if isinstance(pattern, str) and pattern.startswith('re:'):
+            plain = pattern.replace('(?:', '(')  # what else begins with (? is refused: flags could hide a repetition
+            if len(re.findall(r'[*+?{|]', plain)) > 4 or re.search(r'\)[*+?{]|\(\?', plain):
+                raise UserError(f"{key}: '{pattern}' may take for ever to match; list the modules by name")
+
+
 def _matches(path: str, pattern: str, key: str) -> bool:
     if pattern.startswith('re:'):
         try:

@@ -24,6 +24,7 @@ from sptsr.evaluation.cost import (
     made_to_measure,
     measure_latency,
     measure_memory,
+    size_for,
 )
 from sptsr.options.keys import TRAIN_DEFAULTS
 from sptsr.options.load import load_network, read_checked
@@ -49,7 +50,7 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
     tuned = section['type'] == 'SPTNet'
     net, size = made_to_measure(section, size)
     macs = [count_macs(net, input_for(net)), count_macs(net, INPUT)]
-    _must_fit(net, size)
+    must_fit_memory(net, size)
     latency = measure_latency(net, size, rounds)
     memory = measure_memory(net, size)
     step = _step(net, options) if tuned else None
@@ -68,11 +69,12 @@ def cost_report(path: str, size: tuple[int, int], rounds: int, as_json: bool) ->
     return _text(net, tuned, macs, latency, memory, step)
 
 
-def _must_fit(net: SPTNet, size: tuple[int, int]) -> None:
+def must_fit_memory(net: SPTNet, size: tuple[int, int]) -> None:
     """Raises UserError for an image that needs more memory than is free, by what a small one needs."""
-    ratio = size[0] * size[1] / (INPUT[0] * INPUT[1])
+    probe = size_for(net, INPUT)
+    ratio = size[0] * size[1] / (probe[0] * probe[1])
     if ratio > 1:
-        needed = ratio * max(measure_memory(net, INPUT))
+        needed = ratio * max(measure_memory(net, probe))
         must_fit(f'--size {size[0]} {size[1]}', needed, 'choose a smaller one', kind_of(net)['device'])
 
 

@@ -185,6 +185,7 @@ def _prior_show(options: argparse.Namespace) -> int:
     if not 0 <= options.zoom <= _MOST_ZOOM:
         raise UserError(f'--zoom {options.zoom}: must be in 0..{_MOST_ZOOM}')
     images = images_of(options)
+    images.refuse_within(options.out)
     store = PriorStore(options.store)
     for key in options.keys:
         print(show_prior(images, store, key, options.out, options.zoom))

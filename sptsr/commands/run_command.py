@@ -64,6 +64,6 @@ def _test(options: argparse.Namespace) -> int:
     results = test_pipeline(
         options.opt, options.root, options.force_yml, launcher=options.launcher, report=options.report
     )
-    if int(os.environ.get('RANK', '0')) == 0:
+    if options.launcher == 'none' or int(os.environ['RANK']) == 0:  # else set, or the test would have ended
         print(results_table(results))
     return 0

@@ -42,8 +42,8 @@ def module_name(path: Path) -> str:
     Its first part stands for a folder, the rest for the way from there to the file. The folder is the file's own, or
     the one above the outermost package that the file is in, or the one that its relative imports reach.
 
-    Two files have two names, and a name is an identifier, because `torch.compile` writes it into code: where it is
-    none, its bytes other than ASCII letters and digits become `_` and two hexadecimal digits.
+    Two files have two names (but for `a-b.py` beside `a_2db.py`), and a name is an identifier, because `torch.compile`
+    writes it into code: where it is none, its bytes other than ASCII letters and digits become `_` and two hex digits.
     """
     path = path.resolve()
     root = path.parent

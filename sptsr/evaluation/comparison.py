@@ -82,7 +82,7 @@ class Comparison:
         a, b: the runs of each arm.
         same_seeds: the runs are paired by training seed.
         rows: by dataset and metric.
-        left_out: datasets and metrics that not all files have.
+        left_out: datasets and metrics that not all files have, or that all have for no image.
         other_inputs: numbers of images by dataset whose LQ images are not the same in all files.
     """
 
@@ -156,22 +156,30 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], common: bool = False) -> Co
     if not datasets:
         raise UserError(f'compare: {_paths(runs)} have no dataset in common; test both arms on the same sets')
     same_seeds, b = paired_by_seed(a, b)
-    rows, left_out = [], _not_in_all([run.datasets for run in runs])
+    rows, empty, left_out = [], [], _not_in_all([run.datasets for run in runs])
     for dataset in datasets:
         metrics = [run.datasets[dataset] for run in runs]
         left_out += [f'{dataset}, {metric}' for metric in _not_in_all(metrics)]
         for metric in _in_all(metrics):
             if len({run.datasets[dataset][metric].masks for run in runs} - {None}) > 1:
                 left_out.append(f'{dataset}, {metric}, along the same masks')
+                continue
+            row = _row(a, b, dataset, metric, same_seeds, common)
+            if row is None:  # a place of the images, say, that none of them has
+                empty.append(f'{dataset}, {metric}')
             else:
-                rows.append(_row(a, b, dataset, metric, same_seeds, common))
+                rows.append(row)
+    if empty and not rows:
+        raise UserError(f'compare: {empty[0]}: no image has a finite value in all files; nothing to compare')
+    left_out += [f'{name}, for any image' for name in empty]
     if not rows:
         raise UserError(f'compare: {_paths(runs)} have no metric in common; test both arms with the same val.metrics')
     inputs = {dataset: count for dataset in datasets if (count := other_inputs(runs, dataset))}
     return Comparison(tuple(a), tuple(b), same_seeds, tuple(rows), tuple(left_out), inputs)
 
 
-def _row(a: Sequence[Run], b: Sequence[Run], dataset: str, metric: str, same_seeds: bool, common: bool) -> Row:
+def _row(a: Sequence[Run], b: Sequence[Run], dataset: str, metric: str, same_seeds: bool, common: bool) -> Row | None:
+    """Returns the comparison by one metric; None where no image has a finite value in all files."""
     runs = [*a, *b]
     records = [run.datasets[dataset][metric] for run in runs]
     keys = _in_all([record.values for record in records])
@@ -189,7 +197,7 @@ def _row(a: Sequence[Run], b: Sequence[Run], dataset: str, metric: str, same_see
     bad = [key for key in keys if not all(math.isfinite(record.values[key]) for record in records)]
     finite = [key for key in keys if key not in set(bad)]
     if not finite:
-        raise UserError(f'compare: {dataset}, {metric}: no image has a finite value in all files; nothing to compare')
+        return None
     values = [
         np.array([[run.datasets[dataset][metric].values[key] for key in finite] for run in arm]) for arm in (a, b)
     ]

@@ -131,7 +131,7 @@ def count_macs(net: SPTNet, size: tuple[int, int]) -> Macs:
         net: the network; its masks are made up (see `made_up_masks`).
         size: height and width of the input; brought up to what the network takes.
     """
-    height, width = (round_up(max(side, net.sizes.minimum), net.sizes.multiple) for side in size)
+    height, width = size_for(net, size)
     try:
         backbone, tuned, others = _counted(_for_inference(net).to('meta'), (height, width))
     except (RuntimeError, TypeError):  # what torch raises where a value is asked for
@@ -151,8 +151,13 @@ def made_to_measure(section: Mapping[str, Any], size: tuple[int, int]) -> tuple[
     given = section if section['type'] == 'SPTNet' else {'backbone': section, 'tune': 'all'}
     net = SPTNet(**{key: value for key, value in given.items() if key not in ('type', 'backbone_weights')})
     net.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    return net, size_for(net, size)
+
+
+def size_for(net: SPTNet, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns height and width brought up to what a network takes."""
     height, width = (round_up(max(side, net.sizes.minimum), net.sizes.multiple) for side in size)
-    return net, (height, width)
+    return height, width
 
 
 def input_for(net: SPTNet, output: tuple[int, int] = OUTPUT) -> tuple[int, int]:

@@ -71,7 +71,7 @@ class ImageFolder:
         return f'{self.root}[{key}]' if self.is_lmdb else self._path(key)
 
     def refuse_within(self, out: str | os.PathLike[str]) -> None:
-        """Raises UserError where results, named by the keys of its images, would become images of this folder."""
+        """Raises UserError where pictures written there would become images of this folder, or replace some."""
         for whole in (os.path.abspath, os.path.realpath):  # links into the folder are followed
             place, root = Path(whole(out)), Path(whole(self.root))
             below = place.relative_to(root) if place.is_relative_to(root) else None

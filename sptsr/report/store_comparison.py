@@ -32,8 +32,10 @@ def compare_all(
         the table, in Markdown.
 
     Raises:
-        UserError: a missing store or key, or two stores of one name.
+        UserError: a missing store or key, two stores of one name, or `out` among the images.
     """
+    if images is not None:
+        images.refuse_within(out)
     names = [Path(other).name for other in others]
     if len(set(names)) < len(names):
         raise UserError(f'prior compare: two of the stores are called {max(names, key=names.count)}; rename one')

@@ -25,6 +25,7 @@ from sptsr.core.devices import usable_device
 from sptsr.core.errors import UserError
 from sptsr.core.free_memory import free_bytes
 from sptsr.core.registry import register_all
+from sptsr.core.values import shown
 from sptsr.images.decode import RGB, luminance
 from sptsr.images.draws import Degradation
 from sptsr.images.folder import ImageFolder
@@ -106,7 +107,7 @@ class Frozen:
         if not takes_sigma(self.net):
             raise UserError('--sigma: this network takes no noise level; remove it')
         if not 0 <= sigma <= 255:
-            raise UserError(f'--sigma {sigma:g}: must be a number in 0..255')
+            raise UserError(f'--sigma {shown(sigma)}: must be a number in 0..255')
         return replace(self, record={**self.record, 'sigma': sigma})
 
     @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Adapter files from strangers: each is read, or refused by one line."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import sptsr
 from sptsr.archs.adapter import read_adapter
+from sptsr.archs.sites import check_patterns
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.errors import UserError
 
@@ -59,6 +61,37 @@ def test_a_record_that_lacks_something(record: dict, key: str, value: object):
 def test_tensors_of_no_group(record: dict, name: str):
     save_file({**load_file(OLD), name: torch.zeros(1)}, 'x.safetensors', {FORMAT: json.dumps(record)})
     with pytest.raises(UserError, match=rf"^x\.safetensors: not an adapter \(a tensor is called '{name}'\)"):
+        read_adapter('x.safetensors')
+
+
+@pytest.mark.parametrize(
+    'pattern',
+    [
+        're:((.|.|.|.)+)+!',
+        're:(([A-Za-z0-9_.])+)+!',
+        're:(?x)(.+) +!',
+        're:.*.*.*.*.*!',
+        're:(.|.)(.|.)(.|.)(.|.)(.|.)!',
+    ],
+)
+@pytest.mark.parametrize('key', ['sites', 'lora_sites'])
+def test_patterns_that_match_for_ever_are_refused(record: dict, key: str, pattern: str):
+    lora = {'tune': 'adapter+lora'} if key == 'lora_sites' else {}
+    network = record['network_g'] | lora | {key: [pattern]}
+    save_file(load_file(OLD), 'x.safetensors', {FORMAT: json.dumps(record | {'network_g': network})})
+    with pytest.raises(UserError, match=rf"^x\.safetensors: {key}: '{re.escape(pattern)}' may take for ever"):
+        sptsr.load('x.safetensors', {'type': 'IMDN', 'nf': 16, 'upscale': 4})
+
+
+def test_patterns_of_honest_adapters_are_taken():
+    check_patterns(['IMDB*', r're:body\.\d*[13]', r're:(?:layers|body)\.[0-9]+\.conv[12]?', r're:IMDB(1|3|5)'])
+
+
+@pytest.mark.parametrize('sigma', [-5, 10**400, [10, 300]])
+def test_a_noise_level_that_is_none(record: dict, sigma: object):
+    changed = record | {'trained_with': {'sigma': sigma}}
+    save_file(load_file(OLD), 'x.safetensors', {FORMAT: json.dumps(changed)})
+    with pytest.raises(UserError, match=r"^x\.safetensors: damaged \(its metadata has no usable 'trained_with.*sigma"):
         read_adapter('x.safetensors')
 
 

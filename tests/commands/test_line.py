@@ -54,6 +54,14 @@ def test_the_commands_of_the_readme_line(here: Path, capsys: pytest.CaptureFixtu
     assert 'psnr' in out
 
 
+@pytest.mark.parametrize('rank', ['', '3', 'x'])
+def test_a_stray_rank_does_not_hide_the_table(here: Path, capsys, monkeypatch: pytest.MonkeyPatch, rank: str):
+    monkeypatch.setenv('RANK', rank)
+    bare = ['--force_yml', 'network_g={type: IMDN, nf: 16, upscale: 4}']
+    assert main(['test', '-opt', 'test.yml', *bare]) == 0
+    assert 'photographs' in capsys.readouterr().out
+
+
 def test_an_adapter_for_other_weights_is_refused(here: Path, capsys: pytest.CaptureFixture[str]):
     assert main(['train', '-opt', 'train.yml']) == 0
     adapter = 'path:pretrain_network_g=experiments/tiny/models/net_g_latest.safetensors'

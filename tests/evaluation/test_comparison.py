@@ -105,6 +105,15 @@ def test_a_frozen_network_against_several_seeds(write):
     assert 'training seeds of B; A is one run' in found['text']
 
 
+def test_a_place_that_no_image_has_does_not_end_the_rest(write):
+    a, b = content(), content(0.05, draw=1)
+    for record in (a, b):  # two images without small masks, say
+        record['datasets']['Set5']['psnr small'] = {'per_image': dict.fromkeys(KEYS, 'nan'), 'options': OPTIONS}
+    found = figures(write('a.json', a), write('b.json', b))
+    assert [(row['dataset'], row['metric']) for row in found['rows']] == [('Set5', 'psnr'), ('B100', 'psnr')]
+    assert 'Not in all files: Set5, psnr small, for any image.' in found['text']
+
+
 def test_what_has_no_finite_value_is_left_out_and_named(write):
     a, b = content(), content(0.05, draw=1)
     a['datasets']['Set5']['psnr']['per_image']['image3'] = 'inf'
@@ -192,8 +201,8 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     'other images': (_other(lambda r: r['images']['Set5'].update(image1='x')), 'image1: measured against another GT'),
     'nothing finite': (
-        _other(lambda r: r['datasets']['Set5']['psnr'].update(per_image=dict.fromkeys(KEYS, 'inf'))),
-        'no image has a finite value',
+        _other(lambda r: [s['psnr'].update(per_image=dict.fromkeys(KEYS, 'inf')) for s in r['datasets'].values()]),
+        'Set5, psnr: no image has a finite value',
     ),
 }  # fmt: skip
 

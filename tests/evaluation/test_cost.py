@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.commands.cost_report import must_fit_memory
 from sptsr.core.errors import UserError
 from sptsr.evaluation.cost import (
     Spread,
     count_macs,
     count_parameters,
     input_for,
+    made_to_measure,
     made_up_masks,
     measure_latency,
     measure_memory,
@@ -165,6 +167,16 @@ def test_memory_of_a_step():
     assert all(torch.equal(value, before[name]) for name, value in nets['all'].state_dict().items())
     assert found['bias'] < found['all']  # inputs of convolutions are not kept
     assert step_memory(nets['all'], train, 4, (24, 24)) > 1.5 * found['all']
+
+
+def test_memory_of_a_network_whose_windows_do_not_divide_the_probe(monkeypatch: pytest.MonkeyPatch):
+    small = {'img_size': 14, 'embed_dim': 8, 'depths': [1], 'num_heads': [1], 'mlp_ratio': 1}
+    net, size = made_to_measure({'type': 'SwinIR', 'window_size': 7, **small}, (264, 264))
+    assert size == (266, 266)
+    must_fit_memory(net, size)
+    monkeypatch.setattr('sptsr.core.free_memory.free_bytes', lambda device: 10**6)
+    with pytest.raises(UserError, match='--size 266 266 needs about'):
+        must_fit_memory(net, size)
 
 
 def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,7 @@
 """Controls and comparisons: shuffled, random and oracle priors; likeness of two stores; degraded images."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,17 @@ def test_comparing_stores_from_the_command_line(photographs: Path, tmp_path: Pat
     assert record['mean']['iou'] == pytest.approx(np.mean(values))
     picture = decode_rgb((tmp_path / 'out' / 'noise50.png').read_bytes(), 'x')
     assert picture.shape[1] > 3 * 128
+
+
+def test_pictures_do_not_go_among_the_images(photographs: Path, tmp_path: Path):
+    images = shutil.copytree(photographs / f'LRx{SCALE}', tmp_path / 'images')
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    store, other = photographs / 'prior', shutil.copytree(photographs / 'prior', tmp_path / 'chelsea')
+    for words in (['show', store, 'chelsea'], ['compare', store, other]):
+        done = run_cli('prior', *words, '-i', images, '-o', images)
+        assert done.returncode == 2
+        assert 'whose images are read; choose a folder outside of it' in done.stderr
+        assert {path.name: path.read_bytes() for path in images.iterdir()} == before
 
 
 def test_comparing_what_cannot_be_compared(photographs: Path, tmp_path: Path):
