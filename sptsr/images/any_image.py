@@ -91,7 +91,7 @@ def read_any(path: str | os.PathLike[str], most_pixels: int) -> AnyImage:
         raise UserError(f'{path}: needs more memory than is free here; cut it into parts') from error
     except Exception as error:  # decoders of damaged files raise what they like, IndexError and TypeError too
         reason = str(error).partition('\n')[0] or type(error).__name__
-        raise UserError(f'{path}: not a readable image ({reason}); copy or make it again') from error
+        raise UserError(f'{path}: not a readable image ({reason}); convert it, copy or make it again') from error
     if 2 <= said <= 8:
         notes.append('turned upright')
     turned = None if alpha is None else upright(alpha, orientation)
@@ -141,6 +141,8 @@ def write_any(path: str | os.PathLike[str], image: AnyImage, quality: int = 95) 
 
 
 def _opened(content: bytes, path: str | os.PathLike[str], most_pixels: int) -> Image.Image:
+    if not content:
+        raise UserError(f'{path}: an empty file; copy or make it again')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # `most_pixels` is the bound here
@@ -183,7 +185,7 @@ def _plain_pixels(
 ) -> tuple[Pixels, Pixels | None, bytes | None]:
     """Returns 8-bit colour and alpha, and the profile that goes with them."""
     if image.mode in ('I', 'F'):
-        raise ValueError(f'pixels of 32 bits (mode {image.mode}) are not read; convert it to 16 bits')
+        raise ValueError(f'pixels of 32 bits (mode {image.mode}) are not read')
     if image.format in ('JPEG2000', 'AVIF') and said_depth(content) > 8:
         notes.append(f'{said_depth(content)} bits read as 8')
     if image.mode in ('CMYK', 'YCbCr', 'LAB', 'HSV'):

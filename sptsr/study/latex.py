@@ -166,7 +166,8 @@ def _parts(block: Block) -> list[str]:
         cells = [_minus(part).replace(' ± ', r'\,{\tiny$\pm$') for part in parts]
         rows.append(_line(*map(escaped, names), *(f'{cell}}}' if 'pm' in cell else cell for cell in cells)))
     head = _line('set', 'metric', 'arm', *PARTS)
-    return [*_long(f'lll{"r" * len(PARTS)}', head, rows), escaped(PARTS_LEGEND), '']
+    title = rf'\subsubsection*{{{escaped(block.name)}: where the difference lies}}'
+    return [title, *_long(f'lll{"r" * len(PARTS)}', head, rows), escaped(PARTS_LEGEND), '']
 
 
 def _long(columns: str, head: str, rows: Sequence[str]) -> list[str]:

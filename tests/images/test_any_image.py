@@ -123,7 +123,7 @@ def test_what_is_no_image_is_one_line(tmp_path):
     (tmp_path / 'bomb.png').write_bytes(odd_files.blank_png(60000, 60000))
     expected = {
         'text.png': 'not an image that can be read',
-        'empty.png': 'not an image that can be read',
+        'empty.png': 'an empty file; copy',
         'float.tif': 'pixels of 32 bits',
         'large.png': '2000x2000 needs more memory',
         'bomb.png': 'more than 178956970 pixels',

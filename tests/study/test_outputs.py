@@ -84,6 +84,7 @@ def test_each_arm_against_the_control(study, tmp_path):
     assert len(rows) == 4 * 2 + 3 * 4  # of parts: three arms against the control, a band and three thirds
     (one,) = [row for row in rows if (row['arm'], row['metric']) == ('SPT', 'psnr boundary')]
     assert float(one['difference']) == parts['SPT', 'boundary'].difference
+    assert ': where the difference lies}' in (tmp_path / 'out' / 'table.tex').read_text()
     assert (one['mean'], one['images']) == ('', str(IMAGES))
     assert read_differences(tmp_path / 'out' / 'table.csv', 'IMDN', 'SPT')['photographs'].keys() == {'psnr', 'ssim'}
     record = json.loads((tmp_path / 'out' / 'runs.json').read_text())
