@@ -37,8 +37,7 @@ _MORE: dict[str, Any] = {
     'sha256': str,
     'trained_with': dict,
 }
-_LEVEL = Annotated[float, Range(0, 255)]
-SIGMA = _LEVEL | list[_LEVEL]  # a level or a range
+SIGMA = float | list[float]  # a level or a range
 _TRAINED_WITH = {'dataset': str, 'seed': int, 'sigma': SIGMA | None, 'prior': dict}
 _PRIOR = {
     'source': str,

@@ -167,7 +167,7 @@ def _sigma(said: str | None, net: SPTNet, trained: object) -> float | str | None
         if said is not None:
             raise UserError('--sigma: this network takes no noise level; remove it')
         return None
-    if said is None and isinstance(trained, int | float):
+    if said is None and isinstance(trained, int | float) and 0 <= trained <= 255:  # a set of one's own may say another
         return float(trained)
     if said is None:
         raise UserError('restore: this network takes a noise level; say --sigma N (of 255), or --sigma auto')

@@ -13,6 +13,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -32,20 +33,20 @@ def apply() -> None:
 class _UpstreamFinder(importlib.abc.MetaPathFinder):
     """Finds the removed torchvision module, and patches modules of BasicSR as they load."""
 
-    _busy = False
+    _inside = threading.local()  # whether this thread is looking a module up already
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname == 'basicsr':
             return _installed_basicsr()
-        if self._busy or fullname not in (_FUNCTIONAL_TENSOR, *_PATCHES):
+        if getattr(self._inside, 'busy', False) or fullname not in (_FUNCTIONAL_TENSOR, *_PATCHES):
             return None
-        self._busy = True
+        self._inside.busy = True
         try:
             spec = importlib.util.find_spec(fullname)
         finally:
-            self._busy = False
+            self._inside.busy = False
         if fullname == _FUNCTIONAL_TENSOR:
             # torchvision 0.15 and older still have it.
             return spec or importlib.machinery.ModuleSpec(fullname, _FunctionalTensorLoader())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sptsr
 from sptsr.archs.weights import read_weights
 from sptsr.images.any_image import read_any
 from tests.conftest import photograph, run_cli
@@ -81,3 +82,20 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, monkeypatch, oth
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', 'empty', 'home']
     assert [path.name for path in (tmp_path / 'home').iterdir()] == ['report.html']
     assert 'somebody else' in (tmp_path / 'home' / 'report.html').read_text()
+
+
+@pytest.mark.parametrize('sigma', [-5, 300.0, 10**400])
+def test_a_noise_level_of_an_adapter_that_is_none_is_asked_for(tmp_path, monkeypatch, sigma):
+    monkeypatch.chdir(tmp_path)
+    net = sptsr.attach({'type': 'FFDNet', 'nc': 8, 'nb': 4}, sites=['model.2'], unit='PlainUnit', width=4)
+    torch.save(net.backbone.state_dict(), 'w.pth')
+    net.trained_with = {'sigma': sigma}
+    sptsr.save(net, 'a.safetensors')
+    Image.fromarray(photograph('chelsea.png', 12, 12)).save('a.png')
+    words = ['restore', '-i', 'a.png', '-o', 'o', '-a', 'a.safetensors', '--weights', 'w.pth']
+    result = run_cli(*words)
+    assert result.returncode == 2
+    assert (
+        result.stderr == 'sptsr: restore: this network takes a noise level; say --sigma N (of 255), or --sigma auto\n'
+    )
+    assert run_cli(*words, '--sigma', '5').returncode == 0
