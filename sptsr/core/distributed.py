@@ -191,7 +191,7 @@ def start_ranks(
     """
     environment = os.environ
     if launcher == 'none':
-        started = max(_number('WORLD_SIZE', '1'), _number('SLURM_STEP_NUM_TASKS', '1'))
+        started = max(number_of('WORLD_SIZE', '1'), number_of('SLURM_STEP_NUM_TASKS', '1'))
         if started > 1:
             raise UserError(
                 f'{started} processes were started and would all write the same run; say --launcher pytorch '
@@ -201,7 +201,7 @@ def start_ranks(
     if launcher == 'slurm':
         _from_slurm(settings or {})
     try:
-        rank, world, local = (_number(name) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
+        rank, world, local = (number_of(name) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
     except KeyError as error:
         how = 'torchrun --nproc_per_node N -m sptsr.train -opt X.yml --launcher pytorch'
         raise UserError(f'--launcher {launcher}: {error.args[0]} is not set; start it as `{how}`') from error
@@ -229,8 +229,8 @@ def start_ranks(
     return Ranks(rank, world)
 
 
-def _number(name: str, default: str | None = None) -> int:
-    """Returns a whole number of the environment; raises KeyError where it is not set and has no default."""
+def number_of(name: str, default: str | None = None) -> int:
+    """Returns a whole number of the environment; raises KeyError where it is not set, or empty, and has no default."""
     text = os.environ.get(name) or default
     if text is None:
         raise KeyError(name)

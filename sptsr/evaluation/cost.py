@@ -156,8 +156,8 @@ def made_to_measure(section: Mapping[str, Any], size: tuple[int, int]) -> tuple[
 
 def size_for(net: SPTNet, size: tuple[int, int]) -> tuple[int, int]:
     """Returns height and width brought up to what a network takes."""
-    height, width = (round_up(max(side, net.sizes.minimum), net.sizes.multiple) for side in size)
-    return height, width
+    right, bottom = net.sizes.padding(*size)
+    return size[0] + bottom, size[1] + right
 
 
 def input_for(net: SPTNet, output: tuple[int, int] = OUTPUT) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from datetime import timedelta
 import lmdb
 import torch.distributed as dist
 
-from sptsr.core.distributed import enter_group, leave_group
+from sptsr.core.distributed import enter_group, leave_group, number_of
 from sptsr.core.errors import UserError
 from sptsr.core.lmdb_env import close_reader
 from sptsr.core.locks import try_lock
@@ -69,7 +69,7 @@ def extract_distributed(
     Raises:
         UserError: as `extract`; it ends all ranks.
     """
-    rank, world = int(os.environ.get('RANK', '0')), int(os.environ.get('WORLD_SIZE', '1'))
+    rank, world = number_of('RANK', '0'), number_of('WORLD_SIZE', '1')
     if world == 1:
         if any(map(has_header, shards_of(path))):  # left by an interrupted run of several ranks
             merge(path, header_of(images, source, max_masks))

@@ -62,6 +62,12 @@ def test_a_stray_rank_does_not_hide_the_table(here: Path, capsys, monkeypatch: p
     assert 'photographs' in capsys.readouterr().out
 
 
+def test_masks_where_the_environment_has_empty_ranks(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('RANK', '')
+    monkeypatch.setenv('WORLD_SIZE', '')
+    assert main(['prior', 'extract', '-i', 'set/LRx4', '-o', 'new', '--source', 'none']) == 0
+
+
 def test_an_adapter_for_other_weights_is_refused(here: Path, capsys: pytest.CaptureFixture[str]):
     assert main(['train', '-opt', 'train.yml']) == 0
     adapter = 'path:pretrain_network_g=experiments/tiny/models/net_g_latest.safetensors'
