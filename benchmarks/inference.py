@@ -4,7 +4,8 @@
         [--only IMDN EDSR]
 
 Both run in one process on the same image, alternated; a ratio is the median over the rounds. Memory is the peak of
-what the forward pass allocates, its output included. Prints a table, then one line of JSON.
+what the forward pass allocates, its output included. Freed memory is kept, as `sptsr restore` does it. Prints a table,
+then one line of JSON.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import sptsr  # noqa: F401 (mends the import of basicsr)
 from sptsr.archs.recipes import RECIPES
 from sptsr.archs.sizes import round_up
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.allocator import keep_freed_memory
 from sptsr.core.registry import register_all
 from sptsr.evaluation.cost import peak_bytes, seconds
 from sptsr.masks.batch import PriorBatch
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument('--device', default='cpu')
     options = parser.parse_args()
     register_all()
+    keep_freed_memory()
     torch.manual_seed(0)
     records = {}
     for name in options.only:

@@ -162,9 +162,9 @@ def _largest_around(values: Tensor) -> Tensor:
 
 
 def _of_regions(lq: Tensor, masks: PriorBatch) -> dict[str, Tensor]:
-    given, masks = masks.statistics is not None, masks.describe(lq)
+    given, table, owners = masks.statistics is not None, masks.table(), masks.owners()
+    masks = masks.describe(lq, table)
     assert masks.statistics is not None
-    table, owners = masks.table(), masks.owners()
     numbered = table * torch.arange(1, MAX_MASKS + 1, device=table.device, dtype=table.dtype)
     if given:  # a mask of a finer grid that no pixel's middle is in may gain one when the image is flipped
         numbered = numbered * (masks.statistics[..., SHARE] > 0).index_select(0, owners)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_PART = 1 << 20  # values of gamma and beta that are there at once on a CPU: 4 MB in float32
+_PART = 1 << 19  # values of the result that are computed at once on a CPU: 2 MB in float32
+_EXACT = (torch.float32, torch.float64)  # in which 1 + gamma keeps what a small gamma tells
 
 
 def modulate(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -68,18 +69,22 @@ class _Modulate(torch.autograd.Function):
 
 
 def _modulated(features: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Returns F (1 + gamma) + beta. On a CPU part by part, so that gamma and beta stay in its caches."""
-    if torch.compiler.is_compiling() or not (_is_matrices(features) and _is_matrices(hidden)):
+    """Returns F (1 + gamma) + beta. On a CPU part by part in the result itself, where neither is ever there."""
+    matrices = _is_matrices(features) and _is_matrices(hidden) and features.dtype == hidden.dtype
+    if torch.compiler.is_compiling() or not matrices or features.dtype not in _EXACT:
         gamma, beta = _conv1x1(hidden, weight, bias).to(features.dtype).chunk(2, dim=1)
         # F + beta + F gamma is F (1 + gamma) + beta with one pass over memory less.
         return (features + beta).addcmul_(features, gamma)
     result = torch.empty_like(features)
-    matrix, start = weight.flatten(1), bias[:, None]
-    pixels = max(1, _PART // len(bias))
+    of_gamma, of_beta = weight.flatten(1).chunk(2)
+    start, shift = bias[:, None].chunk(2)
+    start = start + 1
+    pixels = max(1, _PART // len(start))
     for image in zip(features, hidden, result, strict=True):
         for f, h, out in zip(*(x.flatten(1).split(pixels, dim=1) for x in image), strict=True):
-            gamma, beta = torch.addmm(start, matrix, h).to(f.dtype).chunk(2)
-            torch.add(f, beta, out=out).addcmul_(f, gamma)
+            torch.addmm(start, of_gamma, h, out=out)
+            torch.addcmul(shift, f, out, out=out)
+            torch.addmm(out, of_beta, h, out=out)
     return result
 
 

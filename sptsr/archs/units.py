@@ -161,7 +161,7 @@ class ModulationUnit(SPTUnit):
         (first_weight, first_bias), (query_weight, query_bias) = weight_and_bias(first), weight_and_bias(self.query)
         of_query, of_prior = first_weight.flatten(1).split(self.width, dim=1)
         weight = of_query @ query_weight.flatten(1)
-        bias = of_query @ query_bias + first_bias
+        bias = torch.addmv(first_bias, of_query, query_bias)
         return last(act(sum_of_both(features, weight, prior, of_prior, bias)))
 
     def modulate(self, features: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from sptsr.archs.backbone import kind_of
 from sptsr.archs.call import call_network, takes_sigma
 from sptsr.archs.sizes import round_up
 from sptsr.archs.spt_arch import SPTNet
+from sptsr.core.allocator import keep_freed_memory
 from sptsr.masks.batch import PriorBatch
 from sptsr.masks.prior import MAX_MASKS, Prior
 
@@ -179,7 +180,11 @@ def made_up_masks(batch: int, size: tuple[int, int], device: torch.device) -> Pr
 
 
 def measure_latency(net: SPTNet, size: tuple[int, int], rounds: int = 9) -> Latency:
-    """Runs a tuned network and its backbone by turns on one image, after two runs of each that do not count."""
+    """Runs a tuned network and its backbone by turns on one image, after two runs of each that do not count.
+
+    The process keeps freed memory from then on, as `sptsr restore` does.
+    """
+    keep_freed_memory()
     net = _for_inference(net)
     backbone, tuned = _runs(net, size)
     with torch.inference_mode():

@@ -102,16 +102,18 @@ class PriorBatch:
         rows, columns = (padded_positions(*side, self.fine, self.index.device) for side in sides)
         return replace(self, index=self.index[:, rows][:, :, columns])
 
-    def describe(self, lq: Tensor) -> PriorBatch:
+    def describe(self, lq: Tensor, table: Tensor | None = None) -> PriorBatch:
         """Returns the codes with `statistics`; those that they have stay, else they are taken of these images.
 
         Args:
             lq: [B, C, H, W], the images that the masks belong to, whole.
+            table: `table()`, where it is known.
         """
         if self.statistics is not None:
             return self
         sums = CodeSums.of(self.at(1).index, self.palette.shape[0], lq)
-        return replace(self, statistics=sums.statistics(self.table(), self.owners(), len(self.index)))
+        members = self.table() if table is None else table
+        return replace(self, statistics=sums.statistics(members, self.owners(), len(self.index)))
 
     def at(self, fine: int) -> PriorBatch:
         """Returns the codes on a grid `fine` times as fine as the images' (see `Prior.at`)."""
@@ -153,8 +155,8 @@ class PriorBatch:
         if not 1 <= num_masks <= MAX_MASKS:
             raise ValueError(f'num_masks must be 1..{MAX_MASKS}, got {num_masks}')
         shifts = torch.arange(num_masks, device=self.palette.device)
-        # not `>>`, for which ONNX has no operator
-        return (torch.bitwise_right_shift(self.palette[:, None], shifts) & 1).to(dtype)
+        bits = torch.ones_like(shifts) << shifts  # a CPU shifts one 64-bit number at a time, and compares many
+        return (self.palette[:, None] & bits).ne(0).to(dtype)
 
     def expand(self, num_masks: int = MAX_MASKS, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns the masks as 0 and 1, [B, num_masks, k H, k W], on the codes' device.
