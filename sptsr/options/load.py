@@ -159,7 +159,8 @@ def _read_with_base(path: Path, depth: int = 0) -> tuple[dict[str, Any], Lines]:
         return opt, lines
     where = lines[('base',)]
     if not isinstance(base, str):
-        raise UserError(f'{where}: base must be the name of one YAML file')
+        study = '; a study file is for sptsr table' if isinstance(base, dict) else ''
+        raise UserError(f'{where}: base must be the name of one YAML file{study}')
     if depth >= _MAX_BASES:
         raise UserError(f'{where}: base files go round in a circle; remove one')
     other = path.parent / expanded(base)

@@ -221,6 +221,10 @@ def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch):
     assert done.returncode == 2
     assert re.search(r'wrong.yml:\d+: .*gt_size', done.stderr)
     assert "'optim_g'" in done.stderr
+    Path('study.yml').write_text('base: {train: train.yml, test: bare.yml}\n')
+    done = run_cli('cost', '-opt', 'study.yml')
+    assert (done.returncode, done.stderr.count('\n')) == (2, 1)
+    assert done.stderr.endswith('base must be the name of one YAML file; a study file is for sptsr table\n')
     with pytest.raises(UserError):
         SPTNet({'type': 'IMDN', 'upscale': 4}, tune='al')
 
