@@ -7,11 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_json
+from sptsr.evaluation.records import LARGEST
 from sptsr.evaluation.statistics import PairedComparison, compare_paired
 
 _HOW = 'give a metrics.json that `sptsr test` wrote'
@@ -96,7 +98,7 @@ class Comparison:
 
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Reads a `metrics.json`, also of 0.1; raises UserError unless it is one."""
-    content = read_json(path, _HOW)
+    content = read_json(path, _HOW, LARGEST)
     problem = f'{path}: not a metrics.json of sptsr'
     if not isinstance(content, dict) or not isinstance(content.get('datasets'), dict):
         raise UserError(f"{problem} ('datasets' is missing); {_HOW}")
@@ -124,7 +126,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             raise UserError(f"{problem} ('{name}' holds no digests); {_HOW}")
     names = [*datasets, *(name for metrics in datasets.values() for name in metrics)]
     names += [key for metrics in datasets.values() for record in metrics.values() for key in record.values]
-    unprintable = next((name for name in names if not name.isprintable()), None)
+    # Kinds of blanks are no danger: macOS writes them into the names of screenshots.
+    unprintable = next((n for n in names if not all(c.isprintable() or category(c) == 'Zs' for c in n)), None)
     if unprintable is not None:
         raise UserError(f'{path}: a name that cannot be printed ({_shown(unprintable)}); rename it in the file')
     return Run(str(path), seed, datasets, images, inputs)

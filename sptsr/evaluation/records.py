@@ -12,6 +12,7 @@ from sptsr.evaluation.statistics import half_width
 if TYPE_CHECKING:
     from sptsr.evaluation.metrics import Metric
 
+LARGEST = 1 << 28  # bytes of our own JSON that are read: some 0.5 kB an image in metrics.json, 2 kB a run in runs.json
 _NAMED = 3
 
 

@@ -112,8 +112,10 @@ class PriorBatch:
         if self.statistics is not None:
             return self
         sums = CodeSums.of(self.at(1).index, self.palette.shape[0], lq)
-        members = self.table() if table is None else table
-        return replace(self, statistics=sums.statistics(members, self.owners(), len(self.index)))
+        where = sums.counts.device
+        members = (self.table() if table is None else table).to(where)
+        statistics = sums.statistics(members, self.owners().to(where), len(self.index))
+        return replace(self, statistics=statistics.to(lq.device))
 
     def at(self, fine: int) -> PriorBatch:
         """Returns the codes on a grid `fine` times as fine as the images' (see `Prior.at`)."""

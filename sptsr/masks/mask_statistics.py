@@ -35,6 +35,8 @@ class CodeSums:
             codes: K.
             image: [B, C, H, W].
         """
+        if image.device.type == 'mps':  # Apple's GPUs lack float64
+            index, image = index.cpu(), image.cpu()
         channels = image.shape[1]
         values = image.double()
         rows = torch.cat([torch.ones_like(values[:, :1]), values, values.square()], dim=1).transpose(0, 1).flatten(1)

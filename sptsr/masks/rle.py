@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from sptsr.masks.regions import BoolArray
 
+_LETTERS = 11  # of one count at most
+
 
 def decode_rle(counts: str | Sequence[int], size: Sequence[int]) -> BoolArray:
     """Returns the mask, bool [H, W].
@@ -24,6 +26,9 @@ def decode_rle(counts: str | Sequence[int], size: Sequence[int]) -> BoolArray:
         ValueError: the counts are none, or do not fill the size.
     """
     height, width = size
+    runs_most = 2 * max(0, height) * max(0, width) + 2  # each second one may be empty
+    if isinstance(counts, str | Sequence) and len(counts) > runs_most * (_LETTERS if isinstance(counts, str) else 1):
+        raise ValueError(f'its runs do not fill {height}x{width}')
     if isinstance(counts, str):
         runs = _unpacked(counts)
     elif isinstance(counts, Sequence) and all(isinstance(run, int) and 0 <= run < 1 << 62 for run in counts):
@@ -47,7 +52,7 @@ def _unpacked(text: str) -> npt.NDArray[np.int64]:
         raise ValueError('its counts are not run lengths')
     ends = np.flatnonzero(letters & 32 == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    if (ends - starts).max() > 10:
+    if (ends - starts).max() >= _LETTERS:
         raise ValueError('its counts are not run lengths')
     places = np.arange(letters.size) - np.repeat(starts, ends - starts + 1)
     found = np.add.reduceat((letters & 31) << (5 * places), starts)

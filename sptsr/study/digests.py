@@ -58,7 +58,10 @@ class Digests:
         return self.found['code', path]
 
     def folder(self, path: str) -> str:
-        """Returns a digest of the names and the bytes of all files below a folder, those of LMDB's locks left out."""
+        """Returns a digest of the names and the bytes of all files below a folder.
+
+        What is hidden and LMDB's locks are left out; links are followed, into no folder twice.
+        """
         files = sorted(_files(path))
         return self._noted('folder', path, files, lambda _: _digest_of_files(path, files))
 
@@ -97,8 +100,15 @@ def digest_of_store(path: str) -> str:
 
 
 def _files(folder: str) -> list[str]:
-    found = []
-    for root, _, names in os.walk(folder, followlinks=True):
+    found: list[str] = []
+    entered: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
         found += [os.path.join(root, name) for name in names if not name.startswith(('.', 'lock.mdb'))]
     return found
 

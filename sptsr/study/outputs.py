@@ -14,11 +14,12 @@ from typing import Any
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_json, sha256_file, write_json, write_text
 from sptsr.core.version import __version__, commit
+from sptsr.evaluation.records import LARGEST
 from sptsr.study.latex import table_latex
 from sptsr.study.markdown import table_markdown
 from sptsr.study.pool import Failure
 from sptsr.study.results import Block, Value
-from sptsr.study.runs import LARGEST, Run
+from sptsr.study.runs import Run
 from sptsr.study.study_file import Study
 
 _PACKAGES = ('torch', 'basicsr', 'numpy', 'scipy', 'opencv-python', 'scikit-image', 'spandrel', 'transformers', 'peft')

@@ -165,8 +165,10 @@ def _published(study: Study, row: str, column: Column) -> dict[str, float | None
 
 def _band(one: Measured, dataset: str, metric: str) -> tuple[str, str] | None:
     """Returns the metric and the band that a figure is of, or None for one of whole images."""
-    band = (one.datasets[dataset][metric].options or {}).get('band')
-    return None if band is None else (metric.removesuffix(f' {band}'), str(band))
+    options = one.datasets[dataset][metric].options or {}
+    name, _, band = metric.rpartition(' ')
+    # a metric of one's own may have an option of that name
+    return (name, band) if band in BANDS and options.get('band') == band else None
 
 
 def _parts(

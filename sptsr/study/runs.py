@@ -15,6 +15,7 @@ from sptsr.core.errors import UserError
 from sptsr.core.files import read_json, sha256_file, write_json, write_text
 from sptsr.core.locks import try_lock
 from sptsr.core.version import commit
+from sptsr.evaluation.records import LARGEST
 from sptsr.study.cases import Case
 from sptsr.study.digests import Digests
 from sptsr.study.identity import identity, test_record, training_record
@@ -22,7 +23,6 @@ from sptsr.study.steps import threads
 from sptsr.study.stores import Recipe, Stores
 from sptsr.tuning.adapter_files import latest_file
 
-LARGEST = 1 << 28  # bytes of our own JSON that are read: some 0.5 kB an image in metrics.json, 2 kB a run in runs.json
 _ITERATION = re.compile(rb'iter: *([\d,]+)')
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -54,12 +55,27 @@ class LocalProcess:
         return self.process.poll()
 
     def stop(self, hard: bool) -> None:
+        started = descendants(self.process.pid) if hard else []
         for target in (os.killpg, os.kill):  # it is a group of its own a moment after its start
-            try:
+            with suppress(ProcessLookupError):
                 target(self.process.pid, signal.SIGKILL if hard else signal.SIGTERM)
-                return
-            except ProcessLookupError:
-                continue
+                break
+        for process in started:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def descendants(process: int) -> list[int]:
+    """Returns the processes that one has started, and those that these have; torchrun's are groups of their own."""
+    children: dict[int, list[int]] = {}
+    for record in Path('/proc').glob('[0-9]*/stat'):
+        with suppress(OSError):  # it has ended meanwhile
+            parent = int(record.read_text(errors='replace').rpartition(')')[2].split()[1])
+            children.setdefault(parent, []).append(int(record.parent.name))
+    found = [process]
+    for one in found:
+        found += children.get(one, [])
+    return found[1:]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ class Average:
         return {'updates': self.updates, 'untrained': self.untrained}
 
     def load(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-        """Goes on from an average of the same names and its `progress`."""
+        """Goes on from an average of the same names and shapes, and its `progress`; else raises ValueError."""
+        if {n: v.shape for n, v in tensors.items()} != {n: v.shape for n, v in self.tensors.items()}:
+            raise ValueError('the tensors of its average are others')
         for name, value in tensors.items():
             self.tensors[name].copy_(value)
         self.updates, self.untrained = int(progress['updates']), float(progress['untrained'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -111,7 +112,7 @@ def eval_loaders(opt: dict[str, Any], ranks: Ranks) -> list[DataLoader]:
         UserError: a set that cannot be read, two sets of one name (the figures of one would be lost), or a metric
             that cannot be used.
     """
-    read_metrics(opt['val']['metrics'])
+    metrics = [metric.name for metric in read_metrics(opt['val']['metrics'])]
     sections = [data for phase, data in opt['datasets'].items() if phase != 'train']
     if not sections and not opt['is_train']:
         raise UserError('datasets: a test needs a set besides train; add val or test')
@@ -119,10 +120,13 @@ def eval_loaders(opt: dict[str, Any], ranks: Ranks) -> list[DataLoader]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"datasets: two sets are called '{name}'; give each a name of its own")
-        same = [other for other in names if best_file(Path(), other, '') == best_file(Path(), name, '')]
-        if opt['is_train'] and len(same) > 1:
+    files: dict[Path, str] = {}
+    for name, metric in itertools.product(names if opt['is_train'] else [], metrics):
+        here = f"'{name}' by {metric}"
+        other = files.setdefault(best_file(Path(), name, metric), here)
+        if other != here:
             raise UserError(
-                f"datasets: the best adapters of '{same[0]}' and '{same[1]}' would be one file; rename one of the sets"
+                f'datasets: the best adapters of {other} and {here} would be one file; rename a set or a metric'
             )
     return [eval_loader(open_dataset(data), ranks) for data in sections]
 

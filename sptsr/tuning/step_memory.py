@@ -23,11 +23,12 @@ def step_memory(net: SPTNet, train: Mapping[str, Any], batch: int, size: tuple[i
     Args:
         net: is left as it is.
         train: the `train` section of complete options.
-        batch: images of a step.
+        batch: images of a part of it, which takes `accumulate` parts.
         size: height and width of an LQ crop.
     """
     net = copy.deepcopy(net).train()
     tuner = Tuner(net, train, Ranks())
+    batch *= tuner.accumulate
     kind = kind_of(net.backbone)
     lq = torch.rand(batch, net.in_channels, *size, **kind)
     masks = made_up_masks(batch, size, lq.device) if net.uses_masks else None

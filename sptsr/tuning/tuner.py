@@ -17,7 +17,7 @@ from sptsr.archs.frozen import remember_less
 from sptsr.archs.precision import HALVES, keep_ends_exact
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, refusing
 from sptsr.core.optim import find_optimizer, find_scheduler
 from sptsr.masks.batch import PriorBatch
 from sptsr.tuning.average import Average, plain_progress
@@ -224,6 +224,10 @@ class Tuner:
         Raises:
             UserError: names `source`, what the options say and what the state says, when these do not go together.
         """
+        with refusing(f'{source}: not a state of such a network', 'use an older one, or start anew with --fresh'):
+            self._load(state, source)
+
+    def _load(self, state: Mapping[str, Any], source: str) -> None:
         self._check_types(state, source)
         load_params(self.net, state['params'], source)
         steps = int(state['scheduler']['last_epoch'])
@@ -272,7 +276,8 @@ class Tuner:
             twin.grad = torch.zeros_like(twin)
         twin_optimizer = optimizer_of(self.train, twins)
         twin_optimizer.step()
-        missing = _moments(twin_optimizer.state.values()) - _moments(saved['state'].values())
+        twin_state = twin_optimizer.state_dict()['state']
+        missing = _moments(twin_state.values()) - _moments(saved['state'].values())
         own = self.optimizer.state_dict()['param_groups']
         if saved['state'] and missing:
             was = saved['param_groups'][0]
@@ -281,6 +286,11 @@ class Tuner:
                 f'train.optim_g: needs {", ".join(sorted(missing))}, which {source} does not hold '
                 f'({", ".join(changed)}); set the arguments as they were, or start anew with --fresh'
             )
+        for number, moments in saved['state'].items():
+            for name, value in moments.items():
+                twin = twin_state.get(number, {}).get(name)
+                if isinstance(twin, Tensor) and isinstance(value, Tensor) and twin.shape != value.shape:
+                    raise ValueError(f'{name} of tensor {number} is of another shape')
         try:
             self.optimizer.load_state_dict({'state': saved['state'], 'param_groups': own})
         except (ValueError, KeyError) as error:

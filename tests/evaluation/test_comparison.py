@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from sptsr.evaluation.comparison import read_run
 from tests.conftest import run_cli
 from tests.test_old_files import OLD
 
@@ -190,6 +191,7 @@ BAD: dict[str, tuple[Any, str]] = {
     'greater than any metric': (_per_image(1e308), 'is no value'),
     'inputs': (_other(lambda r: r.update(inputs=[1])), "'inputs' holds no digests"),
     'a name of control characters': (_other(lambda r: r['datasets'].update({'a\x1b[2J': {}})), 'cannot be printed'),
+    'a name that turns the text round': (_other(lambda r: r['datasets'].update({'a\u202eb': {}})), 'cannot be printed'),
     'a surrogate': (_other(lambda r: r['datasets'].update({'a\ud800': {}})), 'cannot be printed'),
     'seed': (_other(lambda r: r.update(seed='one')), "'seed' is no whole number"),
     'images': (_other(lambda r: r.update(images=[1])), "'images' holds no digests"),
@@ -222,8 +224,22 @@ def test_files_that_are_none_and_large_ones_are_refused(write):
     for path in ('/dev/zero', '.', 'nowhere.json'):
         assert path in refused(a, path)
     with open('large.json', 'wb') as handle:
-        handle.truncate(17 << 20)
-    assert 'large.json: 17825792 bytes, and at most 16777216 are read' in refused(a, 'large.json')
+        handle.truncate(257 << 20)
+    assert 'large.json: 269484032 bytes, and at most 268435456 are read' in refused(a, 'large.json')
+
+
+def test_what_a_test_of_many_images_writes_is_read(write):
+    record = content()
+    names = {key: f'{key}\u202f{n} \u3000.png' for n, key in enumerate(KEYS)}  # blanks of macOS and of Japanese names
+    for metrics in record['datasets'].values():
+        for one in metrics.values():
+            one['per_image'] = {names[key]: value for key, value in one['per_image'].items()}
+    record['images'] = record['inputs'] = {}
+    file = Path(write('many.json', record))
+    with file.open('a') as handle:
+        handle.write(' ' * (17 << 20))
+    run = read_run(file)
+    assert run.datasets['Set5']['psnr'].values.keys() == set(names.values())
 
 
 def test_arms_that_cannot_be_told_apart_are_refused(write):

@@ -167,6 +167,8 @@ def test_memory_of_a_step():
     assert all(torch.equal(value, before[name]) for name, value in nets['all'].state_dict().items())
     assert found['bias'] < found['all']  # inputs of convolutions are not kept
     assert step_memory(nets['all'], train, 4, (24, 24)) > 1.5 * found['all']
+    several = step_memory(nets['all'], {**train, 'accumulate': 3}, 2, (24, 24))  # parts of as many images
+    assert found['all'] < several < step_memory(nets['all'], train, 6, (24, 24))
 
 
 def test_memory_of_a_network_whose_windows_do_not_divide_the_probe(monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,7 @@
 """COCO's run lengths: those of pycocotools are read, and lying ones refused."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco
@@ -39,9 +41,14 @@ def test_lists_of_counts():
         ('6' * 99, [2, 3]),
         ('oooooooooooooooooooo', [2, 3]),
         ('6~', [2, 3]),
+        ('0' * 10**7, [2, 2]),
+        ([0] * 10**6, [2, 2]),
         ('6o', [2, 3]),
     ],
 )
 def test_counts_that_lie(counts: object, size: list[int]):
+    tracemalloc.start()
     with pytest.raises(ValueError, match='its (runs|counts) '):
         decode_rle(counts, size)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20  # what they hold is refused before it is unpacked
+    tracemalloc.stop()

@@ -68,6 +68,25 @@ def test_a_step_that_is_stopped_ends_with_its_children(tmp_path):
     assert process.poll() == -signal.SIGTERM
 
 
+def test_a_hard_stop_ends_the_workers_of_torchrun_too(tmp_path):
+    """They lead sessions of their own, which a signal to the group of torchrun does not reach."""
+    worker = 'import os, time; open(f"{os.getpid()}.pid", "w").close(); time.sleep(99)'
+    step = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {worker!r}], start_new_session=True)'
+    os.chdir(tmp_path)
+    with open('lock', 'w') as lock:
+        process = LocalProcess([sys.executable, '-c', step], Path('log'), {}, lock.fileno())
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob('*.pid')):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (pid,) = (int(path.stem) for path in tmp_path.glob('*.pid'))
+    process.stop(hard=True)
+    while process.poll() is None or _alive(pid):
+        assert time.monotonic() < deadline, 'the worker outlives the step'
+        time.sleep(0.02)
+    assert process.poll() == -signal.SIGKILL
+
+
 def _table(file: Path, folder: Path) -> subprocess.Popen:
     words = [sys.executable, '-m', 'sptsr', 'table', str(file), '--runs', 'runs', '-o', 'out', '--jobs', '2']
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}

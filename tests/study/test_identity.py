@@ -115,6 +115,20 @@ def test_content_counts_and_paths_do_not(options, tmp_path):
     assert identity(training_record(options, Digests(tmp_path / 'digests.json'), {}, 2)) != before
 
 
+def test_what_no_reader_of_images_sees_does_not_count(tmp_path):
+    folder = tmp_path / 'images'
+    (folder / 'part').mkdir(parents=True)
+    (folder / 'part' / 'x.png').write_bytes(b'1')
+    before = Digests(tmp_path / 'a.json').folder(str(folder))
+    (folder / '.ipynb_checkpoints').mkdir()
+    (folder / '.ipynb_checkpoints' / 'x.png').write_bytes(b'2')
+    for name in ('one', 'two'):  # each folder entered again and again would be 2^40 of them
+        (folder / name).symlink_to(folder)
+    assert Digests(tmp_path / 'b.json').folder(str(folder)) == before
+    (folder / 'part' / 'y.png').write_bytes(b'1')
+    assert Digests(tmp_path / 'c.json').folder(str(folder)) != before
+
+
 def test_equal_figures_of_tests(study, tmp_path):
     opt = yaml.safe_load((tmp_path / 'options' / 'test.yml').read_text())
     digests = Digests(tmp_path / 'digests.json')

@@ -48,7 +48,14 @@ def test_it_is_kept_when_it_is_best_and_survives_a_cut(options: dict, tmp_path: 
 def test_two_sets_never_share_the_file_of_their_best(options: dict, tmp_path: Path):
     (phase,) = options['datasets'].keys() - {'train'}
     options['datasets'] |= {'val_2': {**options['datasets'][phase], 'name': 'a_set'}}
-    with pytest.raises(UserError, match="the best adapters of 'a set' and 'a_set' would be one file"):
+    with pytest.raises(UserError, match="the best adapters of 'a set' by psnr and 'a_set' by psnr would be one file"):
+        train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
+    del options['datasets']['val_2']
+    options['val']['metrics'] |= {'psnr y': options['val']['metrics']['psnr']}
+    options['val']['metrics'] |= {'psnr_y': options['val']['metrics']['psnr']}
+    with pytest.raises(
+        UserError, match="of 'a set' by psnr y and 'a set' by psnr_y would be one file; rename a set or"
+    ):
         train_pipeline(write_options(tmp_path / 'x.yml', options), tmp_path)
     assert not (tmp_path / 'experiments').exists()
 

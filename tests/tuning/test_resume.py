@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.core.distributed import Ranks
@@ -131,6 +132,33 @@ def test_what_cannot_go_on_is_refused_with_both_values(changes: dict, match: str
     with pytest.raises(UserError, match=match) as caught:
         _tuner(net, **changes).load(tuner.state(), 'x.state')
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('params', 3),
+        ('params_ema', {}),
+        ('params_ema', 'one'),
+        ('params_ema', 'other'),
+        ('ema', {'updates': 'x', 'untrained': 0}),
+        ('scheduler', {}),
+        ('optimizer', 'moments'),
+    ],
+)
+def test_a_state_of_other_content_is_refused(net: SPTNet, key: str, value: object):
+    tuner = _tuner(net, ema_decay=0.9)
+    tuner.step(_batch(net))
+    state = copy.deepcopy(tuner.state())
+    if value == 'one':  # of a shape that could be spread over the right one
+        value = {**state[key], 'stem.0.bias': torch.zeros(1)}
+    elif value == 'other':
+        value = {name + '_': tensor for name, tensor in state[key].items()}
+    elif value == 'moments':
+        value = copy.deepcopy(state[key])
+        value['state'][0]['exp_avg'] = torch.zeros(1)
+    with pytest.raises(UserError, match=r'^(x\.state: not a state of such a network|train\.ema_decay: ).*--fresh'):
+        _tuner(net, ema_decay=0.9).load({**state, key: value}, 'x.state')
 
 
 def test_a_scheduler_that_ends_before_the_state_is_refused(net: SPTNet):

@@ -43,6 +43,7 @@ class RandomSource(Source):
         if not self.keys:
             raise UserError(f'random: like={like}: the store is empty')
         self.fine = self.like.header.fine
+        self.bytes_a_pixel = 50 * self.fine**2  # measured: distances to the cells
         self.params = {'like': Path(like).name, 'seed': int(seed)}
 
     def __call__(self, image: RGB, key: str, max_masks: int) -> Prior:
