@@ -228,11 +228,13 @@ def apply_adapter(net: SPTNet, adapter: Adapter, path: str | os.PathLike[str], k
         backbone = adapter.network_g.get('backbone')
         named = backbone if isinstance(backbone, dict) else {}
         was = named.get('type') or named.get('module') or 'another network'
-        weights = adapter.network_g.get('backbone_weights')
+        weights, keys = adapter.network_g.get('backbone_weights'), 'backbone and backbone_weights'
+        if was == 'spandrel' and not weights:
+            weights, keys = named.get('path'), 'path of the backbone'
         weights = f'the weights {weights}' if weights else 'weights of its own'
         raise UserError(
             f'{path}: the adapter was trained for {was} with {weights}, and this backbone holds others; set '
-            'backbone and backbone_weights to those it was trained for'
+            f'{keys} to those it was trained for'
         )
     if adapter.rules not in range(1, RULES + 1):
         raise UserError(f'{path}: written by a newer sptsr ({adapter.version}); update sptsr')

@@ -57,6 +57,10 @@ def attach(
     Raises:
         UserError: unknown names or arguments, or sites that no unit can refine.
     """
+    if not isinstance(unit, str):
+        raise UserError(
+            f'attach: unit is a {type(unit).__name__}; give its name, and its arguments by keyword: width=16'
+        )
     register_all()
     section = {'type': unit, **unit_options}
     _check_unit(section, 'attach')
@@ -157,6 +161,9 @@ def load(
     section = expanded(dict(adapter.network_g))
     described = section.get('backbone')
     stored = section.get('backbone_weights')
+    of_file = isinstance(described, Mapping) and described.get('type') == 'spandrel' and stored is None
+    if isinstance(described, Mapping) and of_file:  # the network is that of the checkpoint
+        stored = described.get('path')
     if backbone is not None:
         section.update(backbone=backbone, backbone_weights=None)
     elif not isinstance(described, Mapping) or 'type' not in described:
@@ -169,7 +176,9 @@ def load(
                 f"{path}: the backbone's weights {stored} are not here; say where with weights= (--weights FILE)"
             )
         section['backbone_weights'] = str(shipped)  # of the demo, made where sptsr was installed elsewhere
-    if weights is not None:
+    if weights is not None and backbone is None and isinstance(described, Mapping) and of_file:
+        section['backbone'] = {**described, 'path': path_of(weights, 'load')}
+    elif weights is not None:
         section['backbone_weights'] = path_of(weights, 'load')
     if not isinstance(section['backbone'], nn.Module):
         _check_section(section['backbone'], str(path))

@@ -96,7 +96,7 @@ def _content(path: str | os.PathLike[str]) -> Any:
         with torch.serialization.safe_globals(_SAFE):
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        forbidden = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
+        forbidden = re.search(r'GLOBAL (\S+) (?:was not an allowed global|whose module)', str(error))
         if forbidden:
             raise UserError(
                 f'{path}: holds {forbidden[1]} beside its tensors, and reading that may run code; save its tensors '

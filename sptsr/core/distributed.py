@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -215,6 +217,8 @@ def start_ranks(
                 'start one process a GPU, or set num_gpu: 0'
             )
         torch.cuda.set_device(local)
+    if 'TORCHELASTIC_RUN_ID' in environment:
+        _end_with_torchrun()
     if world == 1:
         return Ranks()
     backend = (settings or {}).get('backend') or ('nccl' if cuda else 'gloo')
@@ -238,6 +242,12 @@ def number_of(name: str, default: str | None = None) -> int:
         return int(text)
     except ValueError as error:
         raise UserError(f"{name}: '{text}' in the environment is no whole number; the launcher sets it") from error
+
+
+def _end_with_torchrun() -> None:
+    """Lets this process be stopped, as by SIGTERM, when torchrun is killed: it leads a session of its own. On Linux."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
 def _from_slurm(settings: Mapping[str, Any]) -> None:

@@ -39,6 +39,10 @@ def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degra
     noted = read_degradation(out)
     if noted not in (None, degradation):
         raise UserError(f'{out}: holds images degraded otherwise ({noted}); choose another folder')
+    for key in images.keys:  # a mistake in the last one must not leave half a folder
+        height, width = images.read(key).shape[:2]
+        if isinstance(degradation, Degradation) and degradation.kind == 'downsample':
+            _check_size(height, width, int(degradation.low), images.name(key))
     folder = DiskFolder(Path(out))
     count = 0
     with bar(len(images), 'degrade') as progress:
@@ -93,7 +97,11 @@ def _compressed(image: RGB, quality: int) -> RGB:
 
 
 def _downsampled(image: RGB, factor: int, key: str) -> RGB:
+    _check_size(image.shape[0], image.shape[1], factor, key)
     height, width = (side - side % factor for side in image.shape[:2])
-    if min(height, width) == 0:
-        raise UserError(f'{key}: {image.shape[0]}x{image.shape[1]} is smaller than --downsample {factor}; remove it')
     return imresize(image[:height, :width], 1 / factor)
+
+
+def _check_size(height: int, width: int, factor: int, name: str) -> None:
+    if min(height, width) < factor:
+        raise UserError(f'{name}: {height}x{width} is smaller than --downsample {factor}; remove it')

@@ -43,6 +43,8 @@ _SIGNS = {
     '\\': r'\textbackslash{}',
     '{': r'\{',
     '}': r'\}',
+    '[': '{[}',  # else it begins an option of what stands before it: the end of a row, or an \item
+    ']': '{]}',
     '$': r'\$',
     '&': r'\&',
     '#': r'\#',

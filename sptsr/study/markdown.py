@@ -26,7 +26,7 @@ _ARROWS = {True: '↑', False: '↓'}
 
 def table_markdown(study: Study, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     """Returns the whole page: the table, each arm against the control, and what has to be said of both."""
-    lines = [f'# {study.title}', '']
+    lines = [f'# {_plain(study.title)}', '']
     for group in groups(blocks):
         arrows = group[0].higher
         heads = [

@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from logging import Logger
 from pathlib import Path
@@ -29,12 +30,18 @@ from sptsr.tuning.run_folder import RunFolder
 from sptsr.tuning.startup import build_spt_model, eval_loaders, start_log, started, worker_killed
 from sptsr.tuning.states import prune, put_aside_later, write_state
 
+_AT_ONCE = 0.5  # seconds in which several signals are one
+
 
 class _Stop:
-    """Notes SIGINT or SIGTERM in `asked`, at which the loop looks (0: none); a second one raises KeyboardInterrupt."""
+    """Notes SIGINT or SIGTERM in `asked`, at which the loop looks (0: none); a later one raises KeyboardInterrupt.
+
+    The kernel tells the end of torchrun once for each of its threads, so what comes at once is one signal.
+    """
 
     def __init__(self) -> None:
         self.asked = 0
+        self.since = 0.0
 
     def __enter__(self) -> _Stop:
         self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -45,9 +52,11 @@ class _Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
-        if self.asked:
+        if self.asked and time.monotonic() - self.since > _AT_ONCE:
             raise KeyboardInterrupt
-        self.asked = number
+        if self.asked:
+            return
+        self.asked, self.since = number, time.monotonic()
         logs.get().info('%s: finishing this step and saving', signal.Signals(number).name)
 
 
@@ -115,6 +124,9 @@ def train_pipeline(
         model.best_metric_results = ranks.share(model.best_metric_results)
         logger = start_log(opt, ranks, not progress, quiet)
         _log_start(logger, opt, model, loaders, state)
+        if state and before.get('processes', 1) != ranks.world:
+            was = before.get('processes', 1)
+            logger.warning('Processes of the run: %d so far, %d now; an iteration has other images.', was, ranks.world)
         if folder.aside is not None:
             logger.info('The run that was called so is put aside: %s', folder.aside)
         with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from sptsr import attach, load, save
 from sptsr.archs.backbone import build_network, probe_of
 from sptsr.archs.call import call_network
+from sptsr.archs.recipes import RECIPES
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.survey import survey
 from sptsr.archs.weights import state_digest
@@ -133,10 +135,27 @@ def test_wrong_files_are_refused(tmp_path: Path):
     cut = MAKERS['SPAN'][0]().state_dict()
     cut.popitem()
     torch.save(cut, tmp_path / 'cut.pth')
-    with pytest.raises(UserError, match=r'cut\.pth: spandrel (cannot build|knows no)'):
+    with pytest.raises(UserError, match=r'cut\.pth: spandrel (cannot build .*Missing key|knows no)'):
         build_network({'type': 'spandrel', 'path': str(tmp_path / 'cut.pth')})
+    # FFDNet shuffles the image into 12 channels and has one of noise: spandrel takes it for a DnCNN
+    torch.save(build_network({'type': 'FFDNet', **RECIPES['FFDNet'].usual}).state_dict(), tmp_path / 'ffdnet.pth')
+    with pytest.raises(UserError, match='takes it for DnCNN of images of 12 channels; name its type instead'):
+        build_network({'type': 'spandrel', 'path': str(tmp_path / 'ffdnet.pth')})
     with pytest.raises(UserError, match='no such file'):
         build_network({'type': 'spandrel', 'path': str(tmp_path / 'none.pth')})
+
+
+def test_an_adapter_is_told_where_its_checkpoint_is(tmp_path: Path):
+    path = _save(MAKERS['SPAN'][0](), tmp_path / 'x.pth')
+    net = attach({'type': 'spandrel', 'path': str(path)})
+    save(net, tmp_path / 'a.safetensors')
+    moved = path.rename(tmp_path / 'moved.pth')
+    with pytest.raises(UserError, match=r"the backbone's weights .*x\.pth are not here; say where with weights="):
+        load(tmp_path / 'a.safetensors')
+    assert load(tmp_path / 'a.safetensors', weights=moved).backbone_digest() == net.backbone_digest()
+    other = _save(MAKERS['SPAN'][0](), tmp_path / 'other.pth')
+    with pytest.raises(UserError, match='set path of the backbone to those it was trained for'):
+        load(tmp_path / 'a.safetensors', weights=other)
 
 
 def test_without_spandrel_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """Checkpoints and adapter files: strict, and never code."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_weights_files_run_no_code(tmp_path: Path):
     torch.save({'params': Evil()}, tmp_path / 'evil.pth')
     with pytest.raises(UserError, match='beside its tensors, and reading that may run code'):
         read_weights(tmp_path / 'evil.pth')
+
+    class Worse:
+        def __reduce__(self):
+            return (os.system, (f'touch {tmp_path}/owned',))
+
+    torch.save(
+        {'params': torch.zeros(1), 'x': Worse()}, tmp_path / 'worse.pth'
+    )  # a module that torch blocks as a whole
+    with pytest.raises(UserError, match=r'holds \w+\.system beside its tensors'):
+        read_weights(tmp_path / 'worse.pth')
     assert not (tmp_path / 'owned').exists()
 
 

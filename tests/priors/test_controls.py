@@ -202,6 +202,14 @@ def test_wrong_amounts(kind: str, amount: float, match: str, photographs: Path, 
     assert not (tmp_path / 'x').exists()
 
 
+def test_a_mistake_in_the_last_image_leaves_nothing(photographs: Path, tmp_path: Path):
+    shutil.copytree(photographs / f'LRx{SCALE}', tmp_path / 'images')
+    (tmp_path / 'images' / 'z.png').write_text('no image')
+    with pytest.raises(UserError, match=r'z\.png'):
+        degrade(ImageFolder(tmp_path / 'images'), tmp_path / 'x', Degradation('noise', 25, 25))
+    assert not (tmp_path / 'x').exists()
+
+
 def test_images_of_all_kinds_become_priors(tmp_path: Path):
     """Gray, RGBA, 16-bit, palette, CMYK, EXIF-rotated, tiny and large ones, with --to-rgb."""
     import cv2

@@ -234,6 +234,7 @@ def test_names_mean_nothing_in_latex():
     assert escaped(r'\input{x}') == r'\textbackslash{}input\{x\}'
     assert escaped('50 % & _x') == r'50 \% \& \_x'
     assert escaped('漢') == '?'
+    assert escaped('[x] y') == '{[}x{]} y'  # behind \\item or \\\\ it would be an option
 
 
 @pytest.mark.skipif(shutil.which('pdflatex') is None, reason='pdflatex is not installed')

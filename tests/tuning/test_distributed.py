@@ -142,7 +142,8 @@ def test_ranks_validate_a_network_with_buffers(options: dict, photographs: Path,
     assert log.count('holdout, 4 images: psnr') == 2
 
 
-def test_torchrun_as_documented_stops_on_a_signal_and_goes_on(options: dict, tmp_path: Path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_torchrun_as_documented_stops_on_a_signal_and_goes_on(options: dict, tmp_path: Path, number: signal.Signals):
     options['train']['total_iter'] = 100000
     options['val'].pop('val_freq')
     options['val']['val_freq'] = 100000
@@ -166,7 +167,7 @@ def test_torchrun_as_documented_stops_on_a_signal_and_goes_on(options: dict, tmp
         assert process.poll() is None
         assert time.monotonic() < deadline, 'nothing happened in time'
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)  # torchrun hands it on
+    process.send_signal(number)  # torchrun hands it on; where it is killed, its ranks are told
     _, stderr = process.communicate(timeout=120)
     last = max(int(p.stem) for p in states.glob('*.state'))
     assert f'Stopped at iteration {last} of 100000' in stderr
@@ -175,8 +176,13 @@ def test_torchrun_as_documented_stops_on_a_signal_and_goes_on(options: dict, tmp
     path = write_options(tmp_path / 'x.yml', options)
     settings = {'launcher': 'pytorch', 'auto_resume': True}
     assert finish(start(tune, path, tmp_path, log=tmp_path / 'log', world=2, **settings)) == [0, 0]
-    assert f'Going on from iteration {last}' in (tmp_path / 'log').read_text()
+    log = (tmp_path / 'log').read_text()
+    assert f'Going on from iteration {last}' in log
+    assert 'Processes of the run' not in log
     assert read_adapter(_adapter(tmp_path)).iteration == last + 2
+    path = write_options(tmp_path / 'x.yml', {**options, 'train': {**options['train'], 'total_iter': last + 3}})
+    assert finish(start(tune, path, tmp_path, log=tmp_path / 'log', auto_resume=True)) == [0]
+    assert 'Processes of the run: 2 so far, 1 now; an iteration has other images.' in (tmp_path / 'log').read_text()
 
 
 def test_several_processes_without_a_launcher_are_refused(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sptsr.archs.sizes import SizeRules
 from sptsr.archs.weights import read_weights
-from sptsr.core.errors import UserError
+from sptsr.core.errors import UserError, reason_of
 from sptsr.core.registry import ARCH_REGISTRY, register
 
 _INSTALL = "pip install 'sptsr[spandrel]'"
@@ -77,13 +77,20 @@ def _describe(path: str) -> Any:
     except UnsupportedModelError as error:
         raise UserError(f'{path}: spandrel knows no network with these tensors; name its type instead') from error
     except Exception as error:  # a file that looks like one network and is another fails anywhere
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch says in the first line that it goes on in the next
+        heading, _, rest = str(error).partition(':\n')
+        reason = reason_of(RuntimeError(f'{heading}: {rest.strip()}')) if rest else reason_of(error)
         raise UserError(
-            f'{path}: spandrel cannot build the network of this file ({reason}); download it again'
+            f'{path}: spandrel cannot build the network of this file ({reason}); download it again, or name its type'
         ) from error
     if descriptor.purpose not in ('SR', 'Restoration'):
         raise UserError(
             f'{path}: {descriptor.architecture.name} is a model for {descriptor.purpose}; '
             'units go into super-resolution and restoration networks'
+        )
+    if descriptor.input_channels not in (1, 3, 4):
+        raise UserError(
+            f'{path}: spandrel takes it for {descriptor.architecture.name} of images of {descriptor.input_channels} '
+            'channels; name its type instead'
         )
     return descriptor
