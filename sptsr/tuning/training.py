@@ -126,7 +126,7 @@ def train_pipeline(
         _log_start(logger, opt, model, loaders, state)
         if state and before.get('processes', 1) != ranks.world:
             was = before.get('processes', 1)
-            logger.warning('Processes of the run: %d so far, %d now; an iteration has other images.', was, ranks.world)
+            logger.warning('Processes of the run: %d so far, %d now; each takes a batch of its own.', was, ranks.world)
         if folder.aside is not None:
             logger.info('The run that was called so is put aside: %s', folder.aside)
         with Boards(opt, root, ranks.first, state is not None) as boards, _Stop() as stop:

@@ -182,7 +182,7 @@ def test_torchrun_as_documented_stops_on_a_signal_and_goes_on(options: dict, tmp
     assert read_adapter(_adapter(tmp_path)).iteration == last + 2
     path = write_options(tmp_path / 'x.yml', {**options, 'train': {**options['train'], 'total_iter': last + 3}})
     assert finish(start(tune, path, tmp_path, log=tmp_path / 'log', auto_resume=True)) == [0]
-    assert 'Processes of the run: 2 so far, 1 now; an iteration has other images.' in (tmp_path / 'log').read_text()
+    assert 'Processes of the run: 2 so far, 1 now; each takes a batch of its own.' in (tmp_path / 'log').read_text()
 
 
 def test_several_processes_without_a_launcher_are_refused(
