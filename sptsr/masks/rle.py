@@ -26,8 +26,8 @@ def decode_rle(counts: str | Sequence[int], size: Sequence[int]) -> BoolArray:
         ValueError: the counts are none, or do not fill the size.
     """
     height, width = size
-    runs_most = 2 * max(0, height) * max(0, width) + 2  # each second one may be empty
-    if isinstance(counts, str | Sequence) and len(counts) > runs_most * (_LETTERS if isinstance(counts, str) else 1):
+    longest = 2 * max(0, height) * max(0, width) + 2  # each second run may be empty
+    if isinstance(counts, Sequence) and len(counts) > longest * (_LETTERS if isinstance(counts, str) else 1):
         raise ValueError(f'its runs do not fill {height}x{width}')
     if isinstance(counts, str):
         runs = _unpacked(counts)

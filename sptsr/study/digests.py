@@ -11,6 +11,7 @@ from pathlib import Path
 from sptsr.core.errors import UserError
 from sptsr.core.files import read_json, sha256_file, sha256_json, write_json
 from sptsr.core.plugin_files import file_of, neighbours
+from sptsr.images.folder import files_below
 from sptsr.priors.store import PriorStore
 
 _LARGEST = 64 << 20
@@ -62,7 +63,8 @@ class Digests:
 
         What is hidden and LMDB's locks are left out; links are followed, into no folder twice.
         """
-        files = sorted(_files(path))
+        below = files_below(path, ('',)) if os.path.isdir(path) else ()
+        files = sorted(os.path.join(path, name) for name in below if not os.path.basename(name).startswith('lock.mdb'))
         return self._noted('folder', path, files, lambda _: _digest_of_files(path, files))
 
     def store(self, path: str) -> str:
@@ -97,20 +99,6 @@ def digest_of_store(path: str) -> str:
         image, content = store.raw(key)
         digest.update(b'\n' + key.encode() + b'\0' + image + hashlib.sha256(content).digest())
     return digest.hexdigest()
-
-
-def _files(folder: str) -> list[str]:
-    found: list[str] = []
-    entered: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        found += [os.path.join(root, name) for name in names if not name.startswith(('.', 'lock.mdb'))]
-    return found
 
 
 def _digest_of_files(folder: str, files: list[str]) -> str:
