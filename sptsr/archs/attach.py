@@ -161,9 +161,9 @@ def load(
     section = expanded(dict(adapter.network_g))
     described = section.get('backbone')
     stored = section.get('backbone_weights')
-    of_file = isinstance(described, Mapping) and described.get('type') == 'spandrel' and stored is None
-    if isinstance(described, Mapping) and of_file:  # the network is that of the checkpoint
-        stored = described.get('path')
+    of_file = None  # the section of a network that is made of its checkpoint
+    if backbone is None and stored is None and isinstance(described, Mapping) and described.get('type') == 'spandrel':
+        of_file, stored = described, described.get('path')
     if backbone is not None:
         section.update(backbone=backbone, backbone_weights=None)
     elif not isinstance(described, Mapping) or 'type' not in described:
@@ -176,8 +176,8 @@ def load(
                 f"{path}: the backbone's weights {stored} are not here; say where with weights= (--weights FILE)"
             )
         section['backbone_weights'] = str(shipped)  # of the demo, made where sptsr was installed elsewhere
-    if weights is not None and backbone is None and isinstance(described, Mapping) and of_file:
-        section['backbone'] = {**described, 'path': path_of(weights, 'load')}
+    if weights is not None and of_file is not None:
+        section['backbone'] = {**of_file, 'path': path_of(weights, 'load')}
     elif weights is not None:
         section['backbone_weights'] = path_of(weights, 'load')
     if not isinstance(section['backbone'], nn.Module):

@@ -52,12 +52,11 @@ class _Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
-        if self.asked and time.monotonic() - self.since > _AT_ONCE:
+        if not self.asked:
+            self.asked, self.since = number, time.monotonic()
+            logs.get().info('%s: finishing this step and saving', signal.Signals(number).name)
+        elif time.monotonic() - self.since > _AT_ONCE:
             raise KeyboardInterrupt
-        if self.asked:
-            return
-        self.asked, self.since = number, time.monotonic()
-        logs.get().info('%s: finishing this step and saving', signal.Signals(number).name)
 
 
 def train_pipeline(
@@ -124,8 +123,7 @@ def train_pipeline(
         model.best_metric_results = ranks.share(model.best_metric_results)
         logger = start_log(opt, ranks, not progress, quiet)
         _log_start(logger, opt, model, loaders, state)
-        if state and before.get('processes', 1) != ranks.world:
-            was = before.get('processes', 1)
+        if state and (was := before.get('processes', 1)) != ranks.world:
             logger.warning('Processes of the run: %d so far, %d now; each takes a batch of its own.', was, ranks.world)
         if folder.aside is not None:
             logger.info('The run that was called so is put aside: %s', folder.aside)

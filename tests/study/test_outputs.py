@@ -32,10 +32,13 @@ def measure(plan, gains: dict[str, float], spread: float = 0.01) -> None:
                 run.adapter.parent.mkdir(parents=True, exist_ok=True)
                 run.adapter.touch()
             records = {}
-            own = {'energy': 'small'}  # a metric of one's own that has a band of another kind
+            bands = {
+                'psnr boundary': 'boundary',
+                'energy': 'small',
+            }  # the second is of one's own
             for name, values in (('psnr', psnr), ('ssim', psnr / 40), ('psnr boundary', psnr - 1), ('energy', psnr)):
                 options = {'type': 'calculate_psnr', 'better': 'higher'}
-                band = {'band': 'boundary'} if 'boundary' in name else {'band': own[name]} if name in own else {}
+                band = {'band': bands[name]} if name in bands else {}
                 per_image = {f'image_{n}': float(value) for n, value in enumerate(values)}
                 records[name] = {'mean': float(values.mean()), 'per_image': per_image, 'options': {**options, **band}}
             content = {'datasets': {'photographs': records}, 'seed': use.seed, 'images': {'photographs': {}}}

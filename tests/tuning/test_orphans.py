@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sptsr.core.registry import METRIC_REGISTRY
+from sptsr.study.steps import descendants
 from tests.conftest import base_options, write_options
 from tests.tuning.processes import finish, start, tune, wait_until
 
@@ -37,7 +38,7 @@ def _held_tune(path: Path, root: Path, moment: str, held: Path) -> None:
         @functools.wraps(function)  # the check of options reads its signature
         def call(*arguments, **settings):
             result = function(*arguments, **settings)
-            if not _children(os.getpid()):  # metrics are tried before there are workers
+            if not descendants(os.getpid()):  # metrics are tried before there are workers
                 return result
             held.touch()
             while held.exists():
@@ -53,19 +54,6 @@ def _held_tune(path: Path, root: Path, moment: str, held: Path) -> None:
 
         SummaryWriter.add_scalar = holding(SummaryWriter.add_scalar)
     tune(path, root, log=root / 'log')
-
-
-def _children(pid: int) -> set[int]:
-    """Returns the processes that a process started, and those that they started."""
-    parents = {}
-    for folder in Path('/proc').glob('[0-9]*'):
-        try:
-            fields = (folder / 'stat').read_text().rpartition(')')[2].split()
-        except OSError:  # it has just ended
-            continue
-        parents[int(folder.name)] = int(fields[1])
-    found = {child for child, parent in parents.items() if parent == pid}
-    return found.union(*(_children(child) for child in found))
 
 
 def _runs(pid: int) -> bool:
@@ -85,7 +73,7 @@ def test_no_worker_is_left(options: dict, tmp_path: Path, moment: str, number: s
     held = tmp_path / 'held'
     (process,) = ranks = start(_held_tune, path, tmp_path, moment, held)
     wait_until(lambda: held.exists() or not process.is_alive(), f'no {moment} in time')
-    workers = _children(process.pid)
+    workers = descendants(process.pid)
     assert len(workers) >= WORKERS, (tmp_path / 'log').read_text()
     os.kill(process.pid, number)
     if number == signal.SIGTERM:  # it finishes the step and saves
