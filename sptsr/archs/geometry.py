@@ -18,14 +18,16 @@ from sptsr.archs.stems import layout_of
 from sptsr.core.errors import UserError, one_of
 from sptsr.core.registry import STEM_REGISTRY, register
 from sptsr.core.values import Range
-from sptsr.masks.batch import PriorBatch
+from sptsr.masks.batch import PriorBatch, popcount
 from sptsr.masks.mask_statistics import MEAN, SHARE, SPREAD
 from sptsr.masks.prior import MAX_FINE, MAX_MASKS
 
 MAPS = ('boundary', 'nearness', 'count', 'size', 'residual', 'spread')
 _OF_THE_IMAGE = {'size', 'residual', 'spread'}  # depend on `PriorBatch.statistics`
 FINE_MAPS = ('fine_boundary', 'fine_nearness')
+SIDES = 'fine_sides'  # only where it is asked for: it takes longer than all the others
 REACH = 6  # pixels from a boundary at which nothing is told of it any more
+_AROUND = 2  # pixels of the LQ image, to each side, of which `fine_sides` is told
 _NOISE = 0.1  # added to a spread that is divided by: flat regions stay flat, and masks of other images count alike
 
 
@@ -47,7 +49,11 @@ class GeometryStem(nn.Sequential):
     With `fine: k`, masks on a grid k times as fine as the LQ image's tell where in a pixel they end, k^2 channels each:
 
     - `fine_boundary`, `fine_nearness`: the first two maps on that grid, up to two pixels of the LQ image from where a
-      mask ends; the k x k values in a pixel become channels.
+      mask ends; the k x k values in a pixel become channels;
+    - `fine_sides` (not by default, as it takes longer than all others): what the grey level of the LQ image is like on
+      this side of where masks end. The mean of the 5x5 pixels around, weighted by exp(-d^2 / (2 * 0.8^2) - 0.7 n), less
+      the same with n = 0; d is the distance in pixels of the LQ image, n the number of masks that only one of the two
+      is in. So it is an interpolation that does not mix what masks tell apart, less one that does.
 
     Where a pixel is in no mask, `count` to `spread` are 0; without masks, all maps are. Each is scaled to about unit
     variance. Share, mean and spread are those of the whole image (`PriorBatch.statistics`); where these are not given,
@@ -77,14 +83,14 @@ class GeometryStem(nn.Sequential):
     ) -> None:
         if not 1 <= fine <= MAX_FINE:
             raise UserError(f'stem geometry: fine {fine} is not in 1..{MAX_FINE}')
-        known = MAPS if fine == 1 else MAPS + FINE_MAPS
+        known = MAPS if fine == 1 else (*MAPS, *FINE_MAPS, SIDES)
         unknown = [name for name in maps or () if name not in known]
         if unknown:
             raise UserError(f"stem geometry: no map is called '{unknown[0]}'{one_of(str(unknown[0]), known)}")
-        names = [name for name in known if maps is None or name in maps]
+        names = [name for name in known if (name != SIDES if maps is None else name in maps)]
         if not names:
             raise UserError(f'stem geometry: maps names none; say which of {", ".join(known)}, or leave it out')
-        each = {'residual': in_channels, **dict.fromkeys(FINE_MAPS, fine**2)}
+        each = {'residual': in_channels, **dict.fromkeys((*FINE_MAPS, SIDES), fine**2)}
         channels = in_channels + sum(each.get(name, 1) for name in names)
         first = nn.Conv2d(channels, width, 3, padding=1)
         super().__init__(first, nn.LeakyReLU(0.1), nn.Conv2d(width, width, 3, padding=1))
@@ -109,6 +115,8 @@ class GeometryStem(nn.Sequential):
             if self.fine > 1:
                 within = _of_boundaries(masks.at(self.fine), 2 * self.fine)
                 found |= zip(FINE_MAPS, (F.pixel_unshuffle(each, self.fine) for each in within), strict=True)
+            if SIDES in self.names:
+                found[SIDES] = _of_sides(lq.float().mean(dim=1), masks.at(self.fine), masks.at(1))
             return torch.cat([found[name] for name in self.names], dim=1)
 
 
@@ -159,6 +167,29 @@ def _largest_around(values: Tensor) -> Tensor:
     padded = F.pad(values, (1, 1, 1, 1))
     rows = torch.maximum(torch.maximum(padded[..., :-2], padded[..., 1:-1]), padded[..., 2:])
     return torch.maximum(torch.maximum(rows[..., :-2, :], rows[..., 1:-1, :]), rows[..., 2:, :])
+
+
+def _of_sides(grey: Tensor, fine: PriorBatch, coarse: PriorBatch) -> Tensor:
+    """Returns `fine_sides`, [B, k^2, h, w], for the grey levels [B, h, w] and the masks on both grids."""
+    k, reach = fine.fine, _AROUND
+    height, width = grey.shape[1:]
+    own = fine.look_up(fine.palette).unflatten(1, (height, k)).unflatten(3, (width, k))  # [B, h, k, w, k]
+    own = own.permute(0, 2, 4, 1, 3).flatten(1, 2)  # as `pixel_unshuffle` orders channels
+    rows, columns = (
+        torch.arange(-reach, side + reach, device=grey.device).clamp(0, side - 1) for side in (height, width)
+    )
+    grey, codes = (each[:, rows][:, :, columns][:, None] for each in (grey, coarse.look_up(coarse.palette)))
+    inside = (torch.arange(k, device=grey.device) + 0.5) / k - 0.5  # from the middle of the LQ image's pixel
+    told = mixed = of_told = of_mixed = grey.new_zeros(())
+    for y in range(2 * reach + 1):
+        for x in range(2 * reach + 1):
+            there = (slice(None), slice(None), slice(y, y + height), slice(x, x + width))
+            distance = (y - reach - inside)[:, None] ** 2 + (x - reach - inside) ** 2
+            weight = (distance * (-0.5 / 0.8**2)).exp().view(1, -1, 1, 1)
+            alike = weight * (popcount(own ^ codes[there]).float() * -0.7).exp()
+            told, of_told = told + alike * grey[there], of_told + alike
+            mixed, of_mixed = mixed + weight * grey[there], of_mixed + weight
+    return (told / of_told.clamp(min=1e-30) - mixed / of_mixed) * 25
 
 
 def _of_regions(lq: Tensor, masks: PriorBatch) -> dict[str, Tensor]:
