@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 from typing import Annotated, ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from sptsr.archs.stems import layout_of
 from sptsr.core.errors import UserError, one_of
 from sptsr.core.registry import STEM_REGISTRY, register
 from sptsr.core.values import Range
-from sptsr.masks.batch import PriorBatch, popcount
+from sptsr.masks.batch import PriorBatch
 from sptsr.masks.mask_statistics import MEAN, SHARE, SPREAD
 from sptsr.masks.prior import MAX_FINE, MAX_MASKS
 
@@ -66,7 +67,7 @@ class GeometryStem(nn.Sequential):
         in_channels: of the LQ image.
         num_masks: so many masks are looked at, the largest.
         width: channels of S0.
-        maps: which of the maps above there are, for ablations; by default all.
+        maps: which of the maps above there are; by default all but `fine_sides`.
         fine: k, 1..4, or 1 to read masks on the grid of the LQ image only. Masks on another grid than the k times as
             fine one are brought to it (see `Prior.at`).
     """
@@ -83,11 +84,15 @@ class GeometryStem(nn.Sequential):
     ) -> None:
         if not 1 <= fine <= MAX_FINE:
             raise UserError(f'stem geometry: fine {fine} is not in 1..{MAX_FINE}')
-        known = MAPS if fine == 1 else (*MAPS, *FINE_MAPS, SIDES)
+        known = (*MAPS, *FINE_MAPS, SIDES)
         unknown = [name for name in maps or () if name not in known]
         if unknown:
             raise UserError(f"stem geometry: no map is called '{unknown[0]}'{one_of(str(unknown[0]), known)}")
-        names = [name for name in known if (name != SIDES if maps is None else name in maps)]
+        default = MAPS if fine == 1 else MAPS + FINE_MAPS
+        names = [name for name in known if name in (default if maps is None else maps)]
+        too_fine = [name for name in names if fine == 1 and name not in MAPS]
+        if too_fine:
+            raise UserError(f'stem geometry: map {too_fine[0]} is of a finer grid than the image; set fine: 2, 3 or 4')
         if not names:
             raise UserError(f'stem geometry: maps names none; say which of {", ".join(known)}, or leave it out')
         each = {'residual': in_channels, **dict.fromkeys((*FINE_MAPS, SIDES), fine**2)}
@@ -116,7 +121,7 @@ class GeometryStem(nn.Sequential):
                 within = _of_boundaries(masks.at(self.fine), 2 * self.fine)
                 found |= zip(FINE_MAPS, (F.pixel_unshuffle(each, self.fine) for each in within), strict=True)
             if SIDES in self.names:
-                found[SIDES] = _of_sides(lq.float().mean(dim=1), masks.at(self.fine), masks.at(1))
+                found[SIDES] = _of_sides(lq.float().mean(dim=1), masks.at(self.fine))
             return torch.cat([found[name] for name in self.names], dim=1)
 
 
@@ -169,27 +174,40 @@ def _largest_around(values: Tensor) -> Tensor:
     return torch.maximum(torch.maximum(rows[..., :-2, :], rows[..., 1:-1, :]), rows[..., 2:, :])
 
 
-def _of_sides(grey: Tensor, fine: PriorBatch, coarse: PriorBatch) -> Tensor:
-    """Returns `fine_sides`, [B, k^2, h, w], for the grey levels [B, h, w] and the masks on both grids."""
-    k, reach = fine.fine, _AROUND
-    height, width = grey.shape[1:]
-    own = fine.look_up(fine.palette).unflatten(1, (height, k)).unflatten(3, (width, k))  # [B, h, k, w, k]
-    own = own.permute(0, 2, 4, 1, 3).flatten(1, 2)  # as `pixel_unshuffle` orders channels
+def _of_sides(grey: Tensor, masks: PriorBatch) -> Tensor:
+    """Returns `fine_sides`, [B, k^2, h, w], for grey levels [B, h, w] and masks on the fine grid."""
+    k, (batch, height, width) = masks.fine, grey.shape
+    fine = masks.index.unflatten(1, (height, k)).unflatten(3, (width, k)).transpose(2, 3).flatten(3)  # [B, h, w, k^2]
+    chosen = _not_alike_around(fine)
+    own = fine.flatten(0, 2)[chosen]
     rows, columns = (
-        torch.arange(-reach, side + reach, device=grey.device).clamp(0, side - 1) for side in (height, width)
+        torch.arange(-_AROUND, side + _AROUND, device=grey.device).clamp(0, side - 1) for side in (height, width)
     )
-    grey, codes = (each[:, rows][:, :, columns][:, None] for each in (grey, coarse.look_up(coarse.palette)))
+    levels, codes = (each[:, rows][:, :, columns].flatten() for each in (grey, masks.at(1).index))
+    positions = torch.arange(batch * rows.shape[0] * columns.shape[0], device=grey.device)
+    positions = positions.view(batch, rows.shape[0], columns.shape[0])[:, :height, :width].flatten()[chosen]
     inside = (torch.arange(k, device=grey.device) + 0.5) / k - 0.5  # from the middle of the LQ image's pixel
-    told = mixed = of_told = of_mixed = grey.new_zeros(())
-    for y in range(2 * reach + 1):
-        for x in range(2 * reach + 1):
-            there = (slice(None), slice(None), slice(y, y + height), slice(x, x + width))
-            distance = (y - reach - inside)[:, None] ** 2 + (x - reach - inside) ** 2
-            weight = (distance * (-0.5 / 0.8**2)).exp().view(1, -1, 1, 1)
-            alike = weight * (popcount(own ^ codes[there]).float() * -0.7).exp()
-            told, of_told = told + alike * grey[there], of_told + alike
-            mixed, of_mixed = mixed + weight * grey[there], of_mixed + weight
-    return (told / of_told.clamp(min=1e-30) - mixed / of_mixed) * 25
+    told, mixed, of_told, of_mixed = grey.new_zeros(4)
+    for y, x in product(range(2 * _AROUND + 1), repeat=2):
+        there = positions + y * columns.shape[0] + x
+        level, code = levels[there, None], codes[there, None]
+        distance = (y - _AROUND - inside)[:, None] ** 2 + (x - _AROUND - inside) ** 2
+        weight = (distance.flatten() * (-0.5 / 0.8**2)).exp()
+        alike = weight * (masks.apart(own, code) * -0.7).exp()
+        told, of_told = told + alike * level, of_told + alike
+        mixed, of_mixed = mixed + weight * level, of_mixed + weight
+    sides = (told / of_told.clamp(min=1e-30) - mixed / of_mixed) * 25
+    found = sides.new_zeros(batch * height * width, k * k).index_copy(0, chosen, sides)
+    return found.view(batch, height, width, k * k).permute(0, 3, 1, 2)
+
+
+def _not_alike_around(codes: Tensor) -> Tensor:
+    """Returns which pixels, counted through [B, h, w, n], have more than one code among those of the 5x5 around."""
+    if codes.is_meta or torch.compiler.is_compiling():  # where there are no sizes that depend on values
+        return torch.arange(codes.shape[0] * codes.shape[1] * codes.shape[2], device=codes.device)
+    ends = torch.stack([codes.amax(dim=3), -codes.amin(dim=3)]).float()
+    ends = F.max_pool2d(ends, 2 * _AROUND + 1, 1, _AROUND)
+    return (ends[0] + ends[1]).flatten().nonzero()[:, 0]
 
 
 def _of_regions(lq: Tensor, masks: PriorBatch) -> dict[str, Tensor]:

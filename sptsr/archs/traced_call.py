@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,14 +190,18 @@ class PaletteBits(PriorBatch):
         assert self.bits is not None
         return F.pad(self.bits[:, :num_masks].to(dtype), (0, max(0, num_masks - self.bits.shape[1])))
 
-    def changes(self) -> Tensor:
-        # In how many masks each two codes differ, [K, K], looked up by the codes of two neighbours.
+    @functools.cached_property
+    def _differences(self) -> Tensor:
         bits = self.table()
         each = bits.sum(dim=1)
-        differences = (each[:, None] + each - 2 * bits @ bits.T).reshape(-1)
-        first = self.index * bits.shape[0]
-        across = F.embedding(first[:, :, 1:] + self.index[:, :, :-1], differences[:, None])[..., 0]
-        down = F.embedding(first[:, 1:] + self.index[:, :-1], differences[:, None])[..., 0]
+        return (each[:, None] + each - 2 * bits @ bits.T).reshape(-1, 1)  # of each two codes, [K^2, 1]
+
+    def apart(self, first: Tensor, second: Tensor) -> Tensor:
+        return F.embedding(first * self.palette.shape[0] + second, self._differences)[..., 0]
+
+    def changes(self) -> Tensor:
+        across = self.apart(self.index[:, :, 1:], self.index[:, :, :-1])
+        down = self.apart(self.index[:, 1:], self.index[:, :-1])
         sides = F.pad(across, (1, 0)) + F.pad(across, (0, 1))
         return sides + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
 

@@ -148,6 +148,10 @@ class PriorBatch:
         sides = F.pad(across, (1, 0)) + F.pad(across, (0, 1))
         return sides + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
 
+    def apart(self, first: Tensor, second: Tensor) -> Tensor:
+        """Returns in how many masks codes differ; both are positions in `palette`, of shapes that broadcast."""
+        return popcount(self.palette[first.long()] ^ self.palette[second.long()])
+
     def look_up(self, values: Tensor) -> Tensor:
         """Returns for each pixel of the grid the value of its code: [B, k H, k W] for [sum of K]."""
         return values.index_select(0, self.index.reshape(-1).long()).view(self.index.shape)
