@@ -15,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 import sptsr
-from sptsr.archs.geometry import FINE_MAPS, MAPS
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.traced_call import FoldedUnit, TracedCall
 from sptsr.core.errors import UserError
@@ -181,8 +180,7 @@ def test_a_stem_of_another_kind_is_traced_as_it_is(tmp_path):
 @pytest.mark.parametrize('suffix', ['onnx', 'pt2'])
 def test_masks_finer_than_the_image_are_read_on_their_grid(suffix, tmp_path):
     arch, arguments = CASES['SwinIR denoising']  # pads its image, and its masks with it
-    stem = {'type': 'geometry', 'fine': 3, 'maps': [*MAPS, *FINE_MAPS, 'fine_sides']}
-    unit = {'type': 'ModulationUnit', 'width': 8, 'stem': stem}
+    unit = {'type': 'ModulationUnit', 'stem': {'type': 'geometry', 'fine': 3, 'maps': ['fine_boundary', 'fine_sides']}}
     net = changed(SPTNet({'type': arch, **arguments}, unit=unit, num_masks=5))
     made = export(net, tmp_path / f'model.{suffix}')
     assert max(made.differences.values()) < 1e-5
