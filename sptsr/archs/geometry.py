@@ -196,7 +196,7 @@ def _of_sides(grey: Tensor, masks: PriorBatch) -> Tensor:
         alike = weight * (masks.apart(own, code) * -0.7).exp()
         told, of_told = told + alike * level, of_told + alike
         mixed, of_mixed = mixed + weight * level, of_mixed + weight
-    sides = (told / of_told.clamp(min=1e-30) - mixed / of_mixed) * 25
+    sides = (told / of_told - mixed / of_mixed) * 25
     found = sides.new_zeros(batch * height * width, k * k).index_copy(0, chosen, sides)
     return found.view(batch, height, width, k * k).permute(0, 3, 1, 2)
 
