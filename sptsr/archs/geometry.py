@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import product
 from typing import Annotated, ClassVar
 
 import torch
@@ -179,35 +178,50 @@ def _of_sides(grey: Tensor, masks: PriorBatch) -> Tensor:
     k, (batch, height, width) = masks.fine, grey.shape
     fine = masks.index.unflatten(1, (height, k)).unflatten(3, (width, k)).transpose(2, 3).flatten(3)  # [B, h, w, k^2]
     chosen = _not_alike_around(fine)
-    own = fine.flatten(0, 2)[chosen]
+    own = fine.flatten(0, 2)[chosen].long()  # [n, k^2]
     rows, columns = (
         torch.arange(-_AROUND, side + _AROUND, device=grey.device).clamp(0, side - 1) for side in (height, width)
     )
-    levels, codes = (each[:, rows][:, :, columns].flatten() for each in (grey, masks.at(1).index))
-    positions = torch.arange(batch * rows.shape[0] * columns.shape[0], device=grey.device)
-    positions = positions.view(batch, rows.shape[0], columns.shape[0])[:, :height, :width].flatten()[chosen]
+    at = torch.arange(batch * rows.shape[0] * columns.shape[0], device=grey.device)
+    at = at.view(batch, rows.shape[0], columns.shape[0])
+    there = at[:, :height, :width].flatten()[chosen, None] + at[0, : 2 * _AROUND + 1, : 2 * _AROUND + 1].flatten()
+    levels, codes = (each[:, rows][:, :, columns].flatten()[there] for each in (grey, masks.at(1).index))  # [n, 25]
+    levels = levels - levels[:, levels.shape[1] // 2, None]  # a difference follows, of which small numbers lose less
     inside = (torch.arange(k, device=grey.device) + 0.5) / k - 0.5  # from the middle of the LQ image's pixel
-    told, mixed, of_told, of_mixed = grey.new_zeros(4)
-    for y, x in product(range(2 * _AROUND + 1), repeat=2):
-        there = positions + y * columns.shape[0] + x
-        level, code = levels[there, None], codes[there, None]
-        distance = (y - _AROUND - inside)[:, None] ** 2 + (x - _AROUND - inside) ** 2
-        weight = (distance.flatten() * (-0.5 / 0.8**2)).exp()
-        alike = weight * (masks.apart(own, code) * -0.7).exp()
-        told, of_told = told + alike * level, of_told + alike
-        mixed, of_mixed = mixed + weight * level, of_mixed + weight
-    sides = (told / of_told - mixed / of_mixed) * 25
+    near = torch.arange(-_AROUND, _AROUND + 1, device=grey.device)[:, None] - inside
+    near = (near**2 * (-0.5 / 0.8**2)).exp()
+    weights = (near[:, None, :, None] * near[:, None, :]).flatten(2).flatten(0, 1)  # [25, k^2]
+
+    def told(own: Tensor, levels: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
+        alike = (masks.apart(own[:, None], codes) * -0.7).exp()
+        return ((alike * levels) @ weights) / (alike @ weights)
+
+    if _has_no_values(grey):
+        sides = torch.cat([told(own[:, n], levels, codes, weights[:, n : n + 1]) for n in range(k * k)], dim=1)
+    else:  # the fine pixels in one of the LQ image have few codes, most of them one
+        count = masks.palette.shape[0]
+        pixels = torch.arange(own.shape[0], device=grey.device)[:, None]
+        runs, which = (pixels * count + own).flatten().unique_consecutive(return_inverse=True)
+        pixels = runs // count
+        each = told(runs % count, levels[pixels], codes[pixels], weights)
+        sides = each.gather(0, which.view_as(own))
+    sides = (sides - levels @ weights / weights.sum(dim=0)) * 25
     found = sides.new_zeros(batch * height * width, k * k).index_copy(0, chosen, sides)
     return found.view(batch, height, width, k * k).permute(0, 3, 1, 2)
 
 
 def _not_alike_around(codes: Tensor) -> Tensor:
     """Returns which pixels, counted through [B, h, w, n], have more than one code among those of the 5x5 around."""
-    if codes.is_meta or torch.compiler.is_compiling():  # where there are no sizes that depend on values
+    if _has_no_values(codes):
         return torch.arange(codes.shape[0] * codes.shape[1] * codes.shape[2], device=codes.device)
     ends = torch.stack([codes.amax(dim=3), -codes.amin(dim=3)]).float()
     ends = F.max_pool2d(ends, 2 * _AROUND + 1, 1, _AROUND)
     return (ends[0] + ends[1]).flatten().nonzero()[:, 0]
+
+
+def _has_no_values(tensor: Tensor) -> bool:
+    """Returns whether there can be no sizes that depend on values."""
+    return tensor.is_meta or torch.compiler.is_compiling()
 
 
 def _of_regions(lq: Tensor, masks: PriorBatch) -> dict[str, Tensor]:
