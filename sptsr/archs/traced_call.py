@@ -199,11 +199,9 @@ class PaletteBits(PriorBatch):
     def apart(self, first: Tensor, second: Tensor) -> Tensor:
         return F.embedding(first * self.palette.shape[0] + second, self._differences)[..., 0]
 
-    def changes(self) -> Tensor:
+    def _between(self) -> tuple[Tensor, Tensor]:
         across = self.apart(self.index[:, :, 1:], self.index[:, :, :-1])
-        down = self.apart(self.index[:, 1:], self.index[:, :-1])
-        sides = F.pad(across, (1, 0)) + F.pad(across, (0, 1))
-        return sides + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
+        return across, self.apart(self.index[:, 1:], self.index[:, :-1])
 
 
 class _TracedMasks(SiteMasks):

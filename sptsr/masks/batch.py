@@ -141,12 +141,16 @@ class PriorBatch:
 
         Two neighbours differ in as many masks as their codes differ in bits. Beyond the edges nothing ends.
         """
+        across, down = self._between()
+        sides = F.pad(across, (1, 0)) + F.pad(across, (0, 1))
+        return sides + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
+
+    def _between(self) -> tuple[Tensor, Tensor]:
+        """Returns in how many masks neighbours in rows and in columns differ, [B, kH, kW - 1] and [B, kH - 1, kW]."""
         codes = self.look_up(self.palette)
         across, down = codes[:, :, 1:] ^ codes[:, :, :-1], codes[:, 1:] ^ codes[:, :-1]
         bits = popcount(torch.cat([across.flatten(), down.flatten()]))
-        across, down = bits[: across.numel()].view_as(across), bits[across.numel() :].view_as(down)
-        sides = F.pad(across, (1, 0)) + F.pad(across, (0, 1))
-        return sides + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
+        return bits[: across.numel()].view_as(across), bits[across.numel() :].view_as(down)
 
     def apart(self, first: Tensor, second: Tensor) -> Tensor:
         """Returns in how many masks codes differ; both are positions in `palette`, of shapes that broadcast."""
