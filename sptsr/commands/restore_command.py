@@ -126,7 +126,7 @@ def _restore(options: argparse.Namespace) -> int:
         print(line)
     for line in outcome.faults:
         print(f'sptsr: {line}', file=sys.stderr)
-    done = f'{out}: {outcome.made} images restored'
+    done = f'{out}: {outcome.made} image{"" if outcome.made == 1 else "s"} restored'
     print(done + (f', {outcome.kept} were there' if outcome.kept else ''))
     if options.report and outcome.made + outcome.kept:
         page.write(report)

@@ -39,7 +39,7 @@ def test_an_image_that_changes_and_changes_back_is_made_again(photos: Path):
     Image.fromarray(photograph('rocket.jpg', 20, 28)).save(photos / 'cat.png')
     restore(photos)
     (photos / 'cat.png').write_bytes(before)
-    assert '1 images restored, 4 were there' in restore(photos).stdout
+    assert '1 image restored, 4 were there' in restore(photos).stdout
     assert _bytes(photos) == expected
 
 

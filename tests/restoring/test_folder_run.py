@@ -123,7 +123,7 @@ def test_a_report_shows_all_images_beside_the_frozen_network_also_those_of_an_ea
     (photos / 'urlaub' / 'alpha.png').rename(photos / 'zuletzt.png')
     (photos / 'broken.png').write_bytes((photos / 'cat.png').read_bytes()[:60])
     result = restore(photos, '--report')
-    assert '1 images restored, 4 were there' in result.stdout
+    assert '1 image restored, 4 were there' in result.stdout
     assert result.returncode == 1
     cards = {card['name']: card for card in data_of(photos.parent / 'out' / 'report.html')['pictures']}
     assert cards.keys() == {'cat.png', 'gray.png', 'one.png', 'zuletzt.png', 'urlaub/größe/tasse (1).jpg'}

@@ -96,7 +96,7 @@ def test_an_image_whose_stored_masks_changed_is_restored_again(denoiser: SPTNet)
     close_reader('store')
     Path('store').rename('gone')
     Path('changed').rename('store')
-    assert '1 images restored, 3 were there' in _restore('out', '--prior', 'store')
+    assert '1 image restored, 3 were there' in _restore('out', '--prior', 'store')
     after = _results('out')
     assert after[:3] == before[:3]
     assert after[3] != before[3]
@@ -183,6 +183,6 @@ def test_an_image_whose_labels_changed_is_restored_again(denoiser: SPTNet, sourc
 
     assert '4 images restored' in restore('one')
     before = _results('out')
-    assert '1 images restored, 3 were there' in restore('two')
+    assert '1 image restored, 3 were there' in restore('two')
     assert _results('out')[:3] == before[:3]
     assert _results('out')[3] != before[3]
