@@ -60,7 +60,8 @@ class GeometryStem(nn.Sequential):
     they are taken of the images that are. So the maps of a crop are those of the whole image from 6 pixels off its
     border on.
 
-    Masks must be numbered by area, the largest first, as in every `Prior`; beyond that their order plays no part.
+    Masks must be numbered by area, the largest first, as in every `Prior`. Of equally large ones the last counts as
+    the smallest.
 
     Args:
         in_channels: of the LQ image.

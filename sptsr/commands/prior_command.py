@@ -210,10 +210,10 @@ def _prior_degrade(options: argparse.Namespace) -> int:
 
 
 def _amounts(kind: str, text: str) -> tuple[float, float]:
-    """Reads `AMOUNT` or `LOW:HIGH`; one amount is given twice."""
-    low, _, high = text.partition(':')
+    from sptsr.images.draws import amounts_of
+
     try:
-        return float(low), float(high or low)
+        return amounts_of(text)
     except ValueError as error:
         raise UserError(f'prior degrade: --{kind} {text}: must be a number, or LOW:HIGH for --noise') from error
 

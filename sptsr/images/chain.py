@@ -18,7 +18,7 @@ from sptsr.core.files import read_json, write_json
 from sptsr.core.values import is_of
 from sptsr.images.bicubic import imresize
 from sptsr.images.decode import RGB, luminance
-from sptsr.images.draws import DEGRADATION_FILE, MOST_DRAWS, Degradation, Drawn, amount_text
+from sptsr.images.draws import DEGRADATION_FILE, MOST_DRAWS, Degradation, Drawn, amount_text, amounts_of
 
 Pixels = npt.NDArray[np.float32]  # [H, W, C], 0..255
 
@@ -46,9 +46,8 @@ class Step:
     def of(cls, text: str) -> Step:
         """Reads `KIND=AMOUNT` or `KIND=LOW:HIGH`, such as `noise=5:25`; raises UserError for anything else."""
         kind, _, amounts = text.partition('=')
-        low, _, high = amounts.partition(':')
         try:
-            return cls(kind, float(low), float(high or low))
+            return cls(kind, *amounts_of(amounts))
         except ValueError as error:
             raise UserError(f"degradation: '{text}' is not KIND=AMOUNT or KIND=LOW:HIGH, such as noise=5:25") from error
 
@@ -139,17 +138,21 @@ class DegradationChain(Drawn):
             UserError: names the key of an image of another size.
         """
         height, width = clean.shape[:2]
-        if height % self.scale or width % self.scale:
-            raise UserError(
-                f'{key}: {height}x{width} is not a multiple of downsample={self.scale} (height x width); '
-                'cut it, for instance by sptsr data prepare --mod-crop'
-            )
+        self.check_size(height, width, key)
         digest = hashlib.sha256(f'draw {draw}: {key}'.encode()).digest()
         image = (luminance(clean) if self.gray else clean).astype(np.float32)
         for number, step in enumerate(self.steps):
             # Each step has random numbers of its own, so that one which takes more does not change those behind it.
             image = step.apply(image, np.random.default_rng([self.seed, number, *digest]))
         return _rounded(image)
+
+    def check_size(self, height: int, width: int, key: str) -> None:
+        """Raises UserError, naming the key, for a clean image whose size is no multiple of the scale."""
+        if height % self.scale or width % self.scale:
+            raise UserError(
+                f'{key}: {height}x{width} is not a multiple of downsample={self.scale} (height x width); '
+                'cut it, for instance by sptsr data prepare --mod-crop'
+            )
 
     def stored(self, clean: RGB, key: str, draw: int) -> RGB:
         """Returns one draw of an image as RGB: what its masks are made from."""

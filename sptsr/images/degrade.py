@@ -41,7 +41,9 @@ def degrade(images: ImageFolder, out: str | os.PathLike[str], degradation: Degra
         raise UserError(f'{out}: holds images degraded otherwise ({noted}); choose another folder')
     for key in images.keys:  # a mistake in the last one must not leave half a folder
         height, width = images.read(key).shape[:2]
-        if isinstance(degradation, Degradation) and degradation.kind == 'downsample':
+        if isinstance(degradation, DegradationChain):
+            degradation.check_size(height, width, key)
+        elif degradation.kind == 'downsample':
             _check_size(height, width, int(degradation.low), images.name(key))
     folder = DiskFolder(Path(out))
     count = 0

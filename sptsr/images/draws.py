@@ -27,6 +27,14 @@ def amount_text(low: float, high: float) -> str:
     return ':'.join(f'{x:g}' if float(f'{x:g}') == x else repr(x) for x in dict.fromkeys((low, high)))
 
 
+def amounts_of(text: str) -> tuple[float, float]:
+    """Reads `AMOUNT`, which is given twice, or `LOW:HIGH`; raises ValueError for anything else."""
+    low, colon, high = text.partition(':')
+    if '_' in text:  # Python's own way to group digits
+        raise ValueError(text)
+    return float(low), float(high if colon else low)
+
+
 class Drawn:
     """The names of several degraded images of each clean one."""
 

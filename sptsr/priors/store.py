@@ -47,7 +47,9 @@ class PriorStore:
         self.path = str(path)
         if not (Path(path) / 'data.mdb').is_file():
             place = 'STORE' if Path(path).is_dir() and any(Path(path).iterdir()) else path  # one of its own
-            raise UserError(f'{path}: no prior store here; make one with: sptsr prior extract -i IMAGES -o {place}')
+            raise UserError(
+                f'{path}: no prior store here; make one with: sptsr prior extract -i IMAGES --source NAME -o {place}'
+            )
         refresh_reader(path)
         self.header = read_header(lambda: read_transaction(self.path, b'header'), self.path)
         record = self.header.degradation

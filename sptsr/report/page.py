@@ -150,9 +150,10 @@ class Page:
             if self.reference is None:
                 rank = _Rank(sign * value, f'{value:.4f}', f'{metric} of {self.tuned}')
             else:
-                value -= values.get(self.reference, math.nan)
+                frozen = values.get(self.reference, math.nan)
+                value = 0.0 if value == frozen else value - frozen  # both are infinite where both images are the GT
                 rank = _Rank(sign * value, f'{value:+.4f}', f'{metric} of {self.tuned} less that of {self.reference}')
-            if math.isfinite(value):
+            if not math.isnan(value):
                 return rank
         pair = [arms[arm] for arm in (self.tuned, self.reference) if arm is not None and arm in arms]
         if len(pair) == 2:

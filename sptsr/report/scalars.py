@@ -12,7 +12,7 @@ from sptsr.core.errors import UserError
 
 # A line of BasicSR's logger: [..][epoch:  0, iter:       5, lr:(1.000e-03,)] [eta: 0:00:00, ...] l_pix: 1.4e-02
 _LINE = re.compile(r'iter: *([\d,]+), lr:.*?\] *(?:\[eta[^\]]*\])? *(.*)$')
-_VALUE = re.compile(r'(\w+): ([-+.\de]+)')
+_VALUE = re.compile(r'(\w+): ([-+]?\d+\.?\d*(?:e[-+]?\d+)?)(?=\s)')  # the blank says that a kill did not cut it off
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from sptsr.priors.store import PriorStore
 from sptsr.report.pictures import mask_overlay, side_by_side, stack
 from sptsr.report.tables import markdown_table
 
+_HEAD = 'Reference: '  # of a table
+
 
 def compare_all(
     reference: str, others: Sequence[str], out: str | os.PathLike[str], images: ImageFolder | None = None
@@ -32,27 +34,34 @@ def compare_all(
         the table, in Markdown.
 
     Raises:
-        UserError: a missing store or key, two stores of one name, or `out` among the images.
+        UserError: a missing store or key, two stores of one name, `out` among the images, or an `out` that holds
+            a store or a table of another command.
     """
     if images is not None:
         images.refuse_within(out)
     names = [Path(other).name for other in others]
     if len(set(names)) < len(names):
         raise UserError(f'prior compare: two of the stores are called {max(names, key=names.count)}; rename one')
+    table_file = Path(out) / 'table.md'
+    if (Path(out) / 'data.mdb').exists() or (table_file.is_file() and not _is_of_this_command(table_file)):
+        raise UserError(f'{out}: holds a store, or a table of another command; choose another folder with -o')
     reference_store, rows = PriorStore(reference), []
-    for name, other in zip(names, others, strict=True):
-        store = PriorStore(other)
-        by_key, mean = compare_stores(reference_store, store)
+    stores = [PriorStore(other) for other in others]
+    compared = [compare_stores(reference_store, store) for store in stores]  # all, before anything is written
+    for name, store, (by_key, mean) in zip(names, stores, compared, strict=True):
         write_report(Path(out) / f'{name}.json', by_key, mean, [Path(reference).name, name])
         rows.append(_row(name, mean))
         if images is not None:
             _draw(Path(out) / f'{name}.png', reference_store, store, by_key, images)
     header = ['store', 'best-match IoU', 'by area', 'boundary F', 'coverage', 'masks']
     table = markdown_table(header, rows)
-    write_text(
-        Path(out) / 'table.md', f'Reference: {Path(reference).name}, {len(reference_store)} images.\n\n{table}\n'
-    )
+    write_text(table_file, f'{_HEAD}{Path(reference).name}, {len(reference_store)} images.\n\n{table}\n')
     return table
+
+
+def _is_of_this_command(table: Path) -> bool:
+    with open(table, 'rb') as file:
+        return file.read(len(_HEAD)) == _HEAD.encode()
 
 
 def _row(name: str, mean: Likeness) -> list[str]:

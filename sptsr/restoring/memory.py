@@ -13,8 +13,8 @@ from sptsr.restoring.restorer import OVERLAP
 
 _SMALLEST_TILE = 64
 _LARGEST_TILE = 1024  # larger tiles are not faster
-# Feature maps of the largest size that are alive at once while a block runs: its input, output and what lies between.
-_ALIVE = 6
+# Times what goes into a module and comes out of it: that is alive at once, and what lies between or is kept beside.
+_ALIVE = 2.5
 _SHARE = 0.5  # of the free memory
 
 
@@ -22,7 +22,8 @@ _SHARE = 0.5  # of the free memory
 def bytes_a_pixel(backbone: nn.Module, sizes: SizeRules, channels: int) -> float:
     """Returns about how many bytes a forward pass takes at once for each LQ pixel.
 
-    The largest output of any module of the network for a small image, times how many such maps are alive at once.
+    2.5 times the most that goes into a module of the network and comes out of it, for a small image. What goes in
+    counts since it may be joined of the outputs of several modules, and be the largest map of all (IMDN, dense blocks).
 
     Args:
         backbone: a network without units.
@@ -32,10 +33,10 @@ def bytes_a_pixel(backbone: nn.Module, sizes: SizeRules, channels: int) -> float
     lq = probe(sizes, channels).to(**kind_of(backbone))
     largest = 0
 
-    def note(_module: nn.Module, _given: object, output: object) -> None:
+    def note(_module: nn.Module, given: tuple[object, ...], output: object) -> None:
         nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.numel() * output.element_size())
+        maps = [each for each in (*given, output) if isinstance(each, Tensor)]
+        largest = max(largest, sum(each.numel() * each.element_size() for each in maps))
 
     hooks = [module.register_forward_hook(note) for module in backbone.modules()]
     try:

@@ -256,6 +256,7 @@ def test_an_lmdb_of_draws_has_their_priors(made, tmp_path):
         (['--noise', '50:5'], '--noise 50:5 must be in 0..255, the lower amount first'),
         (['--noise', 'nan'], 'must be in 0..255'),
         (['--noise', '5:x'], 'must be a number, or LOW:HIGH'),
+        (['--noise', '5:'], 'must be a number, or LOW:HIGH'),
         (['--jpeg', '5:50'], 'a range, --draws and --gray are for --noise'),
         (['--blur', '1', '--draws', '2'], 'a range, --draws and --gray are for --noise'),
         (['--noise', '5', '--draws', '0'], '--draws 0 must be in 1..1000'),

@@ -146,6 +146,8 @@ def test_records_are_read_again(tmp_path: Path):
         ('blurr=1', "no step is called 'blurr'; did you mean 'blur'"),
         ('noise', "'noise' is not KIND=AMOUNT"),
         ('noise=a', "'noise=a' is not KIND=AMOUNT"),
+        ('noise=5:', "'noise=5:' is not KIND=AMOUNT"),
+        ('noise=1_0', "'noise=1_0' is not KIND=AMOUNT"),
         ('noise=nan', 'must be in 0..255'),
         ('noise=25:5', 'noise=25:5 must be in 0..255, the lower amount first'),
         ('jpeg=0', 'jpeg=0 must be in 1..100'),
@@ -240,3 +242,11 @@ def test_results_that_are_no_images_of_the_next_run(tmp_path: Path):
     assert [path.name for path in (tmp_path / 'sets' / 'GTx2').iterdir() if path.is_file()] == ['a.png']
     (tmp_path / 'sets' / 'GTx2' / 'a.png').rename(tmp_path / 'sets' / 'GTx2' / 'a.jpg')  # a.png would lie beside it
     assert run_cli(*prepare, '-i', tmp_path / 'sets' / 'GTx2', '-o', tmp_path / 'sets').returncode == 2
+
+
+def test_a_mistake_in_the_last_image_leaves_no_half_folder(tmp_path: Path):
+    for name, height in (('a', 64), ('b', 64), ('z', 63)):
+        write_png(tmp_path / 'in' / f'{name}.png', photograph('coffee.png', height, 64))
+    with pytest.raises(UserError, match='z: 63x64 is not a multiple of downsample=4'):
+        degrade(ImageFolder(tmp_path / 'in'), tmp_path / 'out', DegradationChain.of(['blur=1', 'downsample=4']))
+    assert not (tmp_path / 'out').exists()

@@ -164,7 +164,16 @@ def test_comparing_what_cannot_be_compared(photographs: Path, tmp_path: Path):
     done = run_cli('prior', 'compare', tmp_path / 'part', tmp_path / 'part', tmp_path / 'part', '-o', tmp_path / 'out')
     assert done.returncode == 2
     assert 'two of the stores are called part' in done.stderr
-    assert not (tmp_path / 'out').exists()
+    words = ('prior', 'compare', photographs / 'prior', photographs / 'prior', tmp_path / 'part', '-o')
+    assert run_cli(*words, tmp_path / 'out').returncode == 2
+    assert not (tmp_path / 'out').exists()  # nor what could be compared
+    (tmp_path / 'study').mkdir()
+    (tmp_path / 'study' / 'table.md').write_text('# a study')
+    for place in ('study', 'part'):
+        done = run_cli('prior', 'compare', tmp_path / 'part', tmp_path / 'part', '-o', tmp_path / place)
+        assert done.returncode == 2
+        assert f'{place}: holds a store, or a table of another command; choose another folder' in done.stderr
+    assert (tmp_path / 'study' / 'table.md').read_text() == '# a study'
 
 
 def test_degradations():

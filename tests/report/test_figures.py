@@ -93,6 +93,12 @@ def test_curves_come_from_tensorboard_else_from_the_log(here: Path):
     assert set(logged) == {'losses/l_pix'}
     assert logged['losses/l_pix'].steps == boards['losses/l_pix'].steps == (1, 2, 3, 4, 5, 6)
     assert np.allclose(logged['losses/l_pix'].values, boards['losses/l_pix'].values, rtol=1e-3)
+    (log,) = Path('experiments/tiny').glob('train_*.log')
+    text = log.read_text()
+    log.write_text(text[: text.rindex('l_pix: ') + len('l_pix: 5.0930e-')])  # a kill while the line was written
+    assert read_curves('experiments/tiny')['losses/l_pix'].steps == (1, 2, 3, 4, 5)
+    log.write_text(text[: text.rindex('l_pix: ') + len('l_pix: 5.0930')])
+    assert read_curves('experiments/tiny')['losses/l_pix'].steps == (1, 2, 3, 4, 5)
     with pytest.raises(UserError, match='no log of a training run'):
         read_curves('set')
 

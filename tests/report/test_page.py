@@ -113,6 +113,19 @@ def test_of_a_metric_that_is_better_when_lower_the_highest_are_the_worst(tmp_pat
     assert [card['name'] for card in data_of(tmp_path / 'page.html')['pictures']] == ['image 2', 'image 1', 'image 0']
 
 
+def test_the_first_metric_counts_where_it_is_infinite(tmp_path):
+    psnr = {'a': (math.inf, 60.0), 'b': (30.0, 29.9), 'c': (math.inf, math.inf)}
+    figures = {
+        name: {'psnr': {'frozen': frozen, 'SPT': tuned}, 'ssim': {'frozen': 1.0, 'SPT': 0.99}}
+        for name, (frozen, tuned) in psnr.items()
+    }
+    pictures = [picture(n, 0, (32, 40), name=name, figures=each) for n, (name, each) in enumerate(figures.items())]
+    Page('t', 'SPT', 'frozen').write(tmp_path / 'page.html', pictures)
+    cards = data_of(tmp_path / 'page.html')['pictures']
+    assert [(card['name'], card['rank']) for card in cards] == [('a', '-inf'), ('b', '-0.1000'), ('c', '+0.0000')]
+    assert 'sorted by psnr of SPT less that of frozen' in (tmp_path / 'page.html').read_text()
+
+
 def test_without_figures_what_changed_most_comes_first(tmp_path):
     pictures = [picture(n, 0, figures={}) for n in range(3)]
     pictures[1].arms['SPT'][:] = 255 - pictures[1].arms['frozen']

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from sptsr import attach, make_prior, restore
+from sptsr.archs.backbone import build_network
+from sptsr.archs.call import call_network
+from sptsr.archs.recipes import RECIPES
 from sptsr.archs.sizes import SizeRules
 from sptsr.archs.spt_arch import SPTNet
 from sptsr.archs.units import RegionUnit
@@ -14,6 +17,7 @@ from sptsr.commands.demo import NETWORK
 from sptsr.evaluation.cost import peak_bytes
 from sptsr.masks.batch import PriorBatch
 from sptsr.priors.extract import build_source
+from sptsr.restoring.memory import bytes_a_pixel
 from sptsr.restoring.tiling import cuts, restore_padded, restore_tiled
 from tests.conftest import photograph
 
@@ -232,6 +236,18 @@ def test_tiles_of_real_networks(case: str):
     assert difference < 1e-3
     no_masks = restore_padded(net, lq, PriorBatch.from_masks(torch.zeros(1, 6, 141, 150)), net.sizes, net.scale)
     assert (no_masks - whole).abs().max() > 10 * difference  # masks play a part
+
+
+@pytest.mark.parametrize('case', ['IMDN', 'EDSR', 'FFDNet', 'CARN', 'RRDBNet', 'SwinIR'])
+@torch.inference_mode()
+def test_the_estimate_of_memory_is_no_less_than_what_a_pass_takes(case: str):
+    record = RECIPES[case].resolve(case, RECIPES[case].usual)
+    net = build_network({'type': case, **RECIPES[case].usual}).eval()
+    lq = torch.rand(1, record.in_channels, 48, 48)
+    taken = peak_bytes(lambda: call_network(net, lq, torch.full((1,), 0.1)), 'cpu') / 48**2
+    estimate = bytes_a_pixel(net, record.sizes, record.in_channels)
+    assert taken <= estimate * 1.1
+    assert estimate < 4 * taken
 
 
 def test_the_memory_of_tiles_grows_by_the_pixels_of_the_image_alone():
