@@ -226,7 +226,8 @@ def sign_flip(differences: Values) -> tuple[float, bool]:
 
     If neither network is better, each image's difference might as well have had the other sign. p is the share of
     sign flips whose mean is at least as far from 0 as the observed one: of all 2^n up to 20 images; above that
-    (1 + k) / (1 + R), with k of R random flips (Davison and Hinkley 1997, 4.2.5), R = 99,999, drawn from a fixed seed.
+    (1 + k) / (1 + R), with k of R random flips (Davison and Hinkley 1997, 4.2.5), R = 99,999 (fewer above
+    5,000 images, 999 at least), drawn from a fixed seed.
     It speaks of the images, for the runs as they are.
 
     Args:
