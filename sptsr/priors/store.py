@@ -46,10 +46,8 @@ class PriorStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = str(path)
         if not (Path(path) / 'data.mdb').is_file():
-            place = 'STORE' if Path(path).is_dir() and any(Path(path).iterdir()) else path  # one of its own
-            raise UserError(
-                f'{path}: no prior store here; make one with: sptsr prior extract -i IMAGES --source NAME -o {place}'
-            )
+            to = 'STORE' if Path(path).is_dir() and any(Path(path).iterdir()) else path  # one of its own
+            raise UserError(f'{path}: no prior store here; make one: sptsr prior extract -i DIR --source NAME -o {to}')
         refresh_reader(path)
         self.header = read_header(lambda: read_transaction(self.path, b'header'), self.path)
         record = self.header.degradation
