@@ -150,8 +150,8 @@ class Page:
             if self.reference is None:
                 rank = _Rank(sign * value, f'{value:.4f}', f'{metric} of {self.tuned}')
             else:
-                frozen = values.get(self.reference, math.nan)
-                value = 0.0 if value == frozen else value - frozen  # both are infinite where both images are the GT
+                other = values.get(self.reference, math.nan)
+                value = 0.0 if value == other else value - other  # both are infinite where both images are the GT
                 rank = _Rank(sign * value, f'{value:+.4f}', f'{metric} of {self.tuned} less that of {self.reference}')
             if not math.isnan(value):
                 return rank

@@ -22,7 +22,7 @@ _SHARE = 0.5  # of the free memory
 def bytes_a_pixel(backbone: nn.Module, sizes: SizeRules, channels: int) -> float:
     """Returns about how many bytes a forward pass takes at once for each LQ pixel.
 
-    2.5 times the most that goes into a module of the network and comes out of it, for a small image. What goes in
+    `_ALIVE` times the most that goes into a module of the network and comes out of it, for a small image. What goes in
     counts since it may be joined of the outputs of several modules, and be the largest map of all (IMDN, dense blocks).
 
     Args:
